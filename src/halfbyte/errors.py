@@ -1,0 +1,34 @@
+"""Errors a user can act on: what is wrong, what was got, what was expected, what to do."""
+
+from __future__ import annotations
+
+
+class HalfbyteError(Exception):
+    """A mistake in an argument, a file or a request. Shown as one line; the CLI exits with status 2."""
+
+    def __init__(self, what: str, *, got: object, expected: object, fix: str) -> None:
+        self.what = what
+        self.got = got
+        self.expected = expected
+        self.fix = fix
+        super().__init__(f"{what}: got {got}, expected {expected}; {fix}".replace("\n", " "))
+
+
+class ArgumentError(HalfbyteError):
+    """An option or argument cannot be used."""
+
+
+class ModelError(HalfbyteError):
+    """A model's architecture or shapes are not ones the runtime can run."""
+
+
+class SourceError(HalfbyteError):
+    """A model file to import is missing, truncated, corrupt or of an unsupported kind."""
+
+
+class FormatError(HalfbyteError):
+    """A checkpoint breaks docs/format.md; `name` is the fault's name there."""
+
+    def __init__(self, name: str, what: str, *, got: object, expected: object, fix: str) -> None:
+        self.name = name
+        super().__init__(f"{name}: {what}", got=got, expected=expected, fix=fix)

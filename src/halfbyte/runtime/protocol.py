@@ -1,0 +1,109 @@
+"""What a runtime offers to everything above it. `native.py` and `reference.py` implement it.
+
+A runtime holds one model and one pool of KV pages. It knows rows, positions and page tables; it never
+knows about requests. Nothing here is ambient: the level travels with each call.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfbyte.config import Level, ModelConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """B sequences, M rows in all; the rows of a sequence stand at consecutive positions.
+
+    Row m of sequence b has token `tokens[m]` and position `first_positions[b] + m - row_starts[b]`; its K and V
+    are written to slot `position % page_size` of page `page_tables[b, position // page_size]`. Row m attends to
+    positions 0 .. its own (less what a sliding window cuts off). Page table entries past a sequence's pages are -1.
+    """
+
+    tokens: NDArray[np.int32]  # [M]
+    row_starts: NDArray[np.int32]  # [B + 1], from 0 to M
+    first_positions: NDArray[np.int32]  # [B]
+    page_tables: NDArray[np.int32]  # [B, P]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How each of R rows turns logits into a token. `temperature` 0 is greedy (lowest id wins a tie).
+
+    The noise is a pure function of (seed, position, token id); `positions` are those of the tokens being sampled.
+    Order: temperature, then top-k (0: off), top-p (1: off), min-p (0: off), then Gumbel-max.
+    """
+
+    temperatures: NDArray[np.float32]  # [R]
+    top_ks: NDArray[np.int32]  # [R]
+    top_ps: NDArray[np.float32]  # [R]
+    min_ps: NDArray[np.float32]  # [R]
+    seeds: NDArray[np.uint64]  # [R]
+    positions: NDArray[np.int32]  # [R]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    tokens: NDArray[np.int32]  # [R]
+    logprobs: NDArray[np.float32]  # [R] log-softmax of the raw logits (no temperature) at the token
+
+
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    tokens: NDArray[np.int32]  # [B, max(lengths)]; entries past `counts` are undefined
+    counts: NDArray[np.int32]  # [B] proposed tokens, 0 .. lengths[b]
+
+
+class Runtime(Protocol):
+    """One model, one KV pool. Not thread-safe: one caller at a time."""
+
+    @property
+    def config(self) -> ModelConfig: ...
+
+    @property
+    def page_size(self) -> int: ...
+
+    @property
+    def num_pages(self) -> int: ...
+
+    @property
+    def max_rows(self) -> int:
+        """Most rows one `forward` takes; longer prefills are cut into chunks by the caller."""
+
+    def supports(self, level: Level) -> bool: ...
+
+    def forward(self, batch: Batch, level: Level, logit_rows: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Run M rows, write their KV, return logits [R, V] of the rows named."""
+
+    def forward_sample(
+        self, batch: Batch, level: Level, logit_rows: NDArray[np.int32], sampling: Sampling
+    ) -> Sampled:
+        """`forward`, then sample each named row; the logits never leave the runtime."""
+
+    def draft(
+        self,
+        batch: Batch,
+        level: Level,
+        lengths: NDArray[np.int32],
+        sampling: Sampling,
+        min_confidence: float,
+    ) -> Drafted:
+        """Decode `lengths[b]` (>= 0) tokens of each sequence in one call.
+
+        `batch` has one row a sequence (the pending token); `sampling.positions[b]` is the position of the first token
+        drafted. A sequence stops early when the probability of the token it drew is below `min_confidence`; that
+        token is not proposed. Writes draft KV at the positions it runs over.
+        """
+
+    def read_kv(self, layer: int, page: int) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+        """Raw bits of one page: K [Hkv, D, S], V [Hkv, S, D]. For tests and tools."""
+
+    def weight_bytes(self, level: Level) -> int:
+        """Bytes of weights one forward at `level` reads, the embedding row not counted."""
+
+    def memory_bytes(self) -> int:
+        """Resident bytes of all weights (all levels share them)."""
