@@ -1,0 +1,45 @@
+"""What a runtime loads: named matrices, each as planes or dense, and named vectors (names: docs/format.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfbyte.config import ModelConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Planes:
+    """A quantized [N, K] matrix: w = scale * (hi + lo/16) + offset, nibbles stored as code + 8."""
+
+    hi: NDArray[np.uint8]  # [N, K/2]
+    lo: NDArray[np.uint8] | None  # [N, K/2]
+    scale: NDArray[np.float16]  # [N, K/G]
+    offset: NDArray[np.float32] | None  # [N, K/G]
+    group_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """A dense [N, K] matrix; bf16 travels as its raw uint16 bits."""
+
+    values: NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16]
+    dtype: str  # f32 | f16 | bf16
+
+
+class Weights(Protocol):
+    """A checkpoint (planes or dense), or a model source opened for the `f32` level."""
+
+    @property
+    def config(self) -> ModelConfig: ...
+
+    @property
+    def head_bits(self) -> dict[int, int]:
+        """Weight bits of a level -> planes its output head reads."""
+
+    def matrix(self, name: str) -> Planes | Dense: ...
+
+    def vector(self, name: str) -> NDArray[np.float32]: ...
