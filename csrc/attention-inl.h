@@ -1,0 +1,221 @@
+// Attention of a block of queries over one chunk of a paged KV cache, over any tier's F32x16.
+//
+// A page of one KV head:   K [D][S]   16 positions of one dimension are one vector, so a score needs no
+//                                     sum across lanes and one K vector serves every query of the block
+//                          V [S][D]   16 dimensions of one position
+//
+// Every query is its own chain of operations (scores: d ascending; output: position ascending), so neither
+// the number of queries nor how they are blocked can change a bit of the result.
+#pragma once
+#include <cmath>
+#include <cstdint>
+
+#include "kernels.h"
+#include "math-inl.h"
+
+namespace halfbyte {
+
+template <class V, bool BF16>
+inline V load_kv(const std::uint16_t* p) {
+    if constexpr (BF16) return V::load_bf16(p);
+    return V::load_f16(p);
+}
+
+// NQ queries x NB vectors of 16 positions.
+template <class V, bool BF16, int NQ, int NB>
+inline void scores_block(const float* const* q, const std::uint16_t* keys, int page_size,
+                         int head_dim, float* out) {
+    V acc[NQ][NB];
+    for (int i = 0; i < NQ; ++i)
+        for (int b = 0; b < NB; ++b) acc[i][b] = V::zero();
+    for (int d = 0; d < head_dim; ++d) {
+        V k[NB];
+        for (int b = 0; b < NB; ++b) k[b] = load_kv<V, BF16>(keys + d * page_size + 16 * b);
+        for (int i = 0; i < NQ; ++i) {
+            const V qd = V::all(q[i][d]);
+            for (int b = 0; b < NB; ++b) acc[i][b] = fma(qd, k[b], acc[i][b]);
+        }
+    }
+    for (int i = 0; i < NQ; ++i)
+        for (int b = 0; b < NB; ++b) acc[i][b].store(out + i * kAttentionChunk + 16 * b);
+}
+
+template <class V, bool BF16, int NB>
+inline void scores_queries(const float* const* q, int queries, const std::uint16_t* keys,
+                           int page_size, int head_dim, float* out) {
+    int i = 0;
+    for (; i + 3 <= queries; i += 3)
+        scores_block<V, BF16, 3, NB>(q + i, keys, page_size, head_dim, out + i * kAttentionChunk);
+    if (queries - i == 2)
+        scores_block<V, BF16, 2, NB>(q + i, keys, page_size, head_dim, out + i * kAttentionChunk);
+    else if (queries - i == 1)
+        scores_block<V, BF16, 1, NB>(q + i, keys, page_size, head_dim, out + i * kAttentionChunk);
+}
+
+// o[i][0 .. 16*ND) += sum over positions [s0, s1) of p[i][s - c0] * V[s], for NQ queries.
+template <class V, bool BF16, int NQ, int ND>
+inline void values_block(const AttentionArgs& a, int c0, int s0, int s1, int d0, const float* p,
+                         float* o, std::size_t o_stride) {
+    const int S = a.kv.page_size, D = a.head_dim;
+    V acc[NQ][ND];
+    for (int i = 0; i < NQ; ++i)
+        for (int j = 0; j < ND; ++j) acc[i][j] = V::load(o + i * o_stride + d0 + 16 * j);
+    for (int s = s0; s < s1;) {
+        const int slot = s % S;
+        const int end = s + S - slot < s1 ? s + S - slot : s1;
+        const std::uint16_t* v = a.kv.base + a.pages[s / S] * a.kv.page_stride +
+                                 static_cast<std::size_t>(2 * a.kv_head + 1) * D * S +
+                                 static_cast<std::size_t>(slot) * D + d0;
+        for (; s < end; ++s, v += D) {
+            V row[ND];
+            for (int j = 0; j < ND; ++j) row[j] = load_kv<V, BF16>(v + 16 * j);
+            for (int i = 0; i < NQ; ++i) {
+                const V weight = V::all(p[i * kAttentionChunk + s - c0]);
+                for (int j = 0; j < ND; ++j) acc[i][j] = fma(weight, row[j], acc[i][j]);
+            }
+        }
+    }
+    for (int i = 0; i < NQ; ++i)
+        for (int j = 0; j < ND; ++j) acc[i][j].store(o + i * o_stride + d0 + 16 * j);
+}
+
+template <class V, bool BF16, int NQ>
+inline void values(const AttentionArgs& a, int c0, int s0, int s1, const float* p, float* o,
+                   std::size_t o_stride) {
+    if (s0 >= s1) return;
+    int d = 0;
+    for (; d + 64 <= a.head_dim; d += 64)
+        values_block<V, BF16, NQ, 4>(a, c0, s0, s1, d, p, o, o_stride);
+    for (; d < a.head_dim; d += 16) values_block<V, BF16, NQ, 1>(a, c0, s0, s1, d, p, o, o_stride);
+}
+
+// Positions all NQ queries attend to go together; what only some see is added before and after, so
+// that no query ever touches a slot outside its own context.
+template <class V, bool BF16, int NQ>
+inline void values_ragged(const AttentionArgs& a, int c0, const int* from, const int* to,
+                          const float* p, float* o, std::size_t o_stride) {
+    int begin = from[0], end = to[0];
+    for (int i = 1; i < NQ; ++i) {
+        begin = from[i] > begin ? from[i] : begin;
+        end = to[i] < end ? to[i] : end;
+    }
+    if (begin >= end) begin = end = from[0] > to[0] ? from[0] : to[0];
+    const bool shared = begin < end;
+    for (int i = 0; i < NQ; ++i)
+        values<V, BF16, 1>(a, c0, from[i], shared ? begin : to[i], p + i * kAttentionChunk,
+                           o + i * o_stride, o_stride);
+    if (!shared) return;
+    values<V, BF16, NQ>(a, c0, begin, end, p, o, o_stride);
+    for (int i = 0; i < NQ; ++i)
+        values<V, BF16, 1>(a, c0, end, to[i], p + i * kAttentionChunk, o + i * o_stride, o_stride);
+}
+
+template <class V, bool BF16>
+void attend_typed(const AttentionArgs& a, int c0, int c1, float* states, std::size_t stride,
+                  float* scratch) {
+    const int S = a.kv.page_size, D = a.head_dim;
+    int low = c1, high = c0;
+    for (int i = 0; i < a.queries; ++i) {
+        low = a.first[i] < low ? a.first[i] : low;
+        high = a.last[i] + 1 > high ? a.last[i] + 1 : high;
+    }
+    low = (low > c0 ? low : c0) / 16 * 16;
+    high = high < c1 ? high : c1;
+    for (int s = low; s < high;) {
+        const std::uint16_t* keys = a.kv.base + a.pages[s / S] * a.kv.page_stride +
+                                    static_cast<std::size_t>(2 * a.kv_head) * D * S + s % S;
+        const int room = S - s % S;
+        float* out = scratch + (s - c0);
+        if (room >= 64 && high - s > 32) {
+            scores_queries<V, BF16, 4>(a.q, a.queries, keys, S, D, out);
+            s += 64;
+        } else if (room >= 32 && high - s > 16) {
+            scores_queries<V, BF16, 2>(a.q, a.queries, keys, S, D, out);
+            s += 32;
+        } else {
+            scores_queries<V, BF16, 1>(a.q, a.queries, keys, S, D, out);
+            s += 16;
+        }
+    }
+    int from[3], to[3];
+    int pending = 0;
+    for (int i = 0; i < a.queries; ++i) {
+        float* state = states + i * stride;
+        float* p = scratch + i * kAttentionChunk;
+        const int f = a.first[i] > c0 ? a.first[i] : c0;
+        const int t = a.last[i] + 1 < c1 ? a.last[i] + 1 : c1;
+        for (int d = 0; d < D; ++d) state[2 + d] = 0.0f;
+        if (f >= t) {
+            state[0] = -INFINITY;
+            state[1] = 0.0f;
+        } else {
+            const V none = V::all(-INFINITY);
+            V top = none;
+            const int b0 = f / 16 * 16;
+            for (int b = b0; b < t; b += 16) {
+                const int lo = f > b ? f - b : 0, hi = t - b < 16 ? t - b : 16;
+                const V x = V::load(p + b - c0).keep(lo, hi, none);
+                x.store(p + b - c0);
+                top = max(x, top);
+            }
+            const float best = top.reduce_max();
+            const V shift = V::all(best);
+            V sum = V::zero();
+            for (int b = b0; b < t; b += 16) {
+                const V e = exp(V::load(p + b - c0) - shift);
+                e.store(p + b - c0);
+                sum = sum + e;
+            }
+            state[0] = best;
+            state[1] = sum.reduce_add();
+        }
+        from[pending] = f;
+        to[pending] = t > f ? t : f;
+        ++pending;
+        if (pending == 3) {
+            values_ragged<V, BF16, 3>(a, c0, from, to, p - 2 * kAttentionChunk,
+                                      state - 2 * stride + 2, stride);
+            pending = 0;
+        }
+    }
+    for (int j = 0; j < pending; ++j) {
+        const int i = a.queries - pending + j;
+        values<V, BF16, 1>(a, c0, from[j], to[j], scratch + i * kAttentionChunk,
+                           states + i * stride + 2, stride);
+    }
+}
+
+template <class V>
+void attend(const AttentionArgs& a, int c0, int c1, float* states, std::size_t stride,
+            float* scratch) {
+    if (a.kv.bf16)
+        attend_typed<V, true>(a, c0, c1, states, stride, scratch);
+    else
+        attend_typed<V, false>(a, c0, c1, states, stride, scratch);
+}
+
+template <class V>
+void merge(float* into, const float* from, int head_dim) {
+    if (from[1] == 0.0f) return;
+    if (into[1] == 0.0f) {
+        for (int i = 0; i < head_dim + 2; ++i) into[i] = from[i];
+        return;
+    }
+    const float top = from[0] > into[0] ? from[0] : into[0];
+    float shift[16] = {into[0] - top, from[0] - top};
+    float factor[16];
+    exp(V::load(shift)).store(factor);
+    const V a = V::all(factor[0]), b = V::all(factor[1]);
+    for (int d = 0; d < head_dim; d += 16)
+        fma(V::load(from + 2 + d), b, V::load(into + 2 + d) * a).store(into + 2 + d);
+    into[0] = top;
+    into[1] = into[1] * factor[0] + from[1] * factor[1];
+}
+
+template <class V>
+void finish(const float* state, int head_dim, float* out) {
+    const V inverse = V::all(1.0f / state[1]);
+    for (int d = 0; d < head_dim; d += 16) (V::load(state + 2 + d) * inverse).store(out + d);
+}
+
+}  // namespace halfbyte

@@ -1,0 +1,113 @@
+// The kernels of one ISA tier. Every tier fills this table; the model calls through it and never
+// knows the tier. Letters: M rows, K inputs, N outputs, G group, D head size, S page size.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace halfbyte {
+
+constexpr int kPanel = 32;         // output rows of a packed panel: two tiles of 16
+constexpr int kAttentionChunk = 256;  // positions reduced together; part of the numbers, docs/numerics.md
+constexpr int kLogitChunk = 1024;  // vocabulary entries reduced together, likewise
+
+// A quantized matrix in the runtime's order. Panel p holds outputs 32p .. 32p+31; for each 8 inputs it
+// has 128 bytes, and byte (tile*64 + 4*row + j) holds input j of the 8 in its low nibble and input 4+j in
+// its high nibble:
+//
+//     inputs k .. k+7          tile 0: rows 0..15            tile 1: rows 16..31
+//     [ r0: 0|4 1|5 2|6 3|7 ][ r1: ... ] ... [ r15 ] [ r16 ] ... [ r31 ]
+//
+// So a 64-byte register is 16 outputs x 4 inputs after one AND or shift, and nothing is summed across lanes.
+struct PackedPlanes {
+    const std::uint8_t* hi = nullptr;     // [N/32][K/8][128]
+    const std::uint8_t* lo = nullptr;     // the same, or null
+    const std::uint16_t* scale = nullptr; // [N/32][K/G][32], f16
+    const float* offset = nullptr;        // [N/32][K/G][32], or null
+    int n = 0, k = 0, group = 0;          // n is a multiple of 32 (padded with zero scales)
+};
+
+// Dense weights: panel p, input k: 32 values.
+struct PackedDense {
+    enum class Type { kF32, kF16, kBF16 };
+    const void* values = nullptr;  // [N/32][K][32]
+    Type type = Type::kF32;
+    int n = 0, k = 0;
+};
+
+// Quantized activations of M rows.
+struct Activations {
+    std::int8_t* codes = nullptr;  // [M][planes][K]; with two planes: 256 * plane 0 + plane 1
+    float* scale = nullptr;        // [M][K/G], already times 1/16 when the weights are 8-bit codes
+    float* sum = nullptr;          // [M][K/G]: xs * sum of codes, for offsets
+    std::int32_t* bias = nullptr;  // [M][K/G]: -(code offset) * sum of codes
+    int planes = 1;
+};
+
+// What is done with the outputs of a panel.
+struct Epilogue {
+    enum class Kind { kStore, kAdd, kSiluMul };
+    Kind kind = Kind::kStore;
+    const float* bias = nullptr;  // [N] or null; kStore only
+    float* out = nullptr;         // kStore, kAdd (out += value): [M][stride]; kSiluMul: N/2 wide
+    std::size_t stride = 0;
+};
+
+struct KvView {
+    const std::uint16_t* base = nullptr;  // this layer: [P][Hkv][ K: D*S | V: S*D ]
+    std::size_t page_stride = 0;          // in elements
+    int page_size = 0;
+    bool bf16 = false;
+};
+
+struct AttentionArgs {
+    KvView kv;
+    const std::int32_t* pages = nullptr;  // of the sequence
+    int kv_head = 0, head_dim = 0;
+    int queries = 0;          // rows * heads of the KV head's group
+    const float* const* q = nullptr;  // [queries] -> [D], scaled
+    const int* first = nullptr;       // [queries] first and last position attended to
+    const int* last = nullptr;
+};
+
+// State of an online softmax: o is unnormalised.
+struct AttentionState {
+    float max;
+    float sum;
+    // followed by D floats
+};
+
+struct Kernels {
+    const char* name;
+
+    // Panels [p0, p1) of out = x W^T. bits: 4 or 8. scratch: K * 32 bytes, 64-byte aligned.
+    void (*linear)(const PackedPlanes& w, int bits, const Activations& x, int rows,
+                   const Epilogue& epilogue, int p0, int p1, std::uint8_t* scratch);
+    void (*linear_dense)(const PackedDense& w, const float* x, std::size_t x_stride, int rows,
+                         const Epilogue& epilogue, int p0, int p1);
+    // y = x / rms(x) * weight; K a multiple of 16.
+    void (*rmsnorm)(const float* x, const float* weight, float eps, int k, float* y);
+    // Quantizes groups [g0, g1) of one row. act_bits 4, 8 or 16; weight_bits tells scale and bias.
+    void (*quantize)(const float* x, int k, int group, int act_bits, int weight_bits, int row,
+                     int g0, int g1, const Activations& out);
+    // Rotates one head in place by (cos, sin) [D/2] and multiplies by `factor`.
+    void (*rope)(float* x, const float* cos, const float* sin, int head_dim, float factor);
+    // x -> f16 or bf16 bits.
+    void (*narrow)(const float* x, int count, bool bf16, std::uint16_t* out);
+    // Scores one chunk of positions [c0, c1) for all queries: state q at states + q * state_stride.
+    // A query with no position in the chunk gets max = -inf, sum = 0 and zeros.
+    // scratch: queries * kAttentionChunk floats.
+    void (*attend)(const AttentionArgs& a, int c0, int c1, float* states, std::size_t state_stride,
+                   float* scratch);
+    // into = merge(into, from): the earlier chunk first.
+    void (*merge)(float* into, const float* from, int head_dim);
+    // out = o / sum.
+    void (*finish)(const float* state, int head_dim, float* out);
+    // Largest logit (lowest index on a tie), and the sum of exp(logit - max), of `count` logits.
+    void (*softmax_stats)(const float* logits, int count, int* argmax, float* max, float* sum);
+};
+
+const Kernels& kernels_scalar();
+const Kernels& kernels_avx2();
+const Kernels& kernels_avx512();
+
+}  // namespace halfbyte

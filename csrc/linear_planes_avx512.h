@@ -1,0 +1,196 @@
+// Quantized linear layers on AVX-512 VNNI. Included by kernels_avx512.cpp only.
+//
+// A register of weights is 16 outputs x 4 inputs (kernels.h draws it); 4 activation bytes are broadcast and
+// vpdpbusd adds the 4 products of each output in one instruction. Nibbles stay unsigned (code + 8): what
+// that adds, 8 or 136 times the sum of the activations, is what the accumulator starts from (`bias`).
+#pragma once
+#include <immintrin.h>
+
+#include "epilogue-inl.h"
+#include "kernels.h"
+#include "vec_avx512.h"
+
+namespace halfbyte::avx512 {
+
+enum class Source { kHi, kHiLo, kBytes };  // packed nibbles, both planes, or a panel unpacked to bytes
+
+struct PanelPointers {
+    const std::uint8_t* hi;  // kBytes: the unpacked panel, 256 bytes for each 8 inputs
+    const std::uint8_t* lo;
+    const std::uint16_t* scale;
+    const float* offset;
+};
+
+// Weights of 8 inputs as bytes: w[half][tile].
+template <Source S>
+inline void load_weights(const PanelPointers& p, int kb, __m512i w[2][2]) {
+    const __m512i low = _mm512_set1_epi8(0x0f);
+    for (int t = 0; t < 2; ++t) {
+        if constexpr (S == Source::kBytes) {
+            w[0][t] = _mm512_load_si512(p.hi + kb * 256 + t * 64);
+            w[1][t] = _mm512_load_si512(p.hi + kb * 256 + 128 + t * 64);
+        } else {
+            const __m512i h = _mm512_load_si512(p.hi + kb * 128 + t * 64);
+            if constexpr (S == Source::kHi) {
+                w[0][t] = _mm512_and_si512(h, low);
+                w[1][t] = _mm512_and_si512(_mm512_srli_epi16(h, 4), low);
+            } else {
+                const __m512i l = _mm512_load_si512(p.lo + kb * 128 + t * 64);
+                // 0xCA: low ? b : c, bit by bit.
+                w[0][t] = _mm512_ternarylogic_epi32(low, l, _mm512_slli_epi16(h, 4), 0xCA);
+                w[1][t] = _mm512_ternarylogic_epi32(low, _mm512_srli_epi16(l, 4), h, 0xCA);
+            }
+        }
+    }
+}
+
+inline __m512i broadcast4(const std::int8_t* p) {
+    std::int32_t four;
+    __builtin_memcpy(&four, p, 4);
+    return _mm512_set1_epi32(four);
+}
+
+// MR rows of one panel. X: activation planes.
+template <Source S, int X, bool kOffset, int MR>
+inline void panel_block(const PanelPointers& w, int k, int group, const Activations& x, int row0,
+                        float* out) {
+    const int groups = k / group;
+    const std::int8_t* codes[MR];
+    for (int r = 0; r < MR; ++r) codes[r] = x.codes + static_cast<std::size_t>(row0 + r) * X * k;
+    const std::size_t at = static_cast<std::size_t>(row0) * groups;
+    __m512 sums[MR][2];
+    for (auto& s : sums) s[0] = s[1] = _mm512_setzero_ps();
+    for (int g = 0; g < groups; ++g) {
+        __m512i low[MR][2], high[MR][2];
+        for (int r = 0; r < MR; ++r) {
+            low[r][0] = low[r][1] = _mm512_set1_epi32(x.bias[at + r * groups + g]);
+            high[r][0] = high[r][1] = _mm512_setzero_si512();
+        }
+        const int begin = g * group / 8, end = begin + group / 8;
+        for (int kb4 = begin; kb4 < end; kb4 += 4) {
+#pragma GCC unroll 4
+            for (int kb = kb4; kb < kb4 + 4; ++kb) {
+                __m512i v[2][2];
+                load_weights<S>(w, kb, v);
+                for (int half = 0; half < 2; ++half) {
+                    for (int r = 0; r < MR; ++r) {
+                        const std::int8_t* c = codes[r] + kb * 8 + half * 4;
+                        if constexpr (X == 2) {
+                            const __m512i xh = broadcast4(c), xl = broadcast4(c + k);
+                            for (int t = 0; t < 2; ++t) {
+                                high[r][t] = _mm512_dpbusd_epi32(high[r][t], v[half][t], xh);
+                                low[r][t] = _mm512_dpbusd_epi32(low[r][t], v[half][t], xl);
+                            }
+                        } else {
+                            const __m512i xb = broadcast4(c);
+                            for (int t = 0; t < 2; ++t)
+                                low[r][t] = _mm512_dpbusd_epi32(low[r][t], v[half][t], xb);
+                        }
+                    }
+                }
+            }
+        }
+        for (int t = 0; t < 2; ++t) {
+            const __m512 scale = _mm512_cvtph_ps(
+                _mm256_load_si256(reinterpret_cast<const __m256i*>(w.scale + g * kPanel + t * 16)));
+            for (int r = 0; r < MR; ++r) {
+                __m512i total = low[r][t];
+                if constexpr (X == 2)
+                    total = _mm512_add_epi32(_mm512_slli_epi32(high[r][t], 8), total);
+                const __m512 xs = _mm512_set1_ps(x.scale[at + r * groups + g]);
+                sums[r][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(total), _mm512_mul_ps(scale, xs),
+                                             sums[r][t]);
+                if constexpr (kOffset) {
+                    const __m512 z = _mm512_load_ps(w.offset + g * kPanel + t * 16);
+                    sums[r][t] = _mm512_fmadd_ps(z, _mm512_set1_ps(x.sum[at + r * groups + g]),
+                                                 sums[r][t]);
+                }
+            }
+        }
+    }
+    for (int r = 0; r < MR; ++r) {
+        _mm512_store_ps(out + r * kPanel, sums[r][0]);
+        _mm512_store_ps(out + r * kPanel + 16, sums[r][1]);
+    }
+}
+
+template <Source S, int X, bool kOffset>
+inline void panel_rows(const PanelPointers& w, int k, int group, const Activations& x, int row0,
+                       int rows, float* out) {
+    if constexpr (X == 1) {
+        if (rows == 6) return panel_block<S, X, kOffset, 6>(w, k, group, x, row0, out);
+        if (rows == 5) return panel_block<S, X, kOffset, 5>(w, k, group, x, row0, out);
+    }
+    if (rows == 4) return panel_block<S, X, kOffset, 4>(w, k, group, x, row0, out);
+    if (rows == 3) return panel_block<S, X, kOffset, 3>(w, k, group, x, row0, out);
+    if (rows == 2) return panel_block<S, X, kOffset, 2>(w, k, group, x, row0, out);
+    panel_block<S, X, kOffset, 1>(w, k, group, x, row0, out);
+}
+
+template <Source S>
+inline void unpack_panel(const PanelPointers& w, int k, std::uint8_t* bytes) {
+    for (int kb = 0; kb < k / 8; ++kb) {
+        __m512i v[2][2];
+        load_weights<S>(w, kb, v);
+        for (int half = 0; half < 2; ++half)
+            for (int t = 0; t < 2; ++t)
+                _mm512_store_si512(bytes + kb * 256 + half * 128 + t * 64, v[half][t]);
+    }
+}
+
+inline PanelPointers panel_pointers(const PackedPlanes& w, int p) {
+    const std::size_t plane = static_cast<std::size_t>(p) * w.k * (kPanel / 2);
+    const std::size_t groups = static_cast<std::size_t>(p) * (w.k / w.group) * kPanel;
+    return {w.hi + plane, w.lo ? w.lo + plane : nullptr, w.scale + groups,
+            w.offset ? w.offset + groups : nullptr};
+}
+
+template <Source S, int X, bool kOffset>
+void panels(const PackedPlanes& w, const Activations& x, int rows, const Epilogue& epilogue, int p0,
+            int p1, std::uint8_t* scratch) {
+    // Accumulators for more rows than this spill: 32 registers hold 4 per row and activation plane
+    // less the running sums, the weights and the mask.
+    constexpr int kMostRows = X == 1 ? 6 : 4;
+    const int blocks = (rows + kMostRows - 1) / kMostRows;
+    const int step = (rows + blocks - 1) / blocks;
+    const bool unpack = blocks > 2;  // then bytes are cheaper than taking nibbles apart again
+    alignas(64) float values[kMostRows * kPanel];
+    for (int p = p0; p < p1; ++p) {
+        PanelPointers panel = panel_pointers(w, p);
+        if (unpack) {
+            unpack_panel<S>(panel, w.k, scratch);
+            panel.hi = scratch;
+        }
+        for (int m = 0; m < rows; m += step) {
+            const int n = rows - m < step ? rows - m : step;
+            if (unpack)
+                panel_rows<Source::kBytes, X, kOffset>(panel, w.k, w.group, x, m, n, values);
+            else
+                panel_rows<S, X, kOffset>(panel, w.k, w.group, x, m, n, values);
+            apply_epilogue<F32x16>(epilogue, p, m, n, values);
+        }
+    }
+}
+
+template <Source S>
+void linear_source(const PackedPlanes& w, const Activations& x, int rows, const Epilogue& e, int p0,
+                   int p1, std::uint8_t* scratch) {
+    if (w.offset && x.planes == 2)
+        panels<S, 2, true>(w, x, rows, e, p0, p1, scratch);
+    else if (w.offset)
+        panels<S, 1, true>(w, x, rows, e, p0, p1, scratch);
+    else if (x.planes == 2)
+        panels<S, 2, false>(w, x, rows, e, p0, p1, scratch);
+    else
+        panels<S, 1, false>(w, x, rows, e, p0, p1, scratch);
+}
+
+inline void linear(const PackedPlanes& w, int bits, const Activations& x, int rows,
+                   const Epilogue& e, int p0, int p1, std::uint8_t* scratch) {
+    if (bits == 8)
+        linear_source<Source::kHiLo>(w, x, rows, e, p0, p1, scratch);
+    else
+        linear_source<Source::kHi>(w, x, rows, e, p0, p1, scratch);
+}
+
+}  // namespace halfbyte::avx512

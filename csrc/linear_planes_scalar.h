@@ -1,0 +1,64 @@
+// Quantized linear layers in plain C++. Included by kernels_scalar.cpp only.
+#pragma once
+#include <cmath>
+
+#include "epilogue-inl.h"
+#include "kernels.h"
+#include "vec_scalar.h"
+
+namespace halfbyte::scalar {
+
+// Sum over a group of (unsigned code) * x for the 32 outputs of a panel.
+inline void dot_group(const std::uint8_t* hi, const std::uint8_t* lo, const std::int8_t* x, int group,
+                      std::int32_t* out) {
+    for (int r = 0; r < kPanel; ++r) out[r] = 0;
+    for (int kb = 0; kb < group / 8; ++kb) {
+        for (int r = 0; r < kPanel; ++r) {
+            const std::size_t byte = kb * 128 + (r / 16) * 64 + (r % 16) * 4;
+            for (int j = 0; j < 4; ++j) {
+                int first = hi[byte + j] & 15, second = hi[byte + j] >> 4;
+                if (lo) {
+                    first = 16 * first + (lo[byte + j] & 15);
+                    second = 16 * second + (lo[byte + j] >> 4);
+                }
+                out[r] += first * x[kb * 8 + j] + second * x[kb * 8 + 4 + j];
+            }
+        }
+    }
+}
+
+inline void linear(const PackedPlanes& w, int bits, const Activations& x, int rows,
+                   const Epilogue& e, int p0, int p1, std::uint8_t*) {
+    const int groups = w.k / w.group;
+    float values[kPanel];
+    std::int32_t total[kPanel], low[kPanel];
+    for (int p = p0; p < p1; ++p) {
+        for (int m = 0; m < rows; ++m) {
+            const std::int8_t* codes = x.codes + static_cast<std::size_t>(m) * x.planes * w.k;
+            for (float& v : values) v = 0.0f;
+            for (int g = 0; g < groups; ++g) {
+                const std::size_t byte =
+                    (static_cast<std::size_t>(p) * w.k + static_cast<std::size_t>(g) * w.group) *
+                    (kPanel / 2);
+                const std::uint8_t* hi = w.hi + byte;
+                const std::uint8_t* lo = bits == 8 ? w.lo + byte : nullptr;
+                dot_group(hi, lo, codes + g * w.group, w.group, total);
+                if (x.planes == 2) {
+                    dot_group(hi, lo, codes + w.k + g * w.group, w.group, low);
+                    for (int r = 0; r < kPanel; ++r) total[r] = 256 * total[r] + low[r];
+                }
+                const std::size_t row = static_cast<std::size_t>(m) * groups + g;
+                const std::size_t at = (static_cast<std::size_t>(p) * groups + g) * kPanel;
+                for (int r = 0; r < kPanel; ++r) {
+                    const float t = f16_to_f32(w.scale[at + r]) * x.scale[row];
+                    values[r] =
+                        std::fmaf(static_cast<float>(total[r] + x.bias[row]), t, values[r]);
+                    if (w.offset) values[r] = std::fmaf(w.offset[at + r], x.sum[row], values[r]);
+                }
+            }
+            apply_epilogue<F32x16>(e, p, m, 1, values);
+        }
+    }
+}
+
+}  // namespace halfbyte::scalar

@@ -1,0 +1,141 @@
+#include "packing.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "vec_scalar.h"
+
+namespace halfbyte {
+
+namespace {
+
+// Eight nibbles in input order -> four bytes with input j low and input 4 + j high.
+inline std::uint32_t interleave(std::uint32_t in) {
+    std::uint32_t low = in & 0xffffu, high = in >> 16;
+    low = (low | low << 8) & 0x00ff00ffu;
+    low = (low | low << 4) & 0x0f0f0f0fu;
+    high = (high | high << 8) & 0x00ff00ffu;
+    high = (high | high << 4) & 0x0f0f0f0fu;
+    return low | high << 4;
+}
+
+constexpr std::uint32_t kZeroCodes = 0x88888888u;  // nibble 8 is code 0
+
+void pack_plane(const PlaneRow* rows, const std::uint8_t* PlaneRow::* plane, int k,
+                std::uint8_t* out) {
+    for (int r = 0; r < kPanel; ++r) {
+        const std::uint8_t* in = rows[r].*plane;
+        std::uint8_t* to = out + (r / 16) * 64 + (r % 16) * 4;
+        for (int kb = 0; kb < k / 8; ++kb) {
+            std::uint32_t word = kZeroCodes;
+            if (in) std::memcpy(&word, in + kb * 4, 4);
+            word = interleave(word);
+            std::memcpy(to + kb * 128, &word, 4);
+        }
+    }
+}
+
+}  // namespace
+
+PackedPlanes pack_planes(const std::vector<PlaneRow>& rows, int k, int group, Arena& arena,
+                         Pool& pool) {
+    const int panels = static_cast<int>(rows.size()) / kPanel, groups = k / group;
+    bool any_lo = false, any_offset = false;
+    for (const PlaneRow& r : rows) {
+        any_lo |= r.lo != nullptr;
+        any_offset |= r.offset != nullptr;
+    }
+    const std::size_t plane_bytes = static_cast<std::size_t>(panels) * k * (kPanel / 2);
+    const std::size_t entries = static_cast<std::size_t>(panels) * groups * kPanel;
+    auto* hi = arena.array<std::uint8_t>(plane_bytes);
+    auto* lo = any_lo ? arena.array<std::uint8_t>(plane_bytes) : nullptr;
+    auto* scale = arena.array<std::uint16_t>(entries);
+    auto* offset = any_offset ? arena.array<float>(entries) : nullptr;
+    pool.run([&](int thread) {
+        const int begin = panels * thread / pool.size(), end = panels * (thread + 1) / pool.size();
+        for (int p = begin; p < end; ++p) {
+            const PlaneRow* panel = &rows[static_cast<std::size_t>(p) * kPanel];
+            const std::size_t at = static_cast<std::size_t>(p) * k * (kPanel / 2);
+            pack_plane(panel, &PlaneRow::hi, k, hi + at);
+            if (lo) pack_plane(panel, &PlaneRow::lo, k, lo + at);
+            for (int r = 0; r < kPanel; ++r) {
+                for (int g = 0; g < groups; ++g) {
+                    const std::size_t to = (static_cast<std::size_t>(p) * groups + g) * kPanel + r;
+                    scale[to] = panel[r].hi ? panel[r].scale[g] : 0;
+                    if (offset) offset[to] = panel[r].offset ? panel[r].offset[g] : 0.0f;
+                }
+            }
+        }
+    });
+    return {hi, lo, scale, offset, panels * kPanel, k, group};
+}
+
+PackedDense pack_dense(const std::vector<const void*>& rows, int k, PackedDense::Type type,
+                       Arena& arena, Pool& pool) {
+    const int panels = static_cast<int>(rows.size()) / kPanel;
+    const std::size_t width = type == PackedDense::Type::kF32 ? 4 : 2;
+    auto* out = static_cast<char*>(
+        arena.allocate(static_cast<std::size_t>(panels) * k * kPanel * width));
+    pool.run([&](int thread) {
+        const int begin = panels * thread / pool.size(), end = panels * (thread + 1) / pool.size();
+        for (int p = begin; p < end; ++p) {
+            char* panel = out + static_cast<std::size_t>(p) * k * kPanel * width;
+            for (int r = 0; r < kPanel; ++r) {
+                const auto* in =
+                    static_cast<const char*>(rows[static_cast<std::size_t>(p) * kPanel + r]);
+                for (int i = 0; i < k; ++i) {
+                    char* to = panel + (static_cast<std::size_t>(i) * kPanel + r) * width;
+                    if (in)
+                        std::memcpy(to, in + i * width, width);
+                    else
+                        std::memset(to, 0, width);
+                }
+            }
+        }
+    });
+    return {out, type, panels * kPanel, k};
+}
+
+void unpack_row(const PackedPlanes& w, int row, float* out) {
+    const int p = row / kPanel, r = row % kPanel, groups = w.k / w.group;
+    const std::size_t plane = static_cast<std::size_t>(p) * w.k * (kPanel / 2) +
+                              static_cast<std::size_t>(r / 16) * 64 + (r % 16) * 4;
+    for (int i = 0; i < w.k; ++i) {
+        const std::size_t byte = plane + static_cast<std::size_t>(i / 8) * 128 + i % 4;
+        const int shift = i % 8 < 4 ? 0 : 4;
+        const std::size_t at = (static_cast<std::size_t>(p) * groups + i / w.group) * kPanel + r;
+        const float s = scalar::f16_to_f32(w.scale[at]);
+        const int hi = ((w.hi[byte] >> shift) & 15) - 8;
+        const int lo = w.lo ? ((w.lo[byte] >> shift) & 15) - 8 : 0;
+        // s has 11 significant bits and the code 8, so the product is exact.
+        const float value = s * 0.0625f * static_cast<float>(16 * hi + lo);
+        out[i] = w.offset ? value + w.offset[at] : value;
+    }
+}
+
+void unpack_row(const PackedDense& w, int row, float* out) {
+    const std::size_t base = static_cast<std::size_t>(row / kPanel) * w.k * kPanel + row % kPanel;
+    for (int i = 0; i < w.k; ++i) {
+        const std::size_t at = base + static_cast<std::size_t>(i) * kPanel;
+        if (w.type == PackedDense::Type::kF32) {
+            out[i] = static_cast<const float*>(w.values)[at];
+        } else {
+            const std::uint16_t bits = static_cast<const std::uint16_t*>(w.values)[at];
+            out[i] = w.type == PackedDense::Type::kF16
+                         ? scalar::f16_to_f32(bits)
+                         : std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
+        }
+    }
+}
+
+std::size_t bytes_read(const PackedPlanes& w, int bits) {
+    const std::size_t weights = static_cast<std::size_t>(w.n) * w.k;
+    const std::size_t per_group = 2 + (w.offset ? 4 : 0);
+    return weights / 2 * (bits == 8 && w.lo ? 2 : 1) + weights / w.group * per_group;
+}
+
+std::size_t bytes_read(const PackedDense& w) {
+    return static_cast<std::size_t>(w.n) * w.k * (w.type == PackedDense::Type::kF32 ? 4 : 2);
+}
+
+}  // namespace halfbyte

@@ -1,0 +1,37 @@
+// From the checkpoint's row-major tensors to the runtime's panels (kernels.h draws them), and back for
+// single rows (embedding look-up).
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "arena.h"
+#include "kernels.h"
+#include "pool.h"
+
+namespace halfbyte {
+
+// One output row of a quantized matrix as the checkpoint stores it; hi == null is a padding row.
+struct PlaneRow {
+    const std::uint8_t* hi = nullptr;     // [K/2]
+    const std::uint8_t* lo = nullptr;     // [K/2] or null
+    const std::uint16_t* scale = nullptr; // [K/G]
+    const float* offset = nullptr;        // [K/G] or null
+};
+
+// rows.size() must be a multiple of 32. Planes or offsets that only some rows have are filled with zeros.
+PackedPlanes pack_planes(const std::vector<PlaneRow>& rows, int k, int group, Arena& arena,
+                         Pool& pool);
+
+// rows: one pointer to K values each (null: padding).
+PackedDense pack_dense(const std::vector<const void*>& rows, int k, PackedDense::Type type,
+                       Arena& arena, Pool& pool);
+
+// Row `row` with every plane stored: w = s * (hi + lo/16) + z, one rounding.
+void unpack_row(const PackedPlanes& w, int row, float* out);
+void unpack_row(const PackedDense& w, int row, float* out);
+
+// Bytes a forward reads of the matrix.
+std::size_t bytes_read(const PackedPlanes& w, int bits);
+std::size_t bytes_read(const PackedDense& w);
+
+}  // namespace halfbyte
