@@ -1,0 +1,207 @@
+"""A checkpoint directory, opened: every fault is found before the first weight is used (docs/format.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfbyte.config import ModelConfig
+from halfbyte.errors import ArgumentError, FormatError
+from halfbyte.formats.manifest import Manifest, read_manifest
+from halfbyte.formats.names import expected_matrices, expected_vectors
+from halfbyte.formats.tensor_file import TensorEntry, TensorFile
+from halfbyte.formats.weights import Dense, Planes
+
+MAX_TEXT_BYTES = 256 << 20  # tokenizer.json of a 262k-token vocabulary is 33 MB
+DENSE_DTYPES = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
+_Wanted = dict[str, tuple[tuple[str, ...], tuple[int, ...]]]  # tensor name -> dtypes, shape
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Implements `Weights`; tensors are read-only views of mapped files."""
+
+    path: Path
+    manifest: Manifest
+    _tensors: dict[str, TensorFile]  # tensor name -> the file it is in
+
+    @classmethod
+    def open(cls, path: Path | str) -> Checkpoint:
+        """Check names, shapes, dtypes and sizes of everything; raises FormatError."""
+        directory = Path(path)
+        manifest = read_manifest(directory)
+        tensors: dict[str, TensorFile] = {}
+        for name, size in manifest.files.items():
+            _check_size(directory / name, size)
+            file = TensorFile.open(directory / name)
+            for tensor in file.entries:
+                if tensor in tensors:
+                    raise _fault("duplicate-tensor", tensor, "a second one in " + name, "one")
+                tensors[tensor] = file
+        _check_tensors(manifest, {name: file.entries[name] for name, file in tensors.items()})
+        return cls(directory, manifest, tensors)
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.manifest.config
+
+    @property
+    def group_size(self) -> int | None:
+        return self.manifest.group_size
+
+    @property
+    def weights(self) -> str:
+        """`planes` or `dense`."""
+        return self.manifest.weights
+
+    @property
+    def head_bits(self) -> dict[int, int]:
+        return dict(self.manifest.head_bits)
+
+    @property
+    def source(self) -> dict[str, Any]:
+        return self.manifest.source
+
+    @property
+    def files(self) -> dict[str, int]:
+        """Safetensors file name -> size in bytes."""
+        return self.manifest.files
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(self.manifest.files.values())
+
+    @property
+    def tokenizer_info(self) -> dict[str, Any]:
+        """`bos`, `add_bos`, `eos_ids`, `bos_token`, `eos_token`: what tokenizer.json does not say."""
+        return self.manifest.tokenizer
+
+    @property
+    def tokenizer_path(self) -> Path | None:
+        path = self.path / "tokenizer.json"
+        return path if path.is_file() else None
+
+    @property
+    def tokenizer_json(self) -> str | None:
+        return self._text("tokenizer.json")
+
+    @property
+    def chat_template(self) -> str | None:
+        return self._text("chat_template.jinja")
+
+    def matrix(self, name: str) -> Planes | Dense:
+        if self.weights == "dense":
+            entry = self._entry(f"{name}.weight")
+            return Dense(self._array(f"{name}.weight"), DENSE_DTYPES[entry.dtype])
+        self._entry(f"{name}.hi")
+        scale, offset = self._array(f"{name}.scale"), self._optional(f"{name}.offset")
+        for part, values in (("scale", scale), ("offset", offset)):
+            if values is not None:
+                _check_finite(f"{name}.{part}", values)
+        assert self.group_size is not None
+        return Planes(
+            self._array(f"{name}.hi"), self._optional(f"{name}.lo"), scale, offset, self.group_size
+        )
+
+    def vector(self, name: str) -> NDArray[np.float32]:
+        self._entry(name)
+        values: NDArray[np.float32] = self._array(name)
+        _check_finite(name, values)
+        return values
+
+    def has_lo(self, name: str) -> bool:
+        """Whether 8 bits of the matrix are stored."""
+        return f"{name}.lo" in self._tensors
+
+    def _entry(self, name: str) -> TensorEntry:
+        if name not in self._tensors:
+            expected = "a matrix or vector of docs/format.md"
+            raise ArgumentError(
+                "tensor", got=repr(name), expected=expected, fix="this model has no such tensor"
+            )
+        return self._tensors[name].entries[name]
+
+    def _array(self, name: str) -> NDArray[Any]:
+        return self._tensors[name].array(name)
+
+    def _optional(self, name: str) -> NDArray[Any] | None:
+        return self._array(name) if name in self._tensors else None
+
+    def _text(self, name: str) -> str | None:
+        path = self.path / name
+        if not path.is_file():
+            return None
+        try:
+            if path.stat().st_size > MAX_TEXT_BYTES:
+                raise _fault(
+                    "bad-text", name, f"{path.stat().st_size} bytes", f"at most {MAX_TEXT_BYTES}"
+                )
+            return path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise _fault("bad-text", name, error, "readable UTF-8 text") from error
+
+
+def _check_size(path: Path, size: int) -> None:
+    try:
+        actual = path.stat().st_size
+    except OSError as error:
+        raise _fault("missing-file", path.name, error.strerror, "the file") from error
+    if actual != size:
+        raise _fault("wrong-size", path.name, f"{actual} bytes", f"{size}")
+
+
+def _check_tensors(manifest: Manifest, entries: dict[str, TensorEntry]) -> None:
+    unseen = set(entries)
+    for name, (rows, inputs) in expected_matrices(manifest.config):
+        if manifest.group_size is None:
+            wanted: _Wanted = {f"{name}.weight": (tuple(DENSE_DTYPES), (rows, inputs))}
+        else:
+            wanted = _plane_tensors(name, rows, inputs, manifest.group_size)
+        for tensor, (dtypes, shape) in wanted.items():
+            if tensor.endswith((".lo", ".offset")) and tensor not in entries:
+                continue
+            _check_tensor(tensor, entries, dtypes, shape)
+            unseen.discard(tensor)
+    for name, length in expected_vectors(manifest.config):
+        _check_tensor(name, entries, ("F32",), (length,))
+        unseen.discard(name)
+    if unseen:
+        raise _fault("unexpected-tensor", min(unseen), "a tensor", "none of that name")
+
+
+def _plane_tensors(name: str, rows: int, inputs: int, group: int) -> _Wanted:
+    if inputs % group:
+        raise _fault("bad-group", name, f"{inputs} inputs in groups of {group}", "whole groups")
+    return {
+        f"{name}.hi": (("U8",), (rows, inputs // 2)),
+        f"{name}.lo": (("U8",), (rows, inputs // 2)),
+        f"{name}.scale": (("F16",), (rows, inputs // group)),
+        f"{name}.offset": (("F32",), (rows, inputs // group)),
+    }
+
+
+def _check_tensor(
+    name: str, entries: dict[str, TensorEntry], dtypes: tuple[str, ...], shape: tuple[int, ...]
+) -> None:
+    entry = entries.get(name)
+    if entry is None:
+        raise _fault("missing-tensor", name, "no such tensor", f"one of shape {list(shape)}")
+    if entry.dtype not in dtypes:
+        raise _fault("wrong-dtype", name, entry.dtype, " or ".join(dtypes))
+    if entry.shape != shape:
+        raise _fault("wrong-shape", name, list(entry.shape), list(shape))
+
+
+def _check_finite(name: str, values: NDArray[Any]) -> None:
+    # min and max reach NaN and both infinities without a temporary of the tensor's size
+    if values.size and not (np.isfinite(values.min()) and np.isfinite(values.max())):
+        raise _fault("not-finite", name, "NaN or infinity", "finite numbers")
+
+
+def _fault(name: str, what: str, got: object, expected: object) -> FormatError:
+    fix = "the checkpoint is damaged or incomplete: copy or convert it again"
+    return FormatError(name, what, got=got, expected=expected, fix=fix)

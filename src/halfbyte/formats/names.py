@@ -1,0 +1,56 @@
+"""The matrices and vectors a model has, by their checkpoint names (docs/format.md), and their shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from halfbyte.config import ModelConfig
+
+# Generators, not tables: a hostile config may claim millions of layers; the first missing tensor ends the walk.
+
+
+def expected_tensors(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """(name, shape) of every matrix (N, K) and vector (n,), in the order files are written."""
+    query = config.num_heads * config.head_dim
+    key = config.num_kv_heads * config.head_dim
+    hidden, inner = config.hidden_size, config.intermediate_size
+    yield "embed", (config.vocab_size, hidden)
+    for i in range(config.num_layers):
+        yield f"layers.{i}.norm.attn", (hidden,)
+        for name, rows in (("q", query), ("k", key), ("v", key)):
+            yield f"layers.{i}.attn.{name}", (rows, hidden)
+            if config.qkv_bias:
+                yield f"layers.{i}.attn.{name}.bias", (rows,)
+        if config.qk_norm:
+            yield f"layers.{i}.attn.q_norm", (config.head_dim,)
+            yield f"layers.{i}.attn.k_norm", (config.head_dim,)
+        yield f"layers.{i}.attn.o", (hidden, query)
+        yield f"layers.{i}.norm.mlp", (hidden,)
+        yield f"layers.{i}.mlp.gate", (inner, hidden)
+        yield f"layers.{i}.mlp.up", (inner, hidden)
+        yield f"layers.{i}.mlp.down", (hidden, inner)
+    yield "norm.final", (hidden,)
+    if not config.tied_head:
+        yield "head", (config.vocab_size, hidden)
+
+
+def expected_matrices(config: ModelConfig) -> Iterator[tuple[str, tuple[int, int]]]:
+    """(name, (N, K)) of every matrix, layers in order."""
+    for name, shape in expected_tensors(config):
+        if len(shape) == 2:
+            yield name, (shape[0], shape[1])
+
+
+def expected_vectors(config: ModelConfig) -> Iterator[tuple[str, int]]:
+    """(name, length) of every vector, layers in order."""
+    for name, shape in expected_tensors(config):
+        if len(shape) == 1:
+            yield name, shape[0]
+
+
+def file_of(name: str) -> str:
+    """The safetensors file a tensor is written to: one per layer, so that writing needs one layer's memory."""
+    parts = name.split(".")
+    if parts[0] == "layers":
+        return f"layer-{int(parts[1]):03d}.safetensors"
+    return f"{parts[0]}.safetensors"

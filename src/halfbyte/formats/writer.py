@@ -1,0 +1,155 @@
+"""Write a checkpoint aside and rename it when complete: a failure or a kill leaves no half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfbyte.config import ModelConfig
+from halfbyte.errors import ArgumentError, HalfbyteError
+from halfbyte.formats.checkpoint import DENSE_DTYPES
+from halfbyte.formats.manifest import MANIFEST_NAME, Manifest
+from halfbyte.formats.names import file_of
+from halfbyte.formats.tensor_file import write_tensor_file
+from halfbyte.formats.weights import Dense, Planes
+
+_DTYPE_NAMES = {ours: theirs for theirs, ours in DENSE_DTYPES.items()}
+
+
+class CheckpointWriter:
+    """Takes tensors in the order of `expected_tensors`; holds one file's (a layer's) tensors at a time.
+
+    with CheckpointWriter(dest) as writer:
+        writer.add_matrix(name, planes); writer.add_vector(name, values); …
+        writer.finish(config, …)
+
+    Leaving the block before `finish` removes everything written.
+    """
+
+    def __init__(self, dest: Path) -> None:
+        if dest.exists() or dest.is_symlink():
+            fix = "choose another destination or remove it"
+            raise ArgumentError(
+                "destination", got=f"{dest} (exists)", expected="a new path", fix=fix
+            )
+        self._dest = dest
+        self._partial = dest.with_name(f".{dest.name}.{os.getpid()}.partial")
+        self._pending: dict[str, tuple[str, NDArray[Any]]] = {}
+        self._pending_file = ""
+        self._files: dict[str, int] = {}
+
+    def __enter__(self) -> Self:
+        with _disk_errors(self._dest):
+            self._dest.parent.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(self._dest)
+            self._partial.mkdir()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        shutil.rmtree(self._partial, ignore_errors=True)  # after `finish` it is no longer there
+
+    def add_matrix(self, name: str, matrix: Planes | Dense) -> None:
+        if isinstance(matrix, Dense):
+            self._add(f"{name}.weight", _DTYPE_NAMES[matrix.dtype], matrix.values)
+            return
+        self._add(f"{name}.hi", "U8", matrix.hi)
+        self._add(f"{name}.scale", "F16", matrix.scale)
+        if matrix.lo is not None:
+            self._add(f"{name}.lo", "U8", matrix.lo)
+        if matrix.offset is not None:
+            self._add(f"{name}.offset", "F32", matrix.offset)
+
+    def add_vector(self, name: str, values: NDArray[np.float32]) -> None:
+        self._add(name, "F32", values)
+
+    def finish(
+        self,
+        config: ModelConfig,
+        *,
+        group_size: int | None,
+        head_bits: dict[int, int],
+        source: Mapping[str, Any],
+        tokenizer_json: str | None = None,
+        tokenizer_info: Mapping[str, Any] | None = None,
+        chat_template: str | None = None,
+    ) -> Path:
+        """Write the manifest last, then rename; `group_size` None marks a dense checkpoint."""
+        self._flush()
+        manifest = Manifest(
+            config=config,
+            group_size=group_size,
+            weights="dense" if group_size is None else "planes",
+            head_bits=head_bits,
+            files=self._files,
+            source=dict(source),
+            tokenizer=dict(tokenizer_info or {}),
+        )
+        texts = {"tokenizer.json": tokenizer_json, "chat_template.jinja": chat_template}
+        texts[MANIFEST_NAME] = manifest.to_json()
+        with _disk_errors(self._dest):
+            for name, text in texts.items():
+                if text is not None:
+                    (self._partial / name).write_text(text, encoding="utf-8")
+            self._partial.rename(self._dest)
+        return self._dest
+
+    def _add(self, name: str, dtype: str, array: NDArray[Any]) -> None:
+        file = file_of(name)
+        if file != self._pending_file:
+            self._flush()
+            if file in self._files:
+                raise ValueError(f"{name} comes after {file} was written")
+            self._pending_file = file
+        self._pending[name] = (dtype, array)
+
+    def _flush(self) -> None:
+        if self._pending:
+            with _disk_errors(self._dest):
+                size = write_tensor_file(self._partial / self._pending_file, self._pending)
+            self._files[self._pending_file] = size
+        self._pending = {}
+
+
+@contextlib.contextmanager
+def _disk_errors(dest: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        fix = "check the path, its permissions and the free space"
+        raise HalfbyteError(
+            f"writing {dest}",
+            got=error.strerror,
+            expected="a writable directory with enough space",
+            fix=fix,
+        ) from error
+
+
+def _remove_abandoned(dest: Path) -> None:
+    """Remove what a killed conversion to the same destination left."""
+    for path in dest.parent.glob(f".{dest.name}.*.partial"):
+        pid = path.name.split(".")[-2]
+        if pid.isdigit() and int(pid) != os.getpid() and not _is_running(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
