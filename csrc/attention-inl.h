@@ -55,11 +55,11 @@ inline void scores_queries(const float* const* q, int queries, const std::uint16
 // o[i][0 .. 16*ND) += sum over positions [s0, s1) of p[i][s - c0] * V[s], for NQ queries.
 template <class V, bool BF16, int NQ, int ND>
 inline void values_block(const AttentionArgs& a, int c0, int s0, int s1, int d0, const float* p,
-                         float* o, std::size_t o_stride) {
+                         float* const* states) {
     const int S = a.kv.page_size, D = a.head_dim;
     V acc[NQ][ND];
     for (int i = 0; i < NQ; ++i)
-        for (int j = 0; j < ND; ++j) acc[i][j] = V::load(o + i * o_stride + d0 + 16 * j);
+        for (int j = 0; j < ND; ++j) acc[i][j] = V::load(states[i] + 2 + d0 + 16 * j);
     for (int s = s0; s < s1;) {
         const int slot = s % S;
         const int end = s + S - slot < s1 ? s + S - slot : s1;
@@ -76,24 +76,24 @@ inline void values_block(const AttentionArgs& a, int c0, int s0, int s1, int d0,
         }
     }
     for (int i = 0; i < NQ; ++i)
-        for (int j = 0; j < ND; ++j) acc[i][j].store(o + i * o_stride + d0 + 16 * j);
+        for (int j = 0; j < ND; ++j) acc[i][j].store(states[i] + 2 + d0 + 16 * j);
 }
 
 template <class V, bool BF16, int NQ>
-inline void values(const AttentionArgs& a, int c0, int s0, int s1, const float* p, float* o,
-                   std::size_t o_stride) {
+inline void values(const AttentionArgs& a, int c0, int s0, int s1, const float* p,
+                   float* const* states) {
     if (s0 >= s1) return;
     int d = 0;
     for (; d + 64 <= a.head_dim; d += 64)
-        values_block<V, BF16, NQ, 4>(a, c0, s0, s1, d, p, o, o_stride);
-    for (; d < a.head_dim; d += 16) values_block<V, BF16, NQ, 1>(a, c0, s0, s1, d, p, o, o_stride);
+        values_block<V, BF16, NQ, 4>(a, c0, s0, s1, d, p, states);
+    for (; d < a.head_dim; d += 16) values_block<V, BF16, NQ, 1>(a, c0, s0, s1, d, p, states);
 }
 
 // Positions all NQ queries attend to go together; what only some see is added before and after, so
 // that no query ever touches a slot outside its own context.
 template <class V, bool BF16, int NQ>
 inline void values_ragged(const AttentionArgs& a, int c0, const int* from, const int* to,
-                          const float* p, float* o, std::size_t o_stride) {
+                          const float* p, float* const* states) {
     int begin = from[0], end = to[0];
     for (int i = 1; i < NQ; ++i) {
         begin = from[i] > begin ? from[i] : begin;
@@ -103,15 +103,15 @@ inline void values_ragged(const AttentionArgs& a, int c0, const int* from, const
     const bool shared = begin < end;
     for (int i = 0; i < NQ; ++i)
         values<V, BF16, 1>(a, c0, from[i], shared ? begin : to[i], p + i * kAttentionChunk,
-                           o + i * o_stride, o_stride);
+                           states + i);
     if (!shared) return;
-    values<V, BF16, NQ>(a, c0, begin, end, p, o, o_stride);
+    values<V, BF16, NQ>(a, c0, begin, end, p, states);
     for (int i = 0; i < NQ; ++i)
-        values<V, BF16, 1>(a, c0, end, to[i], p + i * kAttentionChunk, o + i * o_stride, o_stride);
+        values<V, BF16, 1>(a, c0, end, to[i], p + i * kAttentionChunk, states + i);
 }
 
 template <class V, bool BF16>
-void attend_typed(const AttentionArgs& a, int c0, int c1, float* states, std::size_t stride,
+void attend_typed(const AttentionArgs& a, int c0, int c1, float* const* states,
                   float* scratch) {
     const int S = a.kv.page_size, D = a.head_dim;
     int low = c1, high = c0;
@@ -140,7 +140,7 @@ void attend_typed(const AttentionArgs& a, int c0, int c1, float* states, std::si
     int from[3], to[3];
     int pending = 0;
     for (int i = 0; i < a.queries; ++i) {
-        float* state = states + i * stride;
+        float* state = states[i];
         float* p = scratch + i * kAttentionChunk;
         const int f = a.first[i] > c0 ? a.first[i] : c0;
         const int t = a.last[i] + 1 < c1 ? a.last[i] + 1 : c1;
@@ -173,25 +173,23 @@ void attend_typed(const AttentionArgs& a, int c0, int c1, float* states, std::si
         to[pending] = t > f ? t : f;
         ++pending;
         if (pending == 3) {
-            values_ragged<V, BF16, 3>(a, c0, from, to, p - 2 * kAttentionChunk,
-                                      state - 2 * stride + 2, stride);
+            values_ragged<V, BF16, 3>(a, c0, from, to, p - 2 * kAttentionChunk, states + i - 2);
             pending = 0;
         }
     }
     for (int j = 0; j < pending; ++j) {
         const int i = a.queries - pending + j;
         values<V, BF16, 1>(a, c0, from[j], to[j], scratch + i * kAttentionChunk,
-                           states + i * stride + 2, stride);
+                           states + i);
     }
 }
 
 template <class V>
-void attend(const AttentionArgs& a, int c0, int c1, float* states, std::size_t stride,
-            float* scratch) {
+void attend(const AttentionArgs& a, int c0, int c1, float* const* states, float* scratch) {
     if (a.kv.bf16)
-        attend_typed<V, true>(a, c0, c1, states, stride, scratch);
+        attend_typed<V, true>(a, c0, c1, states, scratch);
     else
-        attend_typed<V, false>(a, c0, c1, states, stride, scratch);
+        attend_typed<V, false>(a, c0, c1, states, scratch);
 }
 
 template <class V>

@@ -69,12 +69,8 @@ struct AttentionArgs {
     const int* last = nullptr;
 };
 
-// State of an online softmax: o is unnormalised.
-struct AttentionState {
-    float max;
-    float sum;
-    // followed by D floats
-};
+// State of one query's online softmax, D + 2 floats: [max, sum, o_0 .. o_{D-1}], o not yet divided by sum.
+constexpr int state_floats(int head_dim) { return head_dim + 2; }
 
 struct Kernels {
     const char* name;
@@ -93,11 +89,10 @@ struct Kernels {
     void (*rope)(float* x, const float* cos, const float* sin, int head_dim, float factor);
     // x -> f16 or bf16 bits.
     void (*narrow)(const float* x, int count, bool bf16, std::uint16_t* out);
-    // Scores one chunk of positions [c0, c1) for all queries: state q at states + q * state_stride.
+    // One chunk of positions [c0, c1) for all queries, the state of query i at states[i].
     // A query with no position in the chunk gets max = -inf, sum = 0 and zeros.
     // scratch: queries * kAttentionChunk floats.
-    void (*attend)(const AttentionArgs& a, int c0, int c1, float* states, std::size_t state_stride,
-                   float* scratch);
+    void (*attend)(const AttentionArgs& a, int c0, int c1, float* const* states, float* scratch);
     // into = merge(into, from): the earlier chunk first.
     void (*merge)(float* into, const float* from, int head_dim);
     // out = o / sum.

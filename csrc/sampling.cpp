@@ -69,7 +69,7 @@ std::int32_t draw(const std::vector<Candidate>& c, const Candidate& first, const
 
 }  // namespace
 
-Choice choose(const float* logits, int vocab, const std::vector<ChunkStats>& chunks,
+Choice choose(const float* logits, int vocab, std::span<const ChunkStats> chunks,
               const SamplingRow& how, std::vector<Candidate>& candidates) {
     const ChunkStats* top = &chunks[0];
     for (const ChunkStats& c : chunks)
@@ -84,7 +84,10 @@ Choice choose(const float* logits, int vocab, const std::vector<ChunkStats>& chu
         const double floor =
             how.min_p > 0.0f ? largest.first + std::log(static_cast<double>(how.min_p)) : -INFINITY;
         candidates.clear();
-        for (std::int32_t i = 0; i < vocab; ++i) candidates.push_back({logits[i] / t, i});
+        for (std::int32_t i = 0; i < vocab; ++i) {
+            const double l = logits[i] / t;
+            candidates.push_back({l == l ? l : -INFINITY, i});  // a NaN would break the order
+        }
         if (how.top_k > 0 && how.top_k < vocab) {
             std::nth_element(candidates.begin(), candidates.begin() + how.top_k - 1,
                              candidates.end(), better);

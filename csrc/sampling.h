@@ -2,6 +2,7 @@
 // docs/numerics.md defines it; halfbyte/runtime/reference_sampling.py is the slow twin.
 #pragma once
 #include <cstdint>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -29,7 +30,7 @@ struct Choice {
 };
 
 // `chunks` in ascending order. `candidates` is reused memory.
-Choice choose(const float* logits, int vocab, const std::vector<ChunkStats>& chunks,
+Choice choose(const float* logits, int vocab, std::span<const ChunkStats> chunks,
               const SamplingRow& how, std::vector<std::pair<double, std::int32_t>>& candidates);
 
 }  // namespace halfbyte

@@ -1,0 +1,376 @@
+// The only file that sees Python. Checks every shape, type and index before anything native runs.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+#include "machine.h"
+#include "model.h"
+#include "packing.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace halfbyte {
+namespace {
+
+template <typename T, int N>
+using Array = nb::ndarray<const T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+template <typename T>
+using Result = nb::ndarray<nb::numpy, T>;
+
+[[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument(what); }
+
+void expect(bool ok, const std::string& what) {
+    if (!ok) refuse(what);
+}
+
+template <typename T>
+Result<T> to_numpy(std::vector<T> values, std::vector<std::size_t> shape) {
+    auto* owned = new std::vector<T>(std::move(values));
+    nb::capsule owner(owned, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
+    return Result<T>(owned->data(), shape.size(), shape.data(), owner);
+}
+
+using PlanePart = std::tuple<Array<std::uint8_t, 2>, std::optional<Array<std::uint8_t, 2>>,
+                             Array<std::uint16_t, 2>, std::optional<Array<float, 2>>>;
+
+// Loads one model. Not thread-safe: the Python side holds one lock per runtime.
+class NativeModel {
+  public:
+    NativeModel(int vocab, int hidden, int intermediate, int layers, int heads, int kv_heads,
+                int head_dim, float norm_eps, int sliding_window, bool tied_head,
+                Array<float, 1> inverse_frequencies, const std::string& tier, int threads,
+                int max_rows) {
+        expect(vocab > 0 && layers > 0 && threads > 0 && threads <= 1024, "sizes must be positive");
+        expect(hidden > 0 && hidden % 16 == 0, "hidden_size must be a multiple of 16");
+        expect(intermediate > 0 && intermediate % 16 == 0, "intermediate_size must be a multiple of 16");
+        expect(head_dim > 0 && head_dim % 16 == 0 && head_dim <= 256, "head_dim must be 16..256, a multiple of 16");
+        expect(kv_heads > 0 && heads > 0 && heads % kv_heads == 0 && heads / kv_heads <= 64,
+               "num_heads must be a multiple of num_kv_heads, at most 64 to one");
+        expect(max_rows > 0 && max_rows <= 1 << 16, "max_rows must be 1..65536");
+        expect(static_cast<int>(inverse_frequencies.shape(0)) == head_dim / 2,
+               "inverse_frequencies must have head_dim / 2 values");
+        const Kernels* kernels = find_kernels(tier);
+        expect(kernels != nullptr, "tier " + tier + " cannot run on this processor");
+        std::vector<float> frequencies(inverse_frequencies.data(),
+                                       inverse_frequencies.data() + head_dim / 2);
+        model_ = std::make_unique<Model>(
+            ModelShape{vocab, hidden, intermediate, layers, heads, kv_heads, head_dim, norm_eps,
+                       sliding_window, tied_head, std::move(frequencies)},
+            *kernels, threads, max_rows);
+        model_->layers.resize(layers);
+    }
+
+    void set_planes(const std::string& slot, int layer, std::vector<PlanePart> parts, int group) {
+        expect(group == 32 || group == 64 || group == 128, "group must be 32, 64 or 128");
+        const auto [n, k] = expected(slot);
+        expect(k % group == 0, slot + ": inputs must be a multiple of the group");
+        std::vector<PlaneRow> rows;
+        std::vector<std::size_t> sizes;
+        for (const auto& [hi, lo, scale, offset] : parts) {
+            const std::size_t count = hi.shape(0), groups = k / group;
+            expect(static_cast<int>(hi.shape(1)) == k / 2, slot + ".hi has the wrong width");
+            expect(scale.shape(0) == count && scale.shape(1) == groups, slot + ".scale has the wrong shape");
+            if (lo) expect(lo->shape(0) == count && lo->shape(1) == hi.shape(1), slot + ".lo has the wrong shape");
+            if (offset) expect(offset->shape(0) == count && offset->shape(1) == groups, slot + ".offset has the wrong shape");
+            for (std::size_t r = 0; r < count; ++r)
+                rows.push_back({hi.data() + r * (k / 2), lo ? lo->data() + r * (k / 2) : nullptr,
+                                scale.data() + r * groups,
+                                offset ? offset->data() + r * groups : nullptr});
+            sizes.push_back(count);
+        }
+        expect(static_cast<int>(rows.size()) == n, slot + " has the wrong number of rows");
+        arrange(slot, sizes, rows);
+        Linear& target = find(slot, layer);
+        nb::gil_scoped_release release;
+        target.dense = false;
+        target.planes = pack_planes(rows, k, group, model_->weights(), model_->pool());
+        finish(slot);
+    }
+
+    void set_dense(const std::string& slot, int layer, std::vector<nb::ndarray<nb::ndim<2>, nb::c_contig, nb::device::cpu>> parts,
+                   const std::string& type) {
+        const auto [n, k] = expected(slot);
+        const PackedDense::Type t = type == "f32"   ? PackedDense::Type::kF32
+                                    : type == "f16" ? PackedDense::Type::kF16
+                                                    : PackedDense::Type::kBF16;
+        const std::size_t width = t == PackedDense::Type::kF32 ? 4 : 2;
+        std::vector<const void*> rows;
+        std::vector<std::size_t> sizes;
+        for (const auto& part : parts) {
+            expect(part.itemsize() == width && static_cast<int>(part.shape(1)) == k, slot + " has the wrong type or width");
+            for (std::size_t r = 0; r < part.shape(0); ++r)
+                rows.push_back(static_cast<const char*>(part.data()) + r * k * width);
+            sizes.push_back(part.shape(0));
+        }
+        expect(static_cast<int>(rows.size()) == n, slot + " has the wrong number of rows");
+        arrange(slot, sizes, rows);
+        Linear& target = find(slot, layer);
+        nb::gil_scoped_release release;
+        target.dense = true;
+        target.matrix = pack_dense(rows, k, t, model_->weights(), model_->pool());
+        finish(slot);
+    }
+
+    void set_vector(const std::string& slot, int layer, Array<float, 1> values) {
+        const ModelShape& s = model_->shape();
+        const bool bias = slot == "qkv_bias";
+        const int want = bias ? (s.heads + 2 * s.kv_heads) * s.head_dim
+                         : slot == "q_norm" || slot == "k_norm" ? s.head_dim
+                                                                : s.hidden;
+        expect(static_cast<int>(values.shape(0)) == want, slot + " has the wrong length");
+        float* copy = model_->weights().array<float>((want + kPanel - 1) / kPanel * kPanel);
+        std::memcpy(copy, values.data(), want * sizeof(float));
+        if (slot == "final_norm") {
+            model_->final_norm = copy;
+            return;
+        }
+        Layer& l = model_->layers.at(layer);
+        if (bias) l.qkv_bias = copy;
+        else if (slot == "attn_norm") l.attn_norm = copy;
+        else if (slot == "mlp_norm") l.mlp_norm = copy;
+        else if (slot == "q_norm") l.q_norm = copy;
+        else if (slot == "k_norm") l.k_norm = copy;
+        else refuse("no vector named " + slot);
+    }
+
+    void allocate_kv(int pages, int page_size, bool bf16) {
+        expect(pages > 0 && pages <= 1 << 22, "pages must be 1..4194304");
+        expect(page_size == 16 || page_size == 32 || page_size == 64 || page_size == 128 || page_size == 256,
+               "page_size must be 16, 32, 64, 128 or 256");
+        for (const Layer& l : model_->layers)
+            expect(l.qkv.k() && l.o.k() && l.gate_up.k() && l.down.k() && l.attn_norm && l.mlp_norm,
+                   "a layer's weights are not all set");
+        expect(model_->embed.k() && model_->head.k() && model_->final_norm, "embedding, head or final norm not set");
+        model_->allocate_kv(pages, page_size, bf16);
+    }
+
+    Result<float> forward(Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> row_starts,
+                          Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages, int weight_bits,
+                          int act_bits, int head_bits, Array<std::int32_t, 1> logit_rows) {
+        const Step step = checked(tokens, row_starts, first, pages, logit_rows, 1);
+        const LevelSpec level = checked_level(weight_bits, act_bits, head_bits);
+        {
+            nb::gil_scoped_release release;
+            model_->forward(step, level);
+        }
+        const std::size_t V = model_->shape().vocab, R = step.num_logit_rows;
+        std::vector<float> out(R * V);
+        for (std::size_t r = 0; r < R; ++r) std::copy_n(model_->logits(r), V, out.data() + r * V);
+        return to_numpy(std::move(out), {R, V});
+    }
+
+    std::tuple<Result<std::int32_t>, Result<float>> forward_sample(
+        Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> row_starts,
+        Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages, int weight_bits, int act_bits,
+        int head_bits, Array<std::int32_t, 1> logit_rows, Array<float, 1> temperatures,
+        Array<std::int32_t, 1> top_ks, Array<float, 1> top_ps, Array<float, 1> min_ps,
+        Array<std::uint64_t, 1> seeds, Array<std::int32_t, 1> positions) {
+        const Step step = checked(tokens, row_starts, first, pages, logit_rows, 1);
+        const LevelSpec level = checked_level(weight_bits, act_bits, head_bits);
+        const std::size_t R = step.num_logit_rows;
+        const auto sampling = sampling_rows(R, temperatures, top_ks, top_ps, min_ps, seeds, positions);
+        std::vector<Choice> chosen;
+        {
+            nb::gil_scoped_release release;
+            chosen = model_->forward_sample(step, level, sampling);
+        }
+        std::vector<std::int32_t> ids(R);
+        std::vector<float> logprobs(R);
+        for (std::size_t r = 0; r < R; ++r) {
+            ids[r] = chosen[r].token;
+            logprobs[r] = chosen[r].logprob;
+        }
+        return {to_numpy(std::move(ids), {R}), to_numpy(std::move(logprobs), {R})};
+    }
+
+    std::tuple<Result<std::int32_t>, Result<std::int32_t>> draft(
+        Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages,
+        int weight_bits, int act_bits, int head_bits, Array<std::int32_t, 1> lengths,
+        Array<float, 1> temperatures, Array<std::int32_t, 1> top_ks, Array<float, 1> top_ps,
+        Array<float, 1> min_ps, Array<std::uint64_t, 1> seeds, Array<std::int32_t, 1> positions,
+        float min_confidence) {
+        const std::size_t B = tokens.shape(0);
+        expect(B > 0 && lengths.shape(0) == B, "draft: one length a sequence");
+        int most = 0;
+        for (std::size_t b = 0; b < B; ++b) {
+            expect(lengths(b) >= 0 && lengths(b) <= 4096, "draft lengths must be 0..4096");
+            most = std::max(most, lengths(b));
+        }
+        std::vector<std::int32_t> starts(B + 1);
+        for (std::size_t b = 0; b <= B; ++b) starts[b] = static_cast<std::int32_t>(b);
+        const std::size_t shape[1] = {B + 1};
+        const Array<std::int32_t, 1> row_starts(starts.data(), 1, shape);
+        const Array<std::int32_t, 1> rows(starts.data(), 1, &B);
+        const Step step = checked(tokens, row_starts, first, pages, rows, std::max(most, 1));
+        const LevelSpec level = checked_level(weight_bits, act_bits, head_bits);
+        auto sampling = sampling_rows(B, temperatures, top_ks, top_ps, min_ps, seeds, positions);
+        Draft drafted;
+        if (most == 0) {
+            drafted.counts.assign(B, 0);
+        } else {
+            nb::gil_scoped_release release;
+            drafted = model_->draft(step, level, {lengths.data(), lengths.data() + B},
+                                    std::move(sampling), min_confidence);
+        }
+        return {to_numpy(std::move(drafted.tokens), {B, static_cast<std::size_t>(most)}),
+                to_numpy(std::move(drafted.counts), {B})};
+    }
+
+    std::tuple<Result<std::uint16_t>, Result<std::uint16_t>> read_kv(int layer, int page) {
+        const ModelShape& s = model_->shape();
+        expect(layer >= 0 && layer < s.layers && page >= 0 && page < model_->pages(), "read_kv: no such page");
+        const std::size_t half = static_cast<std::size_t>(s.head_dim) * model_->page_size();
+        const std::uint16_t* base = model_->page(layer, page);
+        std::vector<std::uint16_t> k, v;
+        for (int h = 0; h < s.kv_heads; ++h) {
+            k.insert(k.end(), base + 2 * h * half, base + (2 * h + 1) * half);
+            v.insert(v.end(), base + (2 * h + 1) * half, base + (2 * h + 2) * half);
+        }
+        const std::size_t H = s.kv_heads, D = s.head_dim, S = model_->page_size();
+        return {to_numpy(std::move(k), {H, D, S}), to_numpy(std::move(v), {H, S, D})};
+    }
+
+    std::size_t bytes_read(int weight_bits, int act_bits, int head_bits) {
+        return model_->bytes_read(checked_level(weight_bits, act_bits, head_bits));
+    }
+    std::size_t memory_bytes() { return model_->weights().bytes(); }
+    bool has_lo() const {
+        const Layer& l = model_->layers[0];
+        return !l.qkv.dense && l.qkv.planes.lo && l.o.planes.lo && l.gate_up.planes.lo && l.down.planes.lo;
+    }
+    bool dense() const { return model_->layers[0].qkv.dense; }
+
+  private:
+    std::pair<int, int> expected(const std::string& slot) const {
+        const ModelShape& s = model_->shape();
+        const int attended = s.heads * s.head_dim;
+        if (slot == "qkv") return {attended + 2 * s.kv_heads * s.head_dim, s.hidden};
+        if (slot == "o") return {s.hidden, attended};
+        if (slot == "gate_up") return {2 * s.intermediate, s.hidden};
+        if (slot == "down") return {s.hidden, s.intermediate};
+        if (slot == "embed" || slot == "head") return {s.vocab, s.hidden};
+        refuse("no matrix named " + slot);
+    }
+
+    Linear& find(const std::string& slot, int layer) {
+        if (slot == "embed") return model_->embed;
+        if (slot == "head") return model_->head;
+        Layer& l = model_->layers.at(layer);
+        return slot == "qkv" ? l.qkv : slot == "o" ? l.o : slot == "gate_up" ? l.gate_up : l.down;
+    }
+
+    void finish(const std::string& slot) {
+        if (slot == "embed" && model_->shape().tied_head) model_->head = model_->embed;
+    }
+
+    // Panels of gate_up hold 16 gate rows and the 16 up rows they multiply; all are padded to whole panels.
+    template <typename Row>
+    static void arrange(const std::string& slot, const std::vector<std::size_t>& sizes,
+                        std::vector<Row>& rows) {
+        if (slot == "gate_up") {
+            expect(sizes.size() == 2 && sizes[0] == sizes[1], "gate_up needs two parts of one size");
+            std::vector<Row> mixed;
+            for (std::size_t i = 0; i < sizes[0]; i += 16)
+                for (std::size_t part : {std::size_t{0}, sizes[0]})
+                    for (std::size_t j = 0; j < 16; ++j) mixed.push_back(rows[part + i + j]);
+            rows = std::move(mixed);
+        }
+        while (rows.size() % kPanel) rows.push_back({});
+    }
+
+    Step checked(const Array<std::int32_t, 1>& tokens, const Array<std::int32_t, 1>& row_starts,
+                 const Array<std::int32_t, 1>& first, const Array<std::int32_t, 2>& pages,
+                 const Array<std::int32_t, 1>& logit_rows, int ahead) const {
+        const std::size_t M = tokens.shape(0), B = first.shape(0);
+        expect(model_->pages() > 0, "allocate_kv comes before forward");
+        expect(M > 0 && M <= static_cast<std::size_t>(model_->max_rows()), "rows must be 1..max_rows");
+        expect(row_starts.shape(0) == B + 1 && pages.shape(0) == B && row_starts(0) == 0 &&
+                   row_starts(B) == static_cast<std::int32_t>(M),
+               "row_starts must run from 0 to M over B sequences");
+        for (std::size_t m = 0; m < M; ++m)
+            expect(tokens(m) >= 0 && tokens(m) < model_->shape().vocab, "token id outside the vocabulary");
+        for (std::size_t b = 0; b < B; ++b) {
+            const std::int64_t rows = row_starts(b + 1) - row_starts(b);
+            expect(rows > 0 && first(b) >= 0, "every sequence needs rows and a position");
+            const std::int64_t last = first(b) + rows - 1 + ahead - 1;
+            const std::int64_t columns = last / model_->page_size() + 1;
+            expect(columns <= static_cast<std::int64_t>(pages.shape(1)), "page table too short for the positions");
+            for (std::int64_t c = 0; c < columns; ++c)
+                expect(pages(b, c) >= 0 && pages(b, c) < model_->pages(), "page table names no page");
+        }
+        for (std::size_t r = 0; r < logit_rows.shape(0); ++r)
+            expect(logit_rows(r) >= 0 && logit_rows(r) < static_cast<std::int32_t>(M), "logit row outside the step");
+        return {static_cast<int>(M), static_cast<int>(B), tokens.data(), row_starts.data(), first.data(),
+                pages.data(), static_cast<int>(pages.shape(1)), logit_rows.data(),
+                static_cast<int>(logit_rows.shape(0))};
+    }
+
+    LevelSpec checked_level(int weight_bits, int act_bits, int head_bits) const {
+        const bool dense = model_->layers[0].qkv.dense;
+        expect(dense == (weight_bits == 32), "f32 needs dense weights, the other levels planes");
+        expect(dense || weight_bits == 4 || (weight_bits == 8 && has_lo()), "this model has no planes for that level");
+        expect(act_bits == 4 || act_bits == 8 || act_bits == 16 || act_bits == 32, "act_bits must be 4, 8, 16 or 32");
+        return {weight_bits, act_bits, head_bits};
+    }
+
+    static std::vector<SamplingRow> sampling_rows(
+        std::size_t R, const Array<float, 1>& temperatures, const Array<std::int32_t, 1>& top_ks,
+        const Array<float, 1>& top_ps, const Array<float, 1>& min_ps,
+        const Array<std::uint64_t, 1>& seeds, const Array<std::int32_t, 1>& positions) {
+        expect(temperatures.shape(0) == R && top_ks.shape(0) == R && top_ps.shape(0) == R &&
+                   min_ps.shape(0) == R && seeds.shape(0) == R && positions.shape(0) == R,
+               "sampling needs one entry a row");
+        std::vector<SamplingRow> rows(R);
+        for (std::size_t r = 0; r < R; ++r)
+            rows[r] = {temperatures(r), top_ks(r), top_ps(r), min_ps(r), seeds(r), positions(r)};
+        return rows;
+    }
+
+    std::unique_ptr<Model> model_;
+};
+
+}  // namespace
+}  // namespace halfbyte
+
+NB_MODULE(_native, m) {
+    using namespace halfbyte;
+    m.def("tiers", &available_tiers);
+    m.def("physical_cores", &physical_cores);
+    m.def("read_bandwidth", &read_bandwidth, "threads"_a, "bytes"_a, nb::call_guard<nb::gil_scoped_release>());
+    m.def(
+        "linear_rate",
+        [](int threads, const std::string& tier) {
+            const Kernels* kernels = find_kernels(tier);
+            if (!kernels) throw std::invalid_argument("tier " + tier + " cannot run on this processor");
+            nb::gil_scoped_release release;
+            return linear_rate(threads, *kernels);
+        },
+        "threads"_a, "tier"_a);
+    nb::class_<NativeModel>(m, "NativeModel")
+        .def(nb::init<int, int, int, int, int, int, int, float, int, bool, Array<float, 1>, const std::string&, int, int>(),
+             "vocab"_a, "hidden"_a, "intermediate"_a, "layers"_a, "heads"_a, "kv_heads"_a, "head_dim"_a,
+             "norm_eps"_a, "sliding_window"_a, "tied_head"_a, "inverse_frequencies"_a, "tier"_a, "threads"_a,
+             "max_rows"_a)
+        .def("set_planes", &NativeModel::set_planes, "slot"_a, "layer"_a, "parts"_a, "group"_a)
+        .def("set_dense", &NativeModel::set_dense, "slot"_a, "layer"_a, "parts"_a, "dtype"_a)
+        .def("set_vector", &NativeModel::set_vector, "slot"_a, "layer"_a, "values"_a)
+        .def("allocate_kv", &NativeModel::allocate_kv, "pages"_a, "page_size"_a, "bf16"_a)
+        .def("forward", &NativeModel::forward)
+        .def("forward_sample", &NativeModel::forward_sample)
+        .def("draft", &NativeModel::draft)
+        .def("read_kv", &NativeModel::read_kv, "layer"_a, "page"_a)
+        .def("bytes_read", &NativeModel::bytes_read)
+        .def("memory_bytes", &NativeModel::memory_bytes)
+        .def_prop_ro("has_lo", &NativeModel::has_lo)
+        .def_prop_ro("dense", &NativeModel::dense);
+}

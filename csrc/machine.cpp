@@ -1,0 +1,103 @@
+#include "machine.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+
+#include "arena.h"
+#include "pool.h"
+
+namespace halfbyte {
+
+namespace {
+
+double seconds() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch())
+        .count();
+}
+
+}  // namespace
+
+std::vector<std::string> available_tiers() {
+    std::vector<std::string> tiers;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("f16c"))
+        tiers.push_back("avx512");
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+        __builtin_cpu_supports("f16c"))
+        tiers.push_back("avx2");
+#endif
+    tiers.push_back("scalar");
+    return tiers;
+}
+
+const Kernels* find_kernels(const std::string& tier) {
+    const auto tiers = available_tiers();
+    if (std::find(tiers.begin(), tiers.end(), tier) == tiers.end()) return nullptr;
+#if defined(__x86_64__)
+    if (tier == "avx512") return &kernels_avx512();
+    if (tier == "avx2") return &kernels_avx2();
+#endif
+    return &kernels_scalar();
+}
+
+double read_bandwidth(int threads, std::size_t bytes) {
+    Arena arena;
+    Pool pool(threads);
+    const std::size_t words = bytes / 8 / threads / 8 * 8;
+    auto* data = arena.array<std::uint64_t>(words * threads);
+    std::vector<std::uint64_t> sink(threads * 8);
+    double best = 0.0;
+    pool.run([&](int t) { std::memset(data + words * t, t + 1, words * 8); });
+    const int repeats = static_cast<int>(std::max<std::size_t>(1, (std::size_t{256} << 20) / bytes));
+    for (int trial = 0; trial < 5; ++trial) {
+        const double start = seconds();
+        pool.run([&](int t) {
+            for (int r = 0; r < repeats; ++r) {
+                std::uint64_t sums[8] = {};
+                const std::uint64_t* p = data + words * t;
+                for (std::size_t i = 0; i < words; i += 8)
+                    for (int j = 0; j < 8; ++j) sums[j] += p[i + j];
+                for (int j = 0; j < 8; ++j) sink[t * 8 + j] += sums[j];
+            }
+        });
+        best = std::max(best, static_cast<double>(words) * 8 * threads * repeats /
+                                  (seconds() - start) / 1e9);
+    }
+    return best;
+}
+
+double linear_rate(int threads, const Kernels& kernels) {
+    constexpr int kInputs = 512, kOutputs = 256, kGroup = 64, kRows = 4, kRepeats = 400;
+    Pool pool(threads);
+    std::vector<double> elapsed(threads);
+    pool.run([&](int t) {
+        Arena arena;
+        const int groups = kInputs / kGroup;
+        PackedPlanes w{arena.array<std::uint8_t>(kOutputs * kInputs / 2),
+                       arena.array<std::uint8_t>(kOutputs * kInputs / 2),
+                       arena.array<std::uint16_t>(kOutputs * groups),
+                       nullptr,
+                       kOutputs,
+                       kInputs,
+                       kGroup};
+        Activations x{arena.array<std::int8_t>(kRows * kInputs), arena.array<float>(kRows * groups),
+                      arena.array<float>(kRows * groups), arena.array<std::int32_t>(kRows * groups),
+                      1};
+        auto* scratch = arena.array<std::uint8_t>(kInputs * kPanel);
+        Epilogue e{Epilogue::Kind::kStore, nullptr, arena.array<float>(kRows * kOutputs), kOutputs};
+        kernels.linear(w, 8, x, kRows, e, 0, kOutputs / kPanel, scratch);
+        pool.barrier();
+        const double start = seconds();
+        for (int i = 0; i < kRepeats; ++i)
+            kernels.linear(w, 8, x, kRows, e, 0, kOutputs / kPanel, scratch);
+        elapsed[t] = seconds() - start;
+    });
+    const double macs = 1.0 * kInputs * kOutputs * kRows * kRepeats * threads;
+    return macs / *std::max_element(elapsed.begin(), elapsed.end()) / 1e9;
+}
+
+}  // namespace halfbyte

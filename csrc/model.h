@@ -1,0 +1,158 @@
+// A dense decoder-only transformer (Llama, Mistral, Qwen2, Qwen3) and its KV pages. One call runs a whole
+// step on every thread of the pool: embedding to logits to tokens.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "arena.h"
+#include "attention_plan.h"
+#include "kernels.h"
+#include "packing.h"
+#include "pool.h"
+#include "sampling.h"
+
+namespace halfbyte {
+
+struct ModelShape {
+    int vocab, hidden, intermediate, layers, heads, kv_heads, head_dim;
+    float norm_eps;
+    int sliding_window;  // 0: none
+    bool tied_head;
+    std::vector<float> inverse_frequencies;  // [D/2]
+};
+
+struct LevelSpec {
+    int weight_bits;  // 4, 8, or 32: dense
+    int act_bits;     // 4, 8, 16, 32
+    int head_bits;    // 4, 8, 32
+};
+
+struct Linear {
+    bool dense = false;
+    PackedPlanes planes;
+    PackedDense matrix;
+    int panels() const { return (dense ? matrix.n : planes.n) / kPanel; }
+    int k() const { return dense ? matrix.k : planes.k; }
+    std::size_t bytes(int bits) const;
+};
+
+struct Layer {
+    Linear qkv, o, gate_up, down;
+    const float* qkv_bias = nullptr;
+    const float *attn_norm = nullptr, *mlp_norm = nullptr;
+    const float *q_norm = nullptr, *k_norm = nullptr;
+};
+
+// Rows of one step. Row m of sequence b stands at position first[b] + m - row_starts[b].
+struct Step {
+    int rows = 0, sequences = 0;
+    const std::int32_t* tokens = nullptr;      // [M]
+    const std::int32_t* row_starts = nullptr;  // [B + 1]
+    const std::int32_t* first = nullptr;       // [B]
+    const std::int32_t* pages = nullptr;       // [B][page_columns]
+    int page_columns = 0;
+    const std::int32_t* logit_rows = nullptr;  // [R]
+    int num_logit_rows = 0;
+};
+
+struct Draft {
+    std::vector<std::int32_t> tokens;  // [B][most]
+    std::vector<std::int32_t> counts;  // [B]
+};
+
+class Model {
+  public:
+    Model(ModelShape shape, const Kernels& kernels, int threads, int max_rows);
+
+    const ModelShape& shape() const { return shape_; }
+    const Kernels& kernels() const { return kernels_; }
+    Pool& pool() { return pool_; }
+    Arena& weights() { return weights_; }
+    int max_rows() const { return max_rows_; }
+
+    // Set by the loader (binding.cpp), then never changed.
+    std::vector<Layer> layers;
+    Linear embed, head;
+    const float* final_norm = nullptr;
+
+    void allocate_kv(int pages, int page_size, bool bf16);
+    int pages() const { return pages_; }
+    int page_size() const { return page_size_; }
+    std::size_t page_elements() const;  // of one layer
+    const std::uint16_t* page(int layer, int page) const;
+
+    // Writes KV of every row; logits of the rows asked for are left in logits().
+    void forward(const Step& step, LevelSpec level);
+    std::vector<Choice> forward_sample(const Step& step, LevelSpec level,
+                                       const std::vector<SamplingRow>& sampling);
+    // step has one row a sequence; sampling[b].position is that of the first token drafted.
+    Draft draft(const Step& step, LevelSpec level, const std::vector<std::int32_t>& lengths,
+                std::vector<SamplingRow> sampling, float min_confidence);
+
+    const float* logits(int row) const { return logits_.data() + static_cast<std::size_t>(row) * logit_stride_; }
+    std::size_t bytes_read(LevelSpec level) const;
+
+  private:
+    // What a linear layer reads: integers, or float rows at the dense level.
+    struct Input {
+        Activations codes;
+        float* dense = nullptr;  // [M][stride]
+        std::size_t stride = 0;
+    };
+    struct Slice {
+        int begin, end;
+    };
+
+    void reserve(const Step& step);
+    void begin_step(const Step& step);
+    void run_layers(LevelSpec level, int thread);
+    void run_head(LevelSpec level, int thread);
+    void embed_rows(int thread);
+    void write_kv(const Layer& layer, int index, int thread);
+    void attention(int layer, int thread);
+    template <typename Row>
+    Input prepare(const Linear& linear, int rows, int act_bits, int weight_bits, int thread,
+                  Row&& row);
+    void linear(const Linear& w, int bits, const Input& in, int rows, const Epilogue& e, Slice s,
+                int thread);
+    Slice slice(int panels, int unit, int thread) const;
+    Input make_input(int rows);
+    void sample_rows(const std::vector<SamplingRow>& sampling, std::vector<Choice>& out, int thread);
+    KvView kv_view(int layer) const;
+
+    ModelShape shape_;
+    const Kernels& kernels_;
+    Pool pool_;
+    Arena weights_, buffers_, kv_;
+    int max_rows_;
+    int qkv_width_, widest_input_, logit_stride_;
+
+    std::uint16_t* kv_base_ = nullptr;
+    int pages_ = 0, page_size_ = 0;
+    bool kv_bf16_ = false;
+
+    // Buffers of a step, [max_rows] rows each.
+    float *x_ = nullptr, *qkv_ = nullptr, *attended_ = nullptr, *mlp_ = nullptr;
+    float *cos_ = nullptr, *sin_ = nullptr;
+    Input shared_, shared_mlp_;
+    struct PerThread {
+        Input input;                   // for steps of few rows: no barrier needed
+        float* row = nullptr;          // [widest]
+        std::uint8_t* panel = nullptr; // kernel scratch
+        float* scores = nullptr;
+        float* states = nullptr;
+        std::vector<std::pair<double, std::int32_t>> candidates;
+    };
+    std::vector<PerThread> threads_;
+    std::vector<float> partial_states_;
+    std::vector<float> logits_;
+    std::vector<ChunkStats> chunk_stats_;  // [R][chunks]
+
+    Step step_;
+    std::vector<std::int32_t> position_;     // [M]
+    std::vector<std::int32_t> sequence_;     // [M]
+    AttentionPlan plan_;
+};
+
+}  // namespace halfbyte

@@ -1,0 +1,96 @@
+"""The native core (csrc/binding.cpp). Used through `halfbyte.runtime.native` only."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+_I32 = NDArray[np.int32]
+_F32 = NDArray[np.float32]
+_Part = tuple[NDArray[np.uint8], NDArray[np.uint8] | None, NDArray[np.uint16], _F32 | None]
+
+def tiers() -> list[str]: ...
+def physical_cores() -> int: ...
+def read_bandwidth(threads: int, bytes: int) -> float: ...
+def linear_rate(threads: int, tier: str) -> float: ...
+
+class NativeModel:
+    def __init__(
+        self,
+        vocab: int,
+        hidden: int,
+        intermediate: int,
+        layers: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        norm_eps: float,
+        sliding_window: int,
+        tied_head: bool,
+        inverse_frequencies: _F32,
+        tier: str,
+        threads: int,
+        max_rows: int,
+    ) -> None: ...
+    def set_planes(self, slot: str, layer: int, parts: list[_Part], group: int) -> None: ...
+    def set_dense(
+        self,
+        slot: str,
+        layer: int,
+        parts: list[_F32] | list[NDArray[np.uint16]],
+        dtype: str,
+    ) -> None: ...
+    def set_vector(self, slot: str, layer: int, values: _F32) -> None: ...
+    def allocate_kv(self, pages: int, page_size: int, bf16: bool) -> None: ...
+    def forward(
+        self,
+        tokens: _I32,
+        row_starts: _I32,
+        first_positions: _I32,
+        page_tables: _I32,
+        weight_bits: int,
+        act_bits: int,
+        head_bits: int,
+        logit_rows: _I32,
+    ) -> _F32: ...
+    def forward_sample(
+        self,
+        tokens: _I32,
+        row_starts: _I32,
+        first_positions: _I32,
+        page_tables: _I32,
+        weight_bits: int,
+        act_bits: int,
+        head_bits: int,
+        logit_rows: _I32,
+        temperatures: _F32,
+        top_ks: _I32,
+        top_ps: _F32,
+        min_ps: _F32,
+        seeds: NDArray[np.uint64],
+        positions: _I32,
+    ) -> tuple[_I32, _F32]: ...
+    def draft(
+        self,
+        tokens: _I32,
+        first_positions: _I32,
+        page_tables: _I32,
+        weight_bits: int,
+        act_bits: int,
+        head_bits: int,
+        lengths: _I32,
+        temperatures: _F32,
+        top_ks: _I32,
+        top_ps: _F32,
+        min_ps: _F32,
+        seeds: NDArray[np.uint64],
+        positions: _I32,
+        min_confidence: float,
+    ) -> tuple[_I32, _I32]: ...
+    def read_kv(
+        self, layer: int, page: int
+    ) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]: ...
+    def bytes_read(self, weight_bits: int, act_bits: int, head_bits: int) -> int: ...
+    def memory_bytes(self) -> int: ...
+    @property
+    def has_lo(self) -> bool: ...
+    @property
+    def dense(self) -> bool: ...

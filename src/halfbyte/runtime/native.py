@@ -1,0 +1,252 @@
+"""The native CPU runtime: loads weights into the core and runs whole steps in one call each."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfbyte import _native
+from halfbyte.config import Level, ModelConfig
+from halfbyte.errors import ArgumentError, ModelError
+from halfbyte.formats.weights import Dense, Planes, Weights
+from halfbyte.runtime.machine import choose_threads, choose_tier
+from halfbyte.runtime.protocol import Batch, Drafted, Sampled, Sampling
+
+DEFAULT_NUM_TOKENS = 8192
+DEFAULT_PAGE_SIZE = 64
+DEFAULT_MAX_ROWS = 512
+
+
+class NativeRuntime:
+    """One model in panels on pinned threads, and its KV pages. Implements `runtime.protocol.Runtime`.
+
+    `num_tokens` is the size of the KV pool in tokens (rounded up to pages); untouched pages cost no memory.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        *,
+        threads: int | None = None,
+        tier: str | None = None,
+        num_tokens: int = DEFAULT_NUM_TOKENS,
+        page_size: int = DEFAULT_PAGE_SIZE,
+        kv_dtype: str = "f16",
+        max_rows: int = DEFAULT_MAX_ROWS,
+    ) -> None:
+        if kv_dtype not in ("f16", "bf16"):
+            raise ArgumentError(
+                "kv_dtype", got=repr(kv_dtype), expected="f16 or bf16", fix="choose one"
+            )
+        if page_size not in (16, 32, 64, 128, 256):
+            raise ArgumentError(
+                "page_size", got=page_size, expected="16, 32, 64, 128 or 256", fix="choose one"
+            )
+        config = weights.config
+        self._config = config
+        self._page_size = page_size
+        self._num_pages = -(-num_tokens // page_size)
+        self._max_rows = max_rows
+        self._head_bits = dict(weights.head_bits)
+        self.threads = choose_threads(threads)
+        self.tier = choose_tier(tier)
+        _check_runnable(config)
+        self._model = _native.NativeModel(
+            vocab=config.vocab_size,
+            hidden=config.hidden_size,
+            intermediate=config.intermediate_size,
+            layers=config.num_layers,
+            heads=config.num_heads,
+            kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            norm_eps=config.norm_eps,
+            sliding_window=config.sliding_window or 0,
+            tied_head=config.tied_head,
+            inverse_frequencies=config.rope.inverse_frequencies(config.head_dim),
+            tier=self.tier,
+            threads=self.threads,
+            max_rows=max_rows,
+        )
+        _load(self._model, weights)
+        self._model.allocate_kv(self._num_pages, page_size, kv_dtype == "bf16")
+
+    @property
+    def config(self) -> ModelConfig:
+        """Shape of the model."""
+        return self._config
+
+    @property
+    def page_size(self) -> int:
+        """Positions a KV page holds."""
+        return self._page_size
+
+    @property
+    def num_pages(self) -> int:
+        """Pages in the pool."""
+        return self._num_pages
+
+    @property
+    def max_rows(self) -> int:
+        """Most rows of one forward."""
+        return self._max_rows
+
+    def supports(self, level: Level) -> bool:
+        """Whether the weights loaded have what `level` reads."""
+        if self._model.dense:
+            return level.weight_bits == 32
+        return level.weight_bits == 4 or (level.weight_bits == 8 and self._model.has_lo)
+
+    def forward(
+        self, batch: Batch, level: Level, logit_rows: NDArray[np.int32]
+    ) -> NDArray[np.float32]:
+        """Run M rows, write their KV, return logits [R, V] of the rows named."""
+        return self._model.forward(
+            batch.tokens,
+            batch.row_starts,
+            batch.first_positions,
+            batch.page_tables,
+            *self._bits(level),
+            logit_rows,
+        )
+
+    def forward_sample(
+        self, batch: Batch, level: Level, logit_rows: NDArray[np.int32], sampling: Sampling
+    ) -> Sampled:
+        """Forward, then sample every named row, in one native call."""
+        tokens, logprobs = self._model.forward_sample(
+            batch.tokens,
+            batch.row_starts,
+            batch.first_positions,
+            batch.page_tables,
+            *self._bits(level),
+            logit_rows,
+            sampling.temperatures,
+            sampling.top_ks,
+            sampling.top_ps,
+            sampling.min_ps,
+            sampling.seeds,
+            sampling.positions,
+        )
+        return Sampled(tokens, logprobs)
+
+    def draft(
+        self,
+        batch: Batch,
+        level: Level,
+        lengths: NDArray[np.int32],
+        sampling: Sampling,
+        min_confidence: float,
+    ) -> Drafted:
+        """A whole drafting run in one native call."""
+        tokens, counts = self._model.draft(
+            batch.tokens,
+            batch.first_positions,
+            batch.page_tables,
+            *self._bits(level),
+            lengths,
+            sampling.temperatures,
+            sampling.top_ks,
+            sampling.top_ps,
+            sampling.min_ps,
+            sampling.seeds,
+            sampling.positions,
+            min_confidence,
+        )
+        return Drafted(tokens, counts)
+
+    def read_kv(self, layer: int, page: int) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+        """Raw bits of one page: K [Hkv, D, S], V [Hkv, S, D]."""
+        return self._model.read_kv(layer, page)
+
+    def weight_bytes(self, level: Level) -> int:
+        """Bytes of weights one forward reads."""
+        return self._model.bytes_read(*self._bits(level))
+
+    def memory_bytes(self) -> int:
+        """Bytes of all weights in memory."""
+        return self._model.memory_bytes()
+
+    def _bits(self, level: Level) -> tuple[int, int, int]:
+        head = level.head_bits or self._head_bits.get(level.weight_bits, level.weight_bits)
+        return level.weight_bits, level.act_bits, head
+
+
+def _check_runnable(config: ModelConfig) -> None:
+    for name in ("hidden_size", "intermediate_size"):
+        if getattr(config, name) % 16:
+            raise ModelError(
+                name,
+                got=getattr(config, name),
+                expected="a multiple of 16",
+                fix="the native runtime cannot run this model",
+            )
+    if config.num_heads // config.num_kv_heads > 64:
+        raise ModelError(
+            "num_heads",
+            got=f"{config.num_heads} over {config.num_kv_heads} KV heads",
+            expected="at most 64 heads per KV head",
+            fix="the native runtime cannot run this model",
+        )
+
+
+def _load(model: _native.NativeModel, weights: Weights) -> None:
+    config = weights.config
+    _load_matrix(model, weights, "embed", 0, ["embed"])
+    if not config.tied_head:
+        _load_matrix(model, weights, "head", 0, ["head"])
+    model.set_vector("final_norm", 0, _f32(weights.vector("norm.final")))
+    for i in range(config.num_layers):
+        at = f"layers.{i}"
+        _load_matrix(model, weights, "qkv", i, [f"{at}.attn.{p}" for p in "qkv"])
+        _load_matrix(model, weights, "o", i, [f"{at}.attn.o"])
+        _load_matrix(model, weights, "gate_up", i, [f"{at}.mlp.gate", f"{at}.mlp.up"])
+        _load_matrix(model, weights, "down", i, [f"{at}.mlp.down"])
+        model.set_vector("attn_norm", i, _f32(weights.vector(f"{at}.norm.attn")))
+        model.set_vector("mlp_norm", i, _f32(weights.vector(f"{at}.norm.mlp")))
+        if config.qkv_bias:
+            bias = np.concatenate([_f32(weights.vector(f"{at}.attn.{p}.bias")) for p in "qkv"])
+            model.set_vector("qkv_bias", i, bias)
+        if config.qk_norm:
+            model.set_vector("q_norm", i, _f32(weights.vector(f"{at}.attn.q_norm")))
+            model.set_vector("k_norm", i, _f32(weights.vector(f"{at}.attn.k_norm")))
+
+
+def _load_matrix(
+    model: _native.NativeModel, weights: Weights, slot: str, layer: int, names: list[str]
+) -> None:
+    """One matrix of the core from the named parts, stacked by rows."""
+    parts = [weights.matrix(name) for name in names]
+    planes = [p for p in parts if isinstance(p, Planes)]
+    if len(planes) == len(parts):
+        model.set_planes(
+            slot,
+            layer,
+            [
+                (
+                    np.ascontiguousarray(p.hi),
+                    None if p.lo is None else np.ascontiguousarray(p.lo),
+                    np.ascontiguousarray(p.scale).view(np.uint16),
+                    None if p.offset is None else np.ascontiguousarray(p.offset),
+                )
+                for p in planes
+            ],
+            planes[0].group_size,
+        )
+        return
+    dense = [p for p in parts if isinstance(p, Dense)]
+    if len(dense) != len(parts) or len({p.dtype for p in dense}) != 1:
+        dense = [Dense(_widen(p), "f32") for p in dense]
+    values = [np.ascontiguousarray(p.values) for p in dense]
+    if dense[0].dtype == "f16":
+        values = [v.view(np.uint16) for v in values]
+    model.set_dense(slot, layer, values, dense[0].dtype)
+
+
+def _widen(part: Dense) -> NDArray[np.float32]:
+    if part.dtype == "bf16":
+        return (part.values.astype(np.uint32) << 16).view(np.float32)
+    return part.values.astype(np.float32)
+
+
+def _f32(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.ascontiguousarray(values, dtype=np.float32)
