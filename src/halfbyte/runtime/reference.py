@@ -1,0 +1,264 @@
+"""The numpy runtime: docs/numerics.md as a program. Clear rather than fast; the native oracle."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfbyte.config import Level, ModelConfig
+from halfbyte.errors import ArgumentError
+from halfbyte.formats.weights import Dense, Weights
+from halfbyte.runtime.protocol import Batch, Drafted, Sampled, Sampling
+from halfbyte.runtime.reference_ops import (
+    F32,
+    attend,
+    narrow,
+    rms_norm,
+    rope,
+    rope_angles,
+    silu_mul,
+    widen,
+)
+from halfbyte.runtime.reference_sampling import sample_rows
+from halfbyte.runtime.reference_weights import Layer, load_model
+
+
+class ReferenceRuntime:
+    """One model and one pool of KV pages in numpy. Implements `protocol.Runtime`."""
+
+    def __init__(
+        self,
+        weights: Weights,
+        *,
+        num_tokens: int,
+        page_size: int = 64,
+        kv_dtype: str = "f16",
+        max_rows: int = 512,
+    ) -> None:
+        if kv_dtype not in ("f16", "bf16"):
+            raise ArgumentError(
+                "kv_dtype", got=repr(kv_dtype), expected="f16 or bf16", fix="use f16"
+            )
+        for name, value in (("num_tokens", num_tokens), ("max_rows", max_rows)):
+            if value < 1:
+                raise ArgumentError(name, got=value, expected="at least 1", fix=f"raise {name}")
+        if page_size < 16 or page_size % 16:
+            raise ArgumentError(
+                "page_size", got=page_size, expected="a multiple of 16", fix="use 64"
+            )
+        self._config: Final = weights.config
+        self._model: Final = load_model(weights)
+        self._page_size: Final = page_size
+        self._num_pages: Final = -(-num_tokens // page_size)
+        self._max_rows: Final = max_rows
+        self._kv_dtype: Final = kv_dtype
+        self._frequencies: Final = self._config.rope.inverse_frequencies(self._config.head_dim)
+        c = self._config
+        pool = (c.num_layers, self._num_pages, c.num_kv_heads)
+        self._keys: Final = np.zeros((*pool, c.head_dim, page_size), dtype=np.uint16)
+        self._values: Final = np.zeros((*pool, page_size, c.head_dim), dtype=np.uint16)
+
+    @property
+    def config(self) -> ModelConfig:
+        """Shape of the model."""
+        return self._config
+
+    @property
+    def page_size(self) -> int:
+        """Positions a KV page holds."""
+        return self._page_size
+
+    @property
+    def num_pages(self) -> int:
+        """Pages in the pool."""
+        return self._num_pages
+
+    @property
+    def max_rows(self) -> int:
+        """Most rows of one forward."""
+        return self._max_rows
+
+    def supports(self, level: Level) -> bool:
+        """Dense weights run at `f32` only, planes at the others; w8 levels need a `lo` plane."""
+        stored = [m.stored for m in self._model.matrices]
+        if level.weight_bits == 32:
+            return all(isinstance(s, Dense) for s in stored)
+        planes = [s for s in stored if not isinstance(s, Dense)]
+        return len(planes) == len(stored) and (
+            level.weight_bits == 4 or any(p.lo is not None for p in planes)
+        )
+
+    def forward(self, batch: Batch, level: Level, logit_rows: NDArray[np.int32]) -> F32:
+        """Run M rows, write their KV, return logits [R, V] of the rows named."""
+        self._check(batch, level)
+        model, eps = self._model, self._config.norm_eps
+        counts = np.diff(batch.row_starts)
+        within = np.arange(len(batch.tokens)) - np.repeat(batch.row_starts[:-1], counts)
+        positions = (np.repeat(batch.first_positions, counts) + within).astype(np.int32)
+        angles = rope_angles(positions, self._frequencies)
+        x = model.embed.rows(batch.tokens)
+        for i, layer in enumerate(model.layers):
+            normed = rms_norm(x, layer.attn_norm, eps)
+            mixed = self._attention(i, layer, normed, batch, positions, angles, level)
+            x = x + layer.o.linear(mixed, level.weight_bits, level.act_bits)
+            normed = rms_norm(x, layer.mlp_norm, eps)
+            gate = layer.gate.linear(normed, level.weight_bits, level.act_bits)
+            up = layer.up.linear(normed, level.weight_bits, level.act_bits)
+            x = x + layer.down.linear(silu_mul(gate, up), level.weight_bits, level.act_bits)
+        final = rms_norm(x[logit_rows], model.final_norm, eps)
+        return model.head.linear(final, model.head_bits_of(level), level.act_bits)
+
+    def forward_sample(
+        self, batch: Batch, level: Level, logit_rows: NDArray[np.int32], sampling: Sampling
+    ) -> Sampled:
+        """`forward`, then `reference_sampling.sample_rows`."""
+        return sample_rows(self.forward(batch, level, logit_rows), sampling)
+
+    def draft(
+        self,
+        batch: Batch,
+        level: Level,
+        lengths: NDArray[np.int32],
+        sampling: Sampling,
+        min_confidence: float,
+    ) -> Drafted:
+        """One `forward_sample` a step over the sequences still drafting; see the protocol.
+
+        The probability compared with `min_confidence` is that of the raw logits, exp(logprob).
+        """
+        tokens = np.full((len(lengths), int(lengths.max(initial=0))), -1, dtype=np.int32)
+        counts = np.zeros(len(lengths), dtype=np.int32)
+        pending = batch.tokens.copy()
+        going = np.flatnonzero(lengths > 0)
+        for step in range(tokens.shape[1]):
+            if not len(going):
+                break
+            rows = Batch(
+                tokens=pending[going],
+                row_starts=np.arange(len(going) + 1, dtype=np.int32),
+                first_positions=batch.first_positions[going] + np.int32(step),
+                page_tables=batch.page_tables[going],
+            )
+            drawn = self.forward_sample(
+                rows, level, np.arange(len(going), dtype=np.int32), _rows_of(sampling, going, step)
+            )
+            sure = np.exp(drawn.logprobs) >= min_confidence
+            going = going[sure]
+            tokens[going, step] = pending[going] = drawn.tokens[sure]
+            counts[going] = step + 1
+            going = going[lengths[going] > step + 1]
+        return Drafted(tokens, counts)
+
+    def read_kv(self, layer: int, page: int) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+        """Raw bits of one page: K [Hkv, D, S], V [Hkv, S, D]."""
+        return self._keys[layer, page].copy(), self._values[layer, page].copy()
+
+    def weight_bytes(self, level: Level) -> int:
+        """Bytes of stored matrices that one forward at `level` reads."""
+        model = self._model
+        stacked = sum(
+            m.read_bytes(level.weight_bits) for layer in model.layers for m in layer.matrices
+        )
+        return stacked + model.head.read_bytes(model.head_bits_of(level))
+
+    def memory_bytes(self) -> int:
+        """Bytes of all stored matrices."""
+        return sum(m.read_bytes(8) for m in self._model.matrices)
+
+    def _attention(
+        self,
+        index: int,
+        layer: Layer,
+        normed: F32,  # [M, hidden]
+        batch: Batch,
+        positions: NDArray[np.int32],  # [M]
+        angles: tuple[F32, F32],
+        level: Level,
+    ) -> F32:
+        """Project, rotate, write K and V of all rows, then attend row by row: [M, H * D]."""
+        c, rows = self._config, len(normed)
+        q, k, v = (
+            m.linear(normed, level.weight_bits, level.act_bits) for m in (layer.q, layer.k, layer.v)
+        )
+        if layer.biases is not None:
+            q, k, v = q + layer.biases[0], k + layer.biases[1], v + layer.biases[2]
+        q = q.reshape(rows, c.num_heads, c.head_dim)
+        k = k.reshape(rows, c.num_kv_heads, c.head_dim)
+        v = v.reshape(rows, c.num_kv_heads, c.head_dim)
+        if layer.qk_norms is not None:
+            q, k = (
+                rms_norm(q, layer.qk_norms[0], c.norm_eps),
+                rms_norm(k, layer.qk_norms[1], c.norm_eps),
+            )
+        q = rope(q, *angles) * np.float32(c.head_dim**-0.5)
+        k = rope(k, *angles)
+        sequences = np.repeat(np.arange(len(batch.first_positions)), np.diff(batch.row_starts))
+        pages = batch.page_tables[sequences, positions // self._page_size]
+        slots = positions % self._page_size
+        self._keys[index, pages, :, :, slots] = narrow(k, self._kv_dtype)
+        self._values[index, pages, :, slots, :] = narrow(v, self._kv_dtype)
+        out = np.empty((rows, c.num_heads * c.head_dim), dtype=np.float32)
+        for b, (start, stop) in enumerate(
+            zip(batch.row_starts[:-1], batch.row_starts[1:], strict=True)
+        ):
+            if start == stop:
+                continue
+            keys, values = self._gather(index, batch.page_tables[b], int(positions[stop - 1]) + 1)
+            for m in range(start, stop):
+                last = int(positions[m])
+                first = max(0, last - c.sliding_window + 1) if c.sliding_window else 0
+                grouped = q[m].reshape(c.num_kv_heads, -1, c.head_dim)
+                out[m] = attend(grouped, keys, values, first, last).reshape(-1)
+        return out
+
+    def _gather(self, layer: int, table: NDArray[np.int32], length: int) -> tuple[F32, F32]:
+        """K [Hkv, D, length] and V [Hkv, length, D] of a sequence's positions 0 .. length - 1."""
+        pages = table[: -(-length // self._page_size)]
+        c = self._config
+        keys = (
+            self._keys[layer, pages].transpose(1, 2, 0, 3).reshape(c.num_kv_heads, c.head_dim, -1)
+        )
+        values = (
+            self._values[layer, pages].transpose(1, 0, 2, 3).reshape(c.num_kv_heads, -1, c.head_dim)
+        )
+        return (
+            widen(np.ascontiguousarray(keys[:, :, :length]), self._kv_dtype),
+            widen(np.ascontiguousarray(values[:, :length]), self._kv_dtype),
+        )
+
+    def _check(self, batch: Batch, level: Level) -> None:
+        if not self.supports(level):
+            raise ArgumentError(
+                "level",
+                got=str(level),
+                expected="one these weights have",
+                fix="pick another level or checkpoint",
+            )
+        rows, tokens = len(batch.tokens), batch.tokens
+        if not 0 < rows <= self._max_rows:
+            raise ArgumentError(
+                "rows of a forward",
+                got=rows,
+                expected=f"1 to {self._max_rows}",
+                fix="cut into chunks",
+            )
+        if tokens.min() < 0 or tokens.max() >= self._config.vocab_size:
+            raise ArgumentError(
+                "token id",
+                got=f"{tokens.min()} to {tokens.max()}",
+                expected=f"0 to {self._config.vocab_size - 1}",
+                fix="use this model's tokenizer",
+            )
+
+
+def _rows_of(sampling: Sampling, rows: NDArray[np.intp], step: int) -> Sampling:
+    return Sampling(
+        temperatures=sampling.temperatures[rows],
+        top_ks=sampling.top_ks[rows],
+        top_ps=sampling.top_ps[rows],
+        min_ps=sampling.min_ps[rows],
+        seeds=sampling.seeds[rows],
+        positions=sampling.positions[rows] + np.int32(step),
+    )

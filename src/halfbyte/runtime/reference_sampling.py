@@ -1,0 +1,93 @@
+"""Sampling as docs/numerics.md defines it, in numpy: logits and noise to tokens and logprobs.
+
+Everything past the float32 logits is float64. V is the vocabulary.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfbyte.runtime.protocol import Sampled, Sampling
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+U64 = NDArray[np.uint64]
+
+
+def mix(z: U64) -> U64:
+    """SplitMix64's step and output function, elementwise mod 2^64."""
+    with np.errstate(over="ignore"):
+        z = z + np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+
+def gumbel_noise(seed: int, position: int, ids: NDArray[np.int64]) -> F64:
+    """The noise of token ids at a position: a pure function of (seed, position, id). [len(ids)]."""
+    with np.errstate(over="ignore"):
+        of_seed = mix(np.array([seed], dtype=np.uint64))
+        of_position = mix(of_seed + np.uint64(position))
+        h = mix(of_position + ids.astype(np.uint64))
+    r = ((h >> np.uint64(32)).astype(np.float64) + 0.5) / 2.0**32
+    noise: F64 = -np.log(-np.log(r))
+    return noise
+
+
+def kept_ids(scaled: F64, top_k: int, top_p: float, min_p: float) -> NDArray[np.int64]:
+    """Ids that survive top-k, then top-p, then min-p, best first (ties: lower id first).
+
+    `scaled` [V] is logit / temperature. At least one id is always kept.
+    """
+    ids = np.argsort(-scaled, kind="stable")
+    if 0 < top_k < len(ids):
+        ids = ids[:top_k]
+    if top_p < 1:
+        masses = np.cumsum(np.exp(scaled[ids] - scaled[ids[0]]))
+        needed = np.searchsorted(masses, top_p * masses[-1], side="left")
+        ids = ids[: int(needed) + 1]
+    if min_p > 0:
+        ids = ids[scaled[ids] >= scaled[ids[0]] + np.log(min_p)]
+    return ids
+
+
+def sample_token(
+    logits: F32,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    seed: int,
+    position: int,
+) -> int:
+    """The token that `logits` [V] give at a position; temperature 0 is greedy."""
+    if temperature == 0:
+        return int(np.argmax(logits))
+    scaled = logits.astype(np.float64) / temperature
+    ids = np.sort(kept_ids(scaled, top_k, top_p, min_p))
+    return int(ids[np.argmax(scaled[ids] + gumbel_noise(seed, position, ids))])
+
+
+def token_logprob(logits: F32, token: int) -> np.float32:
+    """log-softmax of `logits` [V] at a token."""
+    shifted = (logits - logits.max()).astype(np.float64)
+    return np.float32(shifted[token] - np.log(np.exp(shifted).sum()))
+
+
+def sample_rows(logits: F32, sampling: Sampling) -> Sampled:
+    """One token for each row of `logits` [R, V]."""
+    tokens = np.empty(len(logits), dtype=np.int32)
+    logprobs = np.empty(len(logits), dtype=np.float32)
+    for r, row in enumerate(logits):
+        tokens[r] = sample_token(
+            row,
+            temperature=float(sampling.temperatures[r]),
+            top_k=int(sampling.top_ks[r]),
+            top_p=float(sampling.top_ps[r]),
+            min_p=float(sampling.min_ps[r]),
+            seed=int(sampling.seeds[r]),
+            position=int(sampling.positions[r]),
+        )
+        logprobs[r] = token_logprob(row, int(tokens[r]))
+    return Sampled(tokens, logprobs)

@@ -1,0 +1,188 @@
+"""Random models small enough for milliseconds a forward: every family, group size, weight kind.
+
+Layers are scaled so that attention and MLP matter and logits spread by a few units: greedy text
+does not collapse into one token, and a 4-bit draft agrees with its 8-bit target often, not always.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, field, replace
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfbyte.config import ModelConfig, RopeConfig
+from halfbyte.formats.planes import pack, split
+from halfbyte.formats.weights import Dense, Planes
+
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class TinyWeights:
+    """`Weights` held in dictionaries."""
+
+    config: ModelConfig
+    matrices: dict[str, Planes | Dense]
+    vectors: dict[str, F32]
+    head_bits: dict[int, int] = field(default_factory=lambda: {4: 4, 8: 8})
+
+    def matrix(self, name: str) -> Planes | Dense:
+        return self.matrices[name]
+
+    def vector(self, name: str) -> F32:
+        return self.vectors[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How the matrices of a tiny model are stored."""
+
+    group_size: int = 32
+    planes: int = 8  # 8: hi and lo, 4: hi only
+    offsets: bool = False
+    dense: str = ""  # f32 | f16 | bf16: no planes at all
+
+
+def _config(family: str, **changes: object) -> ModelConfig:
+    base = ModelConfig(
+        family=family,
+        vocab_size=131,  # not a multiple of any tile
+        hidden_size=64,
+        intermediate_size=128,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=16,
+        max_context=4096,
+        norm_eps=1e-5,
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+_LLAMA3 = RopeConfig(
+    base=10_000.0,
+    kind="llama3",
+    factor=8.0,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    original_context=64,  # short, so that tiny prompts reach all three bands
+)
+
+CONFIGS = {
+    "llama": _config("llama", rope=_LLAMA3),
+    "mistral": _config("mistral", sliding_window=24, num_kv_heads=1, head_dim=32),
+    "qwen2": _config("qwen2", qkv_bias=True, tied_head=True, norm_eps=1e-6),
+    "qwen3": _config("qwen3", qk_norm=True, head_dim=48, num_kv_heads=4, rope=RopeConfig(base=1e6)),
+    "wide": _config(
+        "llama", hidden_size=128, intermediate_size=384, head_dim=64, num_heads=6, num_kv_heads=2
+    ),
+}
+
+# name -> (config, storage): what the parametrised tests run over.
+MODELS = {
+    "llama": ("llama", Kind()),
+    "llama-4-planes": ("llama", Kind(planes=4)),
+    "mistral-window": ("mistral", Kind(group_size=64)),
+    "qwen2-bias-tied-offsets": ("qwen2", Kind(offsets=True)),
+    "qwen3-qk-norm": ("qwen3", Kind(group_size=64)),
+    "wide-g128": ("wide", Kind(group_size=128)),
+}
+DENSE_MODELS = {
+    "llama-f32": ("llama", Kind(dense="f32")),
+    "mistral-f16": ("mistral", Kind(dense="f16")),
+    "qwen2-bf16": ("qwen2", Kind(dense="bf16")),
+    "qwen3-f32": ("qwen3", Kind(dense="f32")),
+}
+
+
+@cache
+def tiny(name: str, seed: int = 0) -> TinyWeights:
+    """One of MODELS or DENSE_MODELS by name; the same object every time."""
+    config, kind = (MODELS | DENSE_MODELS)[name]
+    return make(CONFIGS[config], kind, seed)
+
+
+def make(config: ModelConfig, kind: Kind, seed: int = 0) -> TinyWeights:
+    """Weights of a random model of any config."""
+    matrices: dict[str, Planes | Dense] = {}
+    for name, (outputs, inputs, size) in _shapes(config).items():
+        rng = _rng(seed, name)
+        values = rng.standard_normal((outputs, inputs)).astype(np.float32)
+        values *= np.float32(size / np.sqrt(inputs))
+        matrices[name] = dense(values, kind.dense) if kind.dense else planes_of(values, kind, rng)
+    return TinyWeights(config, matrices, _vectors(config, seed))
+
+
+def dense(values: F32, dtype: str) -> Dense:
+    """`values` as a dense matrix of the dtype (bf16 by truncation)."""
+    if dtype == "f32":
+        return Dense(values, "f32")
+    if dtype == "f16":
+        return Dense(values.astype(np.float16), "f16")
+    return Dense((values.view(np.uint32) >> 16).astype(np.uint16), "bf16")
+
+
+def planes_of(values: F32, kind: Kind, rng: np.random.Generator) -> Planes:
+    """Plain round to nearest; an offset, where asked for, is random and left out of the codes."""
+    outputs, inputs = values.shape
+    grouped = values.reshape(outputs, inputs // kind.group_size, kind.group_size)
+    offset = None
+    if kind.offsets:
+        offset = (0.2 * grouped.std() * rng.standard_normal(grouped.shape[:2])).astype(np.float32)
+        grouped = grouped - offset[:, :, None]
+    scale = (np.abs(grouped).max(axis=2) / 7.4).astype(np.float16)
+    unit = scale.astype(np.float32)[:, :, None] / 16
+    codes = np.clip(np.rint(grouped / unit), -136, 119).astype(np.int16)
+    hi, lo = split(codes.reshape(outputs, inputs))
+    packed_lo = pack(lo) if kind.planes == 8 else None
+    return Planes(pack(hi), packed_lo, scale, offset, kind.group_size)
+
+
+def _shapes(c: ModelConfig) -> dict[str, tuple[int, int, float]]:
+    """Matrix name -> outputs, inputs and the size of an output for inputs of size 1."""
+    heads, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+    shapes = {"embed": (c.vocab_size, c.hidden_size, 3.0 if c.tied_head else 8.0)}
+    for i in range(c.num_layers):
+        for name, outputs, inputs, size in (
+            ("attn.q", heads, c.hidden_size, 2.0),
+            ("attn.k", kv, c.hidden_size, 2.0),
+            ("attn.v", kv, c.hidden_size, 1.0),
+            ("attn.o", c.hidden_size, heads, 2.0),
+            ("mlp.gate", c.intermediate_size, c.hidden_size, 1.0),
+            ("mlp.up", c.intermediate_size, c.hidden_size, 1.0),
+            ("mlp.down", c.hidden_size, c.intermediate_size, 2.0),
+        ):
+            shapes[f"layers.{i}.{name}"] = (outputs, inputs, size)
+    if not c.tied_head:
+        shapes["head"] = (c.vocab_size, c.hidden_size, 3.0)
+    return shapes
+
+
+def _vectors(c: ModelConfig, seed: int) -> dict[str, F32]:
+    sizes = {"norm.final": c.hidden_size}
+    for i in range(c.num_layers):
+        sizes |= {f"layers.{i}.norm.attn": c.hidden_size, f"layers.{i}.norm.mlp": c.hidden_size}
+        if c.qk_norm:
+            sizes |= {f"layers.{i}.attn.{x}_norm": c.head_dim for x in "qk"}
+    vectors = {
+        name: (1 + 0.2 * _rng(seed, name).standard_normal(size)).astype(np.float32)
+        for name, size in sizes.items()
+    }
+    if c.tied_head:
+        # Without this a token's own row scores highest, and greedy text repeats itself.
+        vectors["norm.final"] *= _rng(seed, "signs").choice([-1.0, 1.0], c.hidden_size)
+    if c.qkv_bias:
+        for i in range(c.num_layers):
+            for x in "qkv":
+                name = f"layers.{i}.attn.{x}.bias"
+                size = (c.num_heads if x == "q" else c.num_kv_heads) * c.head_dim
+                vectors[name] = _rng(seed, name).standard_normal(size).astype(np.float32)
+    return vectors
+
+
+def _rng(seed: int, name: str) -> np.random.Generator:
+    """A generator of its own for each tensor, so that a new tensor changes no other."""
+    return np.random.default_rng([seed, zlib.crc32(name.encode())])
