@@ -1,0 +1,104 @@
+"""GGUF quantization blocks -> float32, and -> exactly equal planes where the grids agree."""
+
+from __future__ import annotations
+
+import numpy as np
+from gguf import GGMLQuantizationType, quants
+from numpy.typing import NDArray
+
+from halfbyte.formats.planes import MAX_CODE, MIN_CODE, pack, split
+from halfbyte.formats.weights import Planes
+from halfbyte.importers.gguf_header import TENSOR_TYPES
+
+EXACT_TYPES = ("Q4_0", "Q4_1", "Q8_0")
+EXACT_GROUP = 32  # the block size of those types
+
+
+def row_bytes(type_name: str, inputs: int) -> int:
+    _, block, block_bytes = next(row for row in TENSOR_TYPES.values() if row[0] == type_name)
+    return inputs // block * block_bytes
+
+
+def to_f32(raw: NDArray[np.uint8], type_name: str) -> NDArray[np.float32]:
+    """[n, row_bytes] -> [n, K]."""
+    values: NDArray[np.float32] = quants.dequantize(raw, GGMLQuantizationType[type_name])
+    return values
+
+
+def to_planes(raw: NDArray[np.uint8], type_name: str) -> Planes | None:
+    """[N, row_bytes] -> planes with the same values, or None where a block does not fit.
+
+    Scale times code is exact in float32, so one rounding (adding the offset) remains on either side, of the same sum.
+    """
+    if type_name == "Q4_0":
+        return _from_q4_0(raw)
+    if type_name == "Q4_1":
+        return _from_q4_1(raw)
+    if type_name == "Q8_0":
+        return _from_q8_0(raw)
+    return None
+
+
+def _from_q4_0(raw: NDArray[np.uint8]) -> Planes | None:
+    """w = d * (q - 8)."""
+    blocks = raw.reshape(raw.shape[0], -1, 18)
+    scale = _f16(blocks[:, :, 0:2])
+    if not np.isfinite(scale).all():
+        return None
+    return Planes(_repack_nibbles(blocks[:, :, 2:]), None, scale, None, EXACT_GROUP)
+
+
+def _from_q4_1(raw: NDArray[np.uint8]) -> Planes | None:
+    """w = d * q + m = d * (q - 8) + (m + 8 d); the last term must be exact in float32."""
+    blocks = raw.reshape(raw.shape[0], -1, 20)
+    scale, minimum = _f16(blocks[:, :, 0:2]), _f16(blocks[:, :, 2:4])
+    with np.errstate(over="ignore", invalid="ignore"):
+        exact = minimum.astype(np.float64) + 8 * scale.astype(np.float64)
+        offset = exact.astype(np.float32)
+    # -0 as the minimum of a negative scale is the one case where the sign of a zero would differ
+    odd_zero = (minimum == 0) & np.signbit(minimum) & np.signbit(scale)
+    if (
+        not np.isfinite(offset).all()
+        or (offset.astype(np.float64) != exact).any()
+        or odd_zero.any()
+    ):
+        return None
+    return Planes(_repack_nibbles(blocks[:, :, 4:]), None, scale, offset, EXACT_GROUP)
+
+
+def _from_q8_0(raw: NDArray[np.uint8]) -> Planes | None:
+    """w = d * q = 16 d * (code / 16). Codes end at 119 and -136, so a block with larger q has its signs flipped, and
+    one that has both large q and large -q is shifted: w = 16 d * ((q - 8) / 16) + 8 d.
+    """
+    rows = raw.shape[0]
+    blocks = raw.reshape(rows, -1, 34)
+    scale = _f16(blocks[:, :, 0:2]).astype(np.float32) * 16
+    codes = blocks[:, :, 2:].view(np.int8).astype(np.int16)  # [N, K/32, 32]
+    if not (np.abs(scale) <= 65504).all():
+        return None
+    top, bottom = codes.max(axis=2), codes.min(axis=2)
+    fits = top <= MAX_CODE
+    flipped = ~fits & (bottom >= -MAX_CODE)
+    shifted = ~fits & ~flipped
+    codes[flipped] *= -1
+    scale[flipped] *= -1
+    codes[shifted] -= 8
+    offset = np.where(shifted, scale * np.float32(0.5), np.float32(0)) if shifted.any() else None
+    assert codes.min(initial=0) >= MIN_CODE
+    hi, lo = split(codes.reshape(rows, -1))
+    return Planes(pack(hi), pack(lo), scale.astype(np.float16), offset, EXACT_GROUP)
+
+
+def _repack_nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """[N, blocks, 16] -> [N, K/2].
+
+    GGUF: byte j of a block holds inputs j (low) and j + 16 (high); ours: byte j of a row holds inputs 2j and 2j + 1.
+    """
+    nibbles = np.concatenate([packed & 15, packed >> 4], axis=2)  # [N, blocks, 32]
+    joined: NDArray[np.uint8] = nibbles[:, :, 0::2] | (nibbles[:, :, 1::2] << np.uint8(4))
+    return joined.reshape(packed.shape[0], -1)
+
+
+def _f16(raw: NDArray[np.uint8]) -> NDArray[np.float16]:
+    """[N, blocks, 2] bytes -> [N, blocks]."""
+    return np.ascontiguousarray(raw).view(np.dtype("<f2"))[:, :, 0]

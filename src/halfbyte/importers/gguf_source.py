@@ -1,0 +1,183 @@
+"""A GGUF file as a `Source`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfbyte.config import ModelConfig
+from halfbyte.errors import SourceError
+from halfbyte.formats.names import expected_tensors
+from halfbyte.formats.weights import Dense, Planes
+from halfbyte.importers.families import gguf_name, half_split_rows
+from halfbyte.importers.gguf_blocks import row_bytes, to_f32, to_planes
+from halfbyte.importers.gguf_config import read_config
+from halfbyte.importers.gguf_header import GgufHeader, GgufTensor, parse_header
+from halfbyte.importers.source import HEAD_BITS, TokenizerFiles, check_finite
+from halfbyte.importers.tokenizer_gguf import read_tokenizer
+
+_IGNORED = ("rope_freqs.weight",)  # read into the config
+_DENSE = {
+    "F32": ("f32", np.dtype("<f4")),
+    "F16": ("f16", np.dtype("<f2")),
+    "BF16": ("bf16", np.dtype("<u2")),
+}
+
+
+class GgufSource:
+    """Checked on opening: header, architecture, names, shapes and types. Raises SourceError or ModelError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            if path.stat().st_size == 0:
+                raise _fault(path, "an empty file", "a GGUF file")
+            self._data: NDArray[np.uint8] = np.memmap(path, dtype=np.uint8, mode="r")
+        except OSError as error:
+            raise _fault(path, error.strerror, "a readable file") from error
+        self._header = parse_header(path, self._data)
+        self._tokenizer = read_tokenizer(self._header.metadata)
+        info = self._tokenizer.info
+        self._config = read_config(
+            self._header,
+            frequency_factors=self._frequency_factors(),
+            bos_id=info.get("bos"),
+            eos_ids=tuple(info.get("eos_ids", ())),
+        )
+        _check_tensors(path, self._header, self._config)
+
+    @property
+    def config(self) -> ModelConfig:
+        return self._config
+
+    @property
+    def head_bits(self) -> dict[int, int]:
+        return dict(HEAD_BITS)
+
+    @property
+    def tokenizer_json(self) -> str | None:
+        return self._tokenizer.json
+
+    @property
+    def chat_template(self) -> str | None:
+        return self._tokenizer.chat_template
+
+    @property
+    def tokenizer_info(self) -> dict[str, Any]:
+        return self._tokenizer.info
+
+    @property
+    def description(self) -> dict[str, Any]:
+        metadata = self._header.metadata
+        types = Counter(
+            tensor.type_name for tensor in self._header.tensors.values() if len(tensor.shape) == 2
+        )
+        return {
+            "kind": "gguf",
+            "name": self.path.name,
+            "architecture": metadata["general.architecture"],
+            "model": str(metadata.get("general.name", ""))[:200],
+            "license": str(metadata.get("general.license", ""))[:200],
+            "types": dict(types.most_common()),
+        }
+
+    def type_of(self, name: str) -> str:
+        return self._tensor(name).type_name
+
+    def rows(self, name: str, begin: int, end: int) -> NDArray[np.float32]:
+        return to_f32(self._raw_rows(name, begin, end), self.type_of(name))
+
+    def matrix(self, name: str) -> Dense:
+        tensor = self._tensor(name)
+        rows, inputs = tensor.shape
+        if tensor.type_name in _DENSE:
+            kind, dtype = _DENSE[tensor.type_name]
+            return Dense(self._raw_rows(name, 0, rows).view(dtype).reshape(rows, inputs), kind)
+        values = np.empty((rows, inputs), dtype=np.float32)
+        step = max(1, (1 << 20) // inputs)
+        for begin in range(0, rows, step):
+            values[begin : begin + step] = self.rows(name, begin, min(begin + step, rows))
+        return Dense(values, "f32")
+
+    def vector(self, name: str) -> NDArray[np.float32]:
+        tensor = self._tensor(name)
+        values = to_f32(
+            self._data[tensor.begin : tensor.end].reshape(1, -1), tensor.type_name
+        ).reshape(-1)
+        order = self._row_order(name.removesuffix(".bias")) if name.endswith(".bias") else None
+        check_finite(gguf_name(name), values)
+        return values if order is None else values[order]
+
+    def exact_planes(self, name: str) -> Planes | None:
+        tensor = self._tensor(name)
+        return to_planes(self._raw_rows(name, 0, tensor.shape[0]), tensor.type_name)
+
+    def _tensor(self, name: str) -> GgufTensor:
+        return self._header.tensors[gguf_name(name)]
+
+    def _raw_rows(self, name: str, begin: int, end: int) -> NDArray[np.uint8]:
+        """[end - begin, row_bytes], in our row order; a view where the orders agree."""
+        tensor = self._tensor(name)
+        size = row_bytes(tensor.type_name, tensor.shape[1])
+        raw = self._data[tensor.begin : tensor.end].reshape(tensor.shape[0], size)
+        order = self._row_order(name)
+        return np.asarray(raw[begin:end] if order is None else raw[order[begin:end]])
+
+    def _row_order(self, name: str) -> NDArray[np.int64] | None:
+        heads = {"attn.q": self._config.num_heads, "attn.k": self._config.num_kv_heads}
+        part = ".".join(name.split(".")[2:])
+        if self._header.metadata["general.architecture"] != "llama" or part not in heads:
+            return None
+        return half_split_rows(heads[part], self._config.head_dim)
+
+    def _frequency_factors(self) -> tuple[float, ...]:
+        tensor = self._header.tensors.get("rope_freqs.weight")
+        if tensor is None:
+            return ()
+        if tensor.type_name != "F32" or len(tensor.shape) != 1 or tensor.shape[0] > 128:
+            raise _fault(
+                self.path, f"rope_freqs.weight of shape {tensor.shape}", "one F32 number a pair"
+            )
+        values = self._data[tensor.begin : tensor.end].view(np.dtype("<f4"))
+        if not (np.isfinite(values).all() and (values > 0).all()):
+            raise _fault(
+                self.path,
+                "rope_freqs.weight with zero, negative or infinite values",
+                "positive numbers",
+            )
+        return tuple(float(x) for x in values)
+
+
+def _check_tensors(path: Path, header: GgufHeader, config: ModelConfig) -> None:
+    unseen = set(header.tensors) - set(_IGNORED)
+    for name, shape in expected_tensors(config):
+        tensor = header.tensors.get(gguf_name(name))
+        if tensor is None:
+            raise _fault(path, f"no tensor {gguf_name(name)!r}", f"one of shape {list(shape)}")
+        if tensor.shape != shape:
+            raise _fault(
+                path, f"tensor {gguf_name(name)!r} of shape {list(tensor.shape)}", list(shape)
+            )
+        if len(shape) == 1 and tensor.type_name not in ("F32", "F16", "BF16"):
+            raise _fault(path, f"tensor {gguf_name(name)!r} of type {tensor.type_name}", "F32")
+        unseen.discard(gguf_name(name))
+    if unseen:
+        expected = "only the tensors of a dense model of its architecture"
+        raise _fault(path, f"a tensor {min(unseen)!r}", expected, fix="this variant cannot be run")
+    factors = config.rope.frequency_factors
+    if factors and len(factors) != config.head_dim // 2:
+        raise _fault(path, f"rope_freqs.weight of {len(factors)} values", config.head_dim // 2)
+
+
+def _fault(
+    path: Path,
+    got: object,
+    expected: object,
+    *,
+    fix: str = "the file is damaged or of another kind; download it again",
+) -> SourceError:
+    return SourceError(f"GGUF file {path.name}", got=got, expected=expected, fix=fix)

@@ -1,0 +1,175 @@
+"""A Hugging Face model directory (config.json, safetensors) as a `Source`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfbyte.config import ModelConfig
+from halfbyte.errors import FormatError, SourceError
+from halfbyte.formats.names import expected_tensors
+from halfbyte.formats.tensor_file import TensorEntry, TensorFile
+from halfbyte.formats.weights import Dense, Planes
+from halfbyte.importers.families import hugging_face_name
+from halfbyte.importers.huggingface_config import read_config
+from halfbyte.importers.huggingface_tokenizer import read_tokenizer
+from halfbyte.importers.json_file import read_json
+from halfbyte.importers.source import HEAD_BITS, bf16_to_f32, check_finite
+
+_DTYPES = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
+_INDEX = "model.safetensors.index.json"
+_BUFFERS = (
+    "rotary_emb.inv_freq",
+    "attn.masked_bias",
+    "attn.bias",
+)  # constants old exports carried along
+
+
+class HuggingFaceSource:
+    """Checked on opening: config, names, shapes and dtypes. Raises SourceError or ModelError."""
+
+    def __init__(self, path: Path, *, name: str | None = None) -> None:
+        self.path = path
+        self._name = name or path.resolve().name
+        values = read_json(path / "config.json")
+        self._tokenizer = read_tokenizer(path, values)
+        info = self._tokenizer.info
+        self._config = read_config(
+            values, bos_id=info.get("bos"), eos_ids=tuple(info.get("eos_ids", ()))
+        )
+        self._architecture = str(values.get("model_type"))
+        self._files = _open_files(path)
+        _check_tensors(self._files, self._config)
+
+    @property
+    def config(self) -> ModelConfig:
+        return self._config
+
+    @property
+    def head_bits(self) -> dict[int, int]:
+        return dict(HEAD_BITS)
+
+    @property
+    def tokenizer_json(self) -> str | None:
+        return self._tokenizer.json
+
+    @property
+    def chat_template(self) -> str | None:
+        return self._tokenizer.chat_template
+
+    @property
+    def tokenizer_info(self) -> dict[str, Any]:
+        return self._tokenizer.info
+
+    @property
+    def description(self) -> dict[str, Any]:
+        types = Counter(
+            self._entry(name).dtype
+            for name, shape in expected_tensors(self._config)
+            if len(shape) == 2
+        )
+        return {
+            "kind": "huggingface",
+            "name": self._name,
+            "architecture": self._architecture,
+            "types": dict(types.most_common()),
+        }
+
+    def type_of(self, name: str) -> str:
+        return self._entry(name).dtype
+
+    def rows(self, name: str, begin: int, end: int) -> NDArray[np.float32]:
+        return _to_f32(self._array(name)[begin:end])
+
+    def matrix(self, name: str) -> Dense:
+        return Dense(self._array(name), _DTYPES[self._entry(name).dtype])
+
+    def vector(self, name: str) -> NDArray[np.float32]:
+        values = _to_f32(self._array(name))
+        check_finite(hugging_face_name(name), values)
+        return values
+
+    def exact_planes(self, name: str) -> Planes | None:
+        return None  # floating point weights are on no grid of ours
+
+    def _entry(self, name: str) -> TensorEntry:
+        return self._files[hugging_face_name(name)].entries[hugging_face_name(name)]
+
+    def _array(self, name: str) -> NDArray[Any]:
+        return self._files[hugging_face_name(name)].array(hugging_face_name(name))
+
+
+def _to_f32(values: NDArray[Any]) -> NDArray[np.float32]:
+    return bf16_to_f32(values) if values.dtype == np.uint16 else values.astype(np.float32)
+
+
+def _open_files(path: Path) -> dict[str, TensorFile]:
+    """Tensor name -> the opened file it is in."""
+    names = ["model.safetensors"]
+    if not (path / names[0]).exists():
+        if not (path / _INDEX).exists():
+            fix = "name a directory with safetensors weights (pickled .bin weights are not read)"
+            raise SourceError(
+                f"model {path.name}",
+                got="no model.safetensors",
+                expected=f"it or {_INDEX}",
+                fix=fix,
+            )
+        shards = read_json(path / _INDEX).get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            raise _fault(_INDEX, "no weight_map", "an object of tensor and file names")
+        names = sorted({str(name) for name in shards.values()})
+    tensors: dict[str, TensorFile] = {}
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors") or "\\" in name:
+            raise _fault(_INDEX, repr(name)[:80], "plain *.safetensors names")
+        try:
+            file = TensorFile.open(path / name)
+        except FormatError as error:
+            raise SourceError(
+                error.what, got=error.got, expected=error.expected, fix=error.fix
+            ) from error
+        for tensor in file.entries:
+            if tensor in tensors:
+                raise _fault(name, f"tensor {tensor!r} twice", "once")
+            tensors[tensor] = file
+    return tensors
+
+
+def _check_tensors(files: dict[str, TensorFile], config: ModelConfig) -> None:
+    unseen = set(files)
+    for name, shape in expected_tensors(config):
+        theirs = hugging_face_name(name)
+        if theirs not in files:
+            raise _fault("model", f"no tensor {theirs!r}", f"one of shape {list(shape)}")
+        entry = files[theirs].entries[theirs]
+        if entry.shape != shape:
+            raise _fault("model", f"tensor {theirs!r} of shape {list(entry.shape)}", list(shape))
+        if entry.dtype not in _DTYPES:
+            fix = "use the model's F32, F16 or BF16 weights"
+            raise _fault(
+                "model", f"tensor {theirs!r} of dtype {entry.dtype}", "F32, F16 or BF16", fix=fix
+            )
+        unseen.discard(theirs)
+    if config.tied_head:
+        unseen.discard("lm_head.weight")  # some exports store the tied matrix twice
+    strangers = [name for name in unseen if not name.endswith(_BUFFERS)]
+    if strangers:
+        expected = "only the tensors of a dense model of its architecture"
+        raise _fault(
+            "model", f"a tensor {min(strangers)!r}", expected, fix="this variant cannot be run"
+        )
+
+
+def _fault(
+    what: str,
+    got: object,
+    expected: object,
+    *,
+    fix: str = "the model is damaged or incomplete; download it again",
+) -> SourceError:
+    return SourceError(what, got=got, expected=expected, fix=fix)

@@ -1,0 +1,96 @@
+"""The tokenizer files of a Hugging Face model: which ids begin and end a text, which template a chat has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from halfbyte.errors import SourceError
+from halfbyte.importers.json_file import read_json, read_text
+from halfbyte.importers.source import TokenizerFiles
+from halfbyte.importers.tokenizer_gguf import END_TOKENS
+
+MAX_TOKENIZER_BYTES = 256 << 20
+
+
+def read_tokenizer(path: Path, config: dict[str, Any]) -> TokenizerFiles:
+    """`config` is config.json. Without tokenizer.json only the ids it states are known."""
+    generation = _optional_json(path / "generation_config.json")
+    settings = _optional_json(path / "tokenizer_config.json")
+    eos_ids = [*_ids(generation.get("eos_token_id")), *_ids(config.get("eos_token_id"))]
+    bos = next(iter(_ids(config.get("bos_token_id")) + _ids(generation.get("bos_token_id"))), None)
+    if not (path / "tokenizer.json").is_file():
+        return TokenizerFiles(
+            info=_info(bos, eos_ids, None, add_bos=False) if bos is not None or eos_ids else {}
+        )
+    text = read_text(path / "tokenizer.json", limit=MAX_TOKENIZER_BYTES)
+    try:
+        tokenizer = Tokenizer.from_str(text)
+        first = tokenizer.encode("a", add_special_tokens=True).ids[:1]
+    except Exception as error:  # the library raises bare Exception on what it cannot use
+        fix = "download the model again"
+        raise SourceError(
+            "tokenizer.json", got=str(error)[:200], expected="a usable tokenizer", fix=fix
+        ) from error
+    named = _token_text(settings.get("bos_token"))
+    if named is not None:
+        bos = tokenizer.token_to_id(named)
+    end = _token_text(settings.get("eos_token"))
+    candidates = [end, *END_TOKENS] if end else list(END_TOKENS)
+    special = {
+        token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special
+    }
+    for token in candidates:
+        found = tokenizer.token_to_id(token)
+        if found is not None and (token in special or token == end):
+            eos_ids.append(found)
+    # The tokenizer itself shows whether texts begin with bos; callers add it, so that one rule serves all sources.
+    add_bos = bos is not None and first == [bos]
+    return TokenizerFiles(
+        text, _chat_template(path, settings), _info(bos, eos_ids, tokenizer, add_bos=add_bos)
+    )
+
+
+def _info(
+    bos: int | None, eos_ids: list[int], tokenizer: Tokenizer | None, *, add_bos: bool
+) -> dict[str, Any]:
+    ids = list(dict.fromkeys(eos_ids))
+
+    def text(token: int | None) -> str | None:
+        return None if token is None or tokenizer is None else tokenizer.id_to_token(token)
+
+    return {
+        "bos": bos,
+        "add_bos": add_bos,
+        "eos_ids": ids,
+        "bos_token": text(bos),
+        "eos_token": text(ids[0]) if ids else None,
+    }
+
+
+def _chat_template(path: Path, settings: dict[str, Any]) -> str | None:
+    if (path / "chat_template.jinja").is_file():
+        return read_text(path / "chat_template.jinja")
+    template = settings.get("chat_template")
+    if isinstance(template, list):  # several named ones
+        named = {
+            item.get("name"): item.get("template") for item in template if isinstance(item, dict)
+        }
+        template = named.get("default")
+    return template if isinstance(template, str) else None
+
+
+def _optional_json(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def _ids(value: Any) -> list[int]:
+    values = value if isinstance(value, list) else [value]
+    return [item for item in values if type(item) is int and 0 <= item < 1 << 31]
+
+
+def _token_text(value: Any) -> str | None:
+    text = value.get("content") if isinstance(value, dict) else value
+    return text if isinstance(text, str) else None

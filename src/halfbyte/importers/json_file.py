@@ -1,0 +1,43 @@
+"""Read a JSON object from a file of a model, with limits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from halfbyte.errors import SourceError
+
+MAX_BYTES = 64 << 20
+
+
+def read_json(path: Path, *, limit: int = MAX_BYTES) -> dict[str, Any]:
+    """Raises SourceError unless the file holds one JSON object."""
+    text = read_text(path, limit=limit)
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _fault(path, str(error)[:200], "JSON") from error
+    if not isinstance(values, dict):
+        raise _fault(path, type(values).__name__, "a JSON object")
+    return values
+
+
+def read_text(path: Path, *, limit: int = MAX_BYTES) -> str:
+    """UTF-8 text of at most `limit` bytes; raises SourceError."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise _fault(path, error.strerror, "a readable file") from error
+    if len(data) > limit:
+        raise _fault(path, "a larger file", f"at most {limit} bytes")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _fault(path, str(error), "UTF-8 text") from error
+
+
+def _fault(path: Path, got: object, expected: object) -> SourceError:
+    fix = "the file is missing, damaged or incomplete; download the model again"
+    return SourceError(f"{path.parent.name}/{path.name}", got=got, expected=expected, fix=fix)

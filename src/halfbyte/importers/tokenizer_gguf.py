@@ -1,0 +1,216 @@
+"""The tokenizer inside GGUF metadata -> Hugging Face tokenizers, plus what that format does not say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from halfbyte.errors import SourceError
+from halfbyte.importers.source import TokenizerFiles
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+MAX_TOKEN_CHARS = 1024
+
+# Tokens that end a turn or a text, whatever the metadata names as `eos`.
+END_TOKENS = (
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|end_of_text|>",
+    "<|endoftext|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "</s>",
+)
+
+_WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+_TAIL = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_QWEN2 = rf"{_CONTRACTION}|{_WORD}|\p{{N}}|{_TAIL}"
+_LLAMA3 = rf"{_CONTRACTION}|{_WORD}|\p{{N}}{{1,3}}|{_TAIL}"
+_TEKKEN = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_SPLITS = {
+    "qwen2": _QWEN2,
+    "deepseek-r1-qwen": _QWEN2,
+    "llama-bpe": _LLAMA3,
+    "llama3": _LLAMA3,
+    "llama-v3": _LLAMA3,
+    "tekken": _TEKKEN,
+}
+_DIGITS_APART = ("smollm", "starcoder", "refact", "command-r", "codeshell")
+_PLAIN_GPT2 = ("default", "gpt-2", "gpt2")
+_WHOLE_WORDS_FIRST = (
+    "llama-bpe",
+    "llama3",
+    "llama-v3",
+    "tekken",
+)  # a word in the vocabulary is not merged up
+_STARTS_WITH_BOS = ("llama-bpe", "llama3", "llama-v3", "tekken")
+_NFC = ("qwen2", "deepseek-r1-qwen")
+
+
+def read_tokenizer(metadata: dict[str, Any]) -> TokenizerFiles:
+    """No tokenizer in the file gives an empty result; an unusable one raises SourceError."""
+    model = metadata.get("tokenizer.ggml.model")
+    if model in (None, "no_vocab", "none"):
+        return TokenizerFiles()
+    tokens = _strings(metadata, "tokens")
+    kinds = _token_types(metadata, len(tokens))
+    pre = str(metadata.get("tokenizer.ggml.pre", "default"))
+    try:
+        if model == "gpt2":
+            tokenizer = _byte_level(metadata, tokens, pre)
+        elif model == "llama":
+            tokenizer = _sentencepiece(metadata, tokens, kinds)
+        else:
+            raise _fault("model", repr(model)[:80], "gpt2 or llama")
+        _add_special_tokens(tokenizer, tokens, kinds)
+        text = tokenizer.to_str()
+    except SourceError:
+        raise
+    except Exception as error:  # the library raises bare Exception on what it cannot use
+        raise _fault("tokens", str(error)[:200], "a usable vocabulary") from error
+    template = metadata.get("tokenizer.chat_template")
+    info = _info(metadata, tokens, kinds, spm=model == "llama", pre=pre)
+    return TokenizerFiles(text, template if isinstance(template, str) else None, info)
+
+
+def _byte_level(metadata: dict[str, Any], tokens: list[str], pre: str) -> Tokenizer:
+    merges = [_pair(merge) for merge in _strings(metadata, "merges")]
+    vocab = {token: i for i, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocab, merges, ignore_merges=pre in _WHOLE_WORDS_FIRST))
+    if pre in _SPLITS:
+        split = pre_tokenizers.Split(Regex(_SPLITS[pre]), "isolated")
+        steps: list[Any] = [
+            split,
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    elif pre in _DIGITS_APART:
+        steps = [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    elif pre in _PLAIN_GPT2:
+        steps = [pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    else:
+        known = ", ".join((*_SPLITS, *_DIGITS_APART, *_PLAIN_GPT2))
+        raise _fault("pre", repr(pre)[:80], f"one of {known}")
+    if pre in _NFC:
+        tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _sentencepiece(metadata: dict[str, Any], tokens: list[str], kinds: list[int]) -> Tokenizer:
+    """SentencePiece BPE: merges follow from the scores, unknown text falls back to byte tokens."""
+    scores = metadata.get("tokenizer.ggml.scores")
+    if not isinstance(scores, np.ndarray) or len(scores) != len(tokens):
+        raise _fault("scores", "none that fit", f"{len(tokens)} numbers")
+    vocab = {token: i for i, token in enumerate(tokens)}
+    unknown = next(
+        (token for token, kind in zip(tokens, kinds, strict=True) if kind == UNKNOWN), None
+    )
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab,
+            _merges_from_scores(vocab, tokens, kinds, scores),
+            unk_token=unknown,
+            fuse_unk=True,
+            byte_fallback=BYTE in kinds,
+        )
+    )
+    steps: list[Any] = [normalizers.Replace(" ", "▁")]
+    last: list[Any] = []
+    if metadata.get("tokenizer.ggml.add_space_prefix", True):
+        steps.insert(0, normalizers.Prepend("▁"))
+        last = [decoders.Strip(" ", 1, 0)]
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *last]
+    )
+    return tokenizer
+
+
+def _merges_from_scores(
+    vocab: dict[str, int], tokens: list[str], kinds: list[int], scores: Any
+) -> list[tuple[str, str]]:
+    """Every split of a token into two tokens, best score first (SentencePiece joins the pair whose result scores best)."""
+    found = []
+    for token, kind, score in zip(tokens, kinds, scores.tolist(), strict=True):
+        if kind not in (NORMAL, USER_DEFINED) or len(token) > MAX_TOKEN_CHARS:
+            continue
+        for cut in range(1, len(token)):
+            left, right = token[:cut], token[cut:]
+            if left in vocab and right in vocab:
+                found.append((-score, vocab[token], vocab[left], vocab[right], left, right))
+    return [(left, right) for *_, left, right in sorted(found)]
+
+
+def _add_special_tokens(tokenizer: Tokenizer, tokens: list[str], kinds: list[int]) -> None:
+    added = [
+        AddedToken(token, special=kind != USER_DEFINED, normalized=False)
+        for token, kind in zip(tokens, kinds, strict=True)
+        if kind in (CONTROL, USER_DEFINED, UNKNOWN) and token
+    ]
+    tokenizer.add_tokens(added)
+
+
+def _info(
+    metadata: dict[str, Any], tokens: list[str], kinds: list[int], *, spm: bool, pre: str
+) -> dict[str, Any]:
+    def token_id(key: str) -> int | None:
+        value = metadata.get(f"tokenizer.ggml.{key}")
+        return value if type(value) is int and 0 <= value < len(tokens) else None
+
+    bos, eos = token_id("bos_token_id"), token_id("eos_token_id")
+    ends = [
+        i
+        for i, token in enumerate(tokens)
+        if token in END_TOKENS and kinds[i] in (CONTROL, USER_DEFINED)
+    ]
+    named = [eos, token_id("eot_token_id"), token_id("eom_token_id")]
+    eos_ids = dict.fromkeys([i for i in named if i is not None] + ends)
+    add_bos = metadata.get("tokenizer.ggml.add_bos_token", spm or pre in _STARTS_WITH_BOS)
+    return {
+        "bos": bos,
+        "add_bos": bool(add_bos) and bos is not None,
+        "eos_ids": list(eos_ids),
+        "bos_token": None if bos is None else tokens[bos],
+        "eos_token": None if eos is None else tokens[eos],
+    }
+
+
+def _strings(metadata: dict[str, Any], key: str) -> list[str]:
+    value = metadata.get(f"tokenizer.ggml.{key}")
+    if not isinstance(value, list) or (not value and key == "tokens"):
+        raise _fault(key, type(value).__name__, "a list of strings")
+    return value
+
+
+def _token_types(metadata: dict[str, Any], size: int) -> list[int]:
+    value = metadata.get("tokenizer.ggml.token_type")
+    if value is None:
+        return [NORMAL] * size
+    if not isinstance(value, np.ndarray) or len(value) != size:
+        raise _fault("token_type", "none that fit", f"{size} integers")
+    kinds: list[int] = value.astype(np.int64).tolist()
+    return kinds
+
+
+def _pair(merge: str) -> tuple[str, str]:
+    left, space, right = merge.partition(" ")
+    if not (left and space and right):
+        raise _fault("merges", repr(merge)[:80], "two tokens and a space")
+    return left, right
+
+
+def _fault(key: str, got: str, expected: str) -> SourceError:
+    fix = "use another file of the model, or its Hugging Face directory"
+    return SourceError(f"GGUF tokenizer.ggml.{key}", got=got, expected=expected, fix=fix)
