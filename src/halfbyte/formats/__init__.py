@@ -1,0 +1,1 @@
+"""What a weight is, and how checkpoints hold it."""

@@ -47,10 +47,12 @@ class Checkpoint:
 
     @property
     def config(self) -> ModelConfig:
+        """The model that the weights belong to."""
         return self.manifest.config
 
     @property
     def group_size(self) -> int | None:
+        """32, 64 or 128; None for a dense checkpoint."""
         return self.manifest.group_size
 
     @property
@@ -60,10 +62,12 @@ class Checkpoint:
 
     @property
     def head_bits(self) -> dict[int, int]:
+        """Weight bits of a level -> planes its output head reads."""
         return dict(self.manifest.head_bits)
 
     @property
     def source(self) -> dict[str, Any]:
+        """Where the weights come from and what was lost, for people."""
         return self.manifest.source
 
     @property
@@ -73,6 +77,7 @@ class Checkpoint:
 
     @property
     def num_bytes(self) -> int:
+        """Bytes of all tensor files."""
         return sum(self.manifest.files.values())
 
     @property
@@ -82,18 +87,22 @@ class Checkpoint:
 
     @property
     def tokenizer_path(self) -> Path | None:
+        """tokenizer.json, where there is one."""
         path = self.path / "tokenizer.json"
         return path if path.is_file() else None
 
     @property
     def tokenizer_json(self) -> str | None:
+        """Hugging Face tokenizers JSON, None for a model without a tokenizer."""
         return self._text("tokenizer.json")
 
     @property
     def chat_template(self) -> str | None:
+        """Jinja source, None for a model without one."""
         return self._text("chat_template.jinja")
 
     def matrix(self, name: str) -> Planes | Dense:
+        """A matrix with the values of the source: [N, K]."""
         if self.weights == "dense":
             entry = self._entry(f"{name}.weight")
             return Dense(self._array(f"{name}.weight"), DENSE_DTYPES[entry.dtype])
@@ -108,6 +117,7 @@ class Checkpoint:
         )
 
     def vector(self, name: str) -> NDArray[np.float32]:
+        """A bias or norm: [n]."""
         self._entry(name)
         values: NDArray[np.float32] = self._array(name)
         _check_finite(name, values)

@@ -28,6 +28,7 @@ class Manifest:
     tokenizer: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
+        """The text of halfbyte.json."""
         values = {
             "format": FORMAT_VERSION,
             "model": asdict(self.config),

@@ -62,6 +62,7 @@ class CheckpointWriter:
         shutil.rmtree(self._partial, ignore_errors=True)  # after `finish` it is no longer there
 
     def add_matrix(self, name: str, matrix: Planes | Dense) -> None:
+        """Add an [N, K] matrix."""
         if isinstance(matrix, Dense):
             self._add(f"{name}.weight", _DTYPE_NAMES[matrix.dtype], matrix.values)
             return
@@ -73,6 +74,7 @@ class CheckpointWriter:
             self._add(f"{name}.offset", "F32", matrix.offset)
 
     def add_vector(self, name: str, values: NDArray[np.float32]) -> None:
+        """Add a bias or norm: [n]."""
         self._add(name, "F32", values)
 
     def finish(

@@ -52,26 +52,32 @@ class GgufSource:
 
     @property
     def config(self) -> ModelConfig:
+        """The model that the weights belong to."""
         return self._config
 
     @property
     def head_bits(self) -> dict[int, int]:
+        """Weight bits of a level -> planes its output head reads."""
         return dict(HEAD_BITS)
 
     @property
     def tokenizer_json(self) -> str | None:
+        """Hugging Face tokenizers JSON, None for a model without a tokenizer."""
         return self._tokenizer.json
 
     @property
     def chat_template(self) -> str | None:
+        """Jinja source, None for a model without one."""
         return self._tokenizer.chat_template
 
     @property
     def tokenizer_info(self) -> dict[str, Any]:
+        """`bos`, `add_bos`, `eos_ids`, `bos_token`, `eos_token`: what the JSON does not say."""
         return self._tokenizer.info
 
     @property
     def description(self) -> dict[str, Any]:
+        """Where the weights come from, for people: kind, name, architecture, types."""
         metadata = self._header.metadata
         types = Counter(
             tensor.type_name for tensor in self._header.tensors.values() if len(tensor.shape) == 2
@@ -86,12 +92,15 @@ class GgufSource:
         }
 
     def type_of(self, name: str) -> str:
+        """How a matrix is stored: F32, F16, BF16, Q4_1 …"""
         return self._tensor(name).type_name
 
     def rows(self, name: str, begin: int, end: int) -> NDArray[np.float32]:
+        """Rows begin .. end of a matrix as float32: [end - begin, K]."""
         return to_f32(self._raw_rows(name, begin, end), self.type_of(name))
 
     def matrix(self, name: str) -> Dense:
+        """A matrix with the values of the source: [N, K]."""
         tensor = self._tensor(name)
         rows, inputs = tensor.shape
         if tensor.type_name in _DENSE:
@@ -104,6 +113,7 @@ class GgufSource:
         return Dense(values, "f32")
 
     def vector(self, name: str) -> NDArray[np.float32]:
+        """A bias or norm: [n]."""
         tensor = self._tensor(name)
         values = to_f32(
             self._data[tensor.begin : tensor.end].reshape(1, -1), tensor.type_name
@@ -113,6 +123,7 @@ class GgufSource:
         return values if order is None else values[order]
 
     def exact_planes(self, name: str) -> Planes | None:
+        """The matrix as planes of group 32 with exactly its values, where its grid allows."""
         tensor = self._tensor(name)
         return to_planes(self._raw_rows(name, 0, tensor.shape[0]), tensor.type_name)
 

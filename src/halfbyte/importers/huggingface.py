@@ -47,26 +47,32 @@ class HuggingFaceSource:
 
     @property
     def config(self) -> ModelConfig:
+        """The model that the weights belong to."""
         return self._config
 
     @property
     def head_bits(self) -> dict[int, int]:
+        """Weight bits of a level -> planes its output head reads."""
         return dict(HEAD_BITS)
 
     @property
     def tokenizer_json(self) -> str | None:
+        """Hugging Face tokenizers JSON, None for a model without a tokenizer."""
         return self._tokenizer.json
 
     @property
     def chat_template(self) -> str | None:
+        """Jinja source, None for a model without one."""
         return self._tokenizer.chat_template
 
     @property
     def tokenizer_info(self) -> dict[str, Any]:
+        """`bos`, `add_bos`, `eos_ids`, `bos_token`, `eos_token`: what the JSON does not say."""
         return self._tokenizer.info
 
     @property
     def description(self) -> dict[str, Any]:
+        """Where the weights come from, for people: kind, name, architecture, types."""
         types = Counter(
             self._entry(name).dtype
             for name, shape in expected_tensors(self._config)
@@ -80,20 +86,25 @@ class HuggingFaceSource:
         }
 
     def type_of(self, name: str) -> str:
+        """How a matrix is stored: F32, F16, BF16, Q4_1 …"""
         return self._entry(name).dtype
 
     def rows(self, name: str, begin: int, end: int) -> NDArray[np.float32]:
+        """Rows begin .. end of a matrix as float32: [end - begin, K]."""
         return _to_f32(self._array(name)[begin:end])
 
     def matrix(self, name: str) -> Dense:
+        """A matrix with the values of the source: [N, K]."""
         return Dense(self._array(name), _DTYPES[self._entry(name).dtype])
 
     def vector(self, name: str) -> NDArray[np.float32]:
+        """A bias or norm: [n]."""
         values = _to_f32(self._array(name))
         check_finite(hugging_face_name(name), values)
         return values
 
     def exact_planes(self, name: str) -> Planes | None:
+        """The matrix as planes of group 32 with exactly its values, where its grid allows."""
         return None  # floating point weights are on no grid of ours
 
     def _entry(self, name: str) -> TensorEntry:

@@ -30,13 +30,16 @@ class Source(Weights, Protocol):
     """A model file. As `Weights` it is the dense model of the `f32` level."""
 
     @property
-    def tokenizer_json(self) -> str | None: ...
+    def tokenizer_json(self) -> str | None:
+        """Hugging Face tokenizers JSON, None for a model without a tokenizer."""
 
     @property
-    def chat_template(self) -> str | None: ...
+    def chat_template(self) -> str | None:
+        """Jinja source, None for a model without one."""
 
     @property
-    def tokenizer_info(self) -> dict[str, Any]: ...
+    def tokenizer_info(self) -> dict[str, Any]:
+        """`bos`, `add_bos`, `eos_ids`, `bos_token`, `eos_token`: what the JSON does not say."""
 
     @property
     def description(self) -> dict[str, Any]:
@@ -51,7 +54,8 @@ class Source(Weights, Protocol):
     def exact_planes(self, name: str) -> Planes | None:
         """The matrix as planes of group 32 with exactly its values, where its grid allows."""
 
-    def matrix(self, name: str) -> Dense: ...
+    def matrix(self, name: str) -> Dense:
+        """A matrix with the values of the source: [N, K]."""
 
 
 def bf16_to_f32(bits: NDArray[np.uint16]) -> NDArray[np.float32]:

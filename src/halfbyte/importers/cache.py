@@ -1,0 +1,50 @@
+"""Where converted and downloaded models are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+from halfbyte.formats.manifest import FORMAT_VERSION
+
+_SAMPLE_BYTES = 1 << 20
+_RECIPE = 1  # grows when conversion changes its result, so that old cache entries are left alone
+
+
+def cache_directory() -> Path:
+    """HALFBYTE_CACHE, else the user's cache directory (XDG_CACHE_HOME or ~/.cache)."""
+    chosen = os.environ.get("HALFBYTE_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    return (
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "halfbyte"
+    )
+
+
+def cached_checkpoint(source: Path, planes: int | None, group: int | None) -> Path:
+    """Where the checkpoint of a model file or directory is, or would be."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", source.name if source.is_dir() else source.stem)[:80]
+    kind = f"{planes or 'auto'}p-g{group or 'auto'}"
+    identity = f"{_identity(source)} {kind} format {FORMAT_VERSION} recipe {_RECIPE}"
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    return cache_directory() / "checkpoints" / f"{stem.lstrip('.')}-{kind}-{digest}"
+
+
+def _identity(source: Path) -> str:
+    """Sizes, times and samples of a file, or of every model file in a directory."""
+    if not source.is_dir():
+        return _file_identity(source)
+    files = [*source.glob("*.json"), *source.glob("*.safetensors"), *source.glob("*.jinja")]
+    return "\n".join(f"{path.name} {_file_identity(path)}" for path in sorted(files))
+
+
+def _file_identity(path: Path) -> str:
+    """The head holds all metadata, the tail the last weights; size and time stand for what is between."""
+    status = path.stat()
+    with path.open("rb") as file:
+        digest = hashlib.sha256(file.read(_SAMPLE_BYTES))
+        file.seek(max(0, status.st_size - _SAMPLE_BYTES))
+        digest.update(file.read(_SAMPLE_BYTES))
+    return f"{status.st_size} {status.st_mtime_ns} {digest.hexdigest()}"

@@ -1,0 +1,173 @@
+"""Turn a model source into a checkpoint, exactly where its grid allows, by round to nearest elsewhere.
+
+| source                               | planes not given     | 4                         | 8                            |
+|--------------------------------------|----------------------|---------------------------|------------------------------|
+| layers all Q4_0 or Q4_1              | as 4                 | exact, group 32           | every matrix re-quantized    |
+| every matrix Q8_0                    | as 8                 | re-quantized              | exact, group 32              |
+| anything else                        | as 8                 | re-quantized              | re-quantized                 |
+
+A 4-plane checkpoint keeps 8 bits for the embedding and the head, where 4 cost the most. A 4-bit file re-quantized to
+8 bits leaves its own grid on purpose: on it, `lo` would be empty and draft and target would be the same model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfbyte.config import GROUP_SIZES, ModelConfig
+from halfbyte.errors import ArgumentError, SourceError
+from halfbyte.formats.names import expected_matrices, expected_tensors
+from halfbyte.formats.weights import Planes
+from halfbyte.formats.writer import CheckpointWriter
+from halfbyte.importers.gguf_blocks import EXACT_GROUP
+from halfbyte.importers.gguf_source import GgufSource
+from halfbyte.importers.huggingface import HuggingFaceSource
+from halfbyte.importers.source import Source
+from halfbyte.quantize.rtn import quantize
+
+Progress = Callable[[str, int, int], None]  # tensor name, weights done, weights in all
+
+FOUR_BIT_NOTE = (
+    "The source file is already 4-bit. Its weights were re-quantized to 8-bit nested codes off the source grid, so that"
+    " the 4-bit draft and the 8-bit target differ; the 8-bit target is as good as the 4-bit source, not better."
+)
+_BLOCK_WEIGHTS = 1 << 22  # 16 MB of float32 at a time, whatever the matrix
+_OUTER = ("embed", "head")
+_FOUR_BIT = ("Q4_0", "Q4_1")
+
+
+def open_source(path: Path) -> Source:
+    """A GGUF file or a Hugging Face directory. Raises SourceError."""
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            fix = "name a GGUF file, a Hugging Face model directory or a checkpoint"
+            raise SourceError(
+                f"directory {path}", got="no config.json", expected="a model", fix=fix
+            )
+        return HuggingFaceSource(path)
+    if not path.exists():
+        fix = "check the path (or name a hub id as owner/name)"
+        raise SourceError(
+            f"model {path}",
+            got="no such file",
+            expected="a GGUF file or a model directory",
+            fix=fix,
+        )
+    return GgufSource(path)
+
+
+def convert(
+    src: Source | Path | str,
+    dest: Path | str,
+    planes: int | None = None,
+    group: int | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Write a checkpoint of `src` to the new directory `dest`; on any error nothing is left there."""
+    source = open_source(Path(src)) if isinstance(src, Path | str) else src
+    planes, group, exact = _plan(source, planes, group)
+    done, total = 0, sum(rows * inputs for _, (rows, inputs) in expected_matrices(source.config))
+    requantized: list[str] = []
+    with CheckpointWriter(Path(dest)) as writer:
+        for name, shape in expected_tensors(source.config):
+            if len(shape) == 1:
+                writer.add_vector(name, source.vector(name))
+                continue
+            if progress:
+                progress(name, done, total)
+            matrix = source.exact_planes(name) if exact else None
+            if matrix is None:
+                requantized.append(name)
+                matrix = _requantize(source, name, (shape[0], shape[1]), planes, group)
+            writer.add_matrix(name, matrix)
+            done += shape[0] * shape[1]
+        if progress:
+            progress("done", total, total)
+        return writer.finish(
+            source.config,
+            group_size=group,
+            head_bits={4: 8, 8: 8} if planes == 4 else {4: 4, 8: 8},
+            source=_provenance(source, planes, requantized),
+            tokenizer_json=source.tokenizer_json,
+            tokenizer_info=source.tokenizer_info,
+            chat_template=source.chat_template,
+        )
+
+
+def _plan(source: Source, planes: int | None, group: int | None) -> tuple[int, int, bool]:
+    """(planes, group size, whether to import exactly)."""
+    if planes not in (None, 4, 8):
+        raise ArgumentError("planes", got=planes, expected="4 or 8", fix="use one of those")
+    if group is not None and group not in GROUP_SIZES:
+        raise ArgumentError("group", got=group, expected="32, 64 or 128", fix="use one of those")
+    natural = _natural_planes(source)
+    chosen = planes or natural or 8
+    exact = chosen == natural
+    if exact and group not in (None, EXACT_GROUP):
+        if planes is None:
+            fix = f"leave the group out, or give --planes {natural} to re-quantize"
+            raise ArgumentError(
+                "group", got=group, expected=f"{EXACT_GROUP} for an exact import", fix=fix
+            )
+        exact = False
+    size = group or EXACT_GROUP
+    _check_group(source.config, size)
+    return chosen, size, exact
+
+
+def _natural_planes(source: Source) -> int | None:
+    """4 or 8 if the layers lie on a grid of ours, else None."""
+    types = {name: source.type_of(name) for name, _ in expected_matrices(source.config)}
+    if all(kind == "Q8_0" for kind in types.values()):
+        return 8
+    if all(kind in _FOUR_BIT for name, kind in types.items() if name not in _OUTER):
+        return 4
+    return None
+
+
+def _check_group(config: ModelConfig, group: int) -> None:
+    for name, (_, inputs) in expected_matrices(config):
+        if inputs % group:
+            sizes = {k for _, (_, k) in expected_matrices(config)}
+            fitting = [size for size in GROUP_SIZES if all(k % size == 0 for k in sizes)]
+            fix = f"use --group {fitting[-1]}" if fitting else "this model's sizes fit no group"
+            raise ArgumentError(
+                "group",
+                got=f"{group} for {name} of {inputs} inputs",
+                expected="a divisor of them",
+                fix=fix,
+            )
+
+
+def _requantize(
+    source: Source, name: str, shape: tuple[int, int], planes: int, group: int
+) -> Planes:
+    rows, inputs = shape
+    step = max(1, _BLOCK_WEIGHTS // inputs)
+
+    def blocks() -> Iterator[NDArray[np.float32]]:
+        for begin in range(0, rows, step):
+            yield source.rows(name, begin, min(begin + step, rows))
+
+    return quantize(name, blocks(), shape, group, 8 if name in _OUTER else planes)
+
+
+def _provenance(source: Source, planes: int, requantized: list[str]) -> dict[str, Any]:
+    """What `source` in halfbyte.json says."""
+    names = [name for name, _ in expected_matrices(source.config)]
+    four_bit = all(source.type_of(name) in _FOUR_BIT for name in names if name not in _OUTER)
+    if not requantized:
+        method = "exact"
+    elif len(requantized) == len(names):
+        method = "re-quantized (round to nearest)"
+    else:
+        method = f"exact, except re-quantized (round to nearest): {', '.join(requantized[:4])}"
+    described = {**source.description, "planes": planes, "exact": not requantized, "method": method}
+    if four_bit and planes == 8:
+        described["note"] = FOUR_BIT_NOTE
+    return described

@@ -1,0 +1,39 @@
+"""A model on the Hugging Face hub -> its local snapshot directory."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from halfbyte.errors import SourceError
+
+_PATTERNS = ("*.safetensors", "*.json", "*.jinja")
+_NOT_WEIGHTS = (
+    "*/*",
+    "consolidated*",
+)  # other formats of the same weights, in folders or under another name
+
+
+def is_hub_id(text: str) -> bool:
+    """`owner/name`, as the hub spells it."""
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", text) is not None
+
+
+def fetch_snapshot(repo: str) -> Path:
+    """Download what an import needs, or reuse what is cached when offline. Raises SourceError."""
+    from huggingface_hub import snapshot_download  # slow to load; only this path needs it
+
+    try:
+        return Path(
+            snapshot_download(
+                repo, allow_patterns=list(_PATTERNS), ignore_patterns=list(_NOT_WEIGHTS)
+            )
+        )
+    except Exception as error:  # network, HTTP, disk and validation errors share no base class
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise SourceError(
+            f"hub model {repo}",
+            got=lines[0][:200],
+            expected="a model that can be downloaded",
+            fix="check the id and the network (and log in for a gated model), or name a local directory",
+        ) from error

@@ -1,0 +1,91 @@
+"""What a user may name as a model -> an opened checkpoint or source.
+
+A checkpoint directory is used as it is. A GGUF file, a Hugging Face directory, a hub id or an alias is converted once
+into the cache; the `f32` level reads it directly.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from halfbyte.errors import ArgumentError, HalfbyteError
+from halfbyte.formats.checkpoint import Checkpoint
+from halfbyte.formats.manifest import MANIFEST_NAME
+from halfbyte.importers.cache import cached_checkpoint
+from halfbyte.importers.convert import Progress, convert, open_source
+from halfbyte.importers.demo_model import ALIAS, demo_model
+from halfbyte.importers.hub import fetch_snapshot, is_hub_id
+from halfbyte.importers.source import Source
+
+ALIAS_PLANES = 8  # the demo shows the nested pair, which needs `lo`
+
+
+def resolve(
+    ckpt: str | Path,
+    planes: int | None = None,
+    group: int | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """The checkpoint directory of `ckpt`, converted on first use."""
+    found = locate(ckpt)
+    if is_checkpoint(found):
+        if planes is not None or group is not None:
+            fix = "leave --planes and --group out, or name the model it was made of"
+            raise ArgumentError(
+                "model", got=f"{ckpt} (a checkpoint)", expected="a model to convert", fix=fix
+            )
+        return found
+    if planes is None and str(ckpt) == ALIAS:
+        planes = ALIAS_PLANES
+    source = open_source(found)
+    dest = cached_checkpoint(found, planes, group)
+    if is_checkpoint(dest):
+        return dest
+    try:
+        return convert(source, dest, planes, group, progress)
+    except HalfbyteError:
+        if is_checkpoint(dest):  # another process was faster
+            return dest
+        raise
+
+
+def open_weights(
+    ckpt: str | Path,
+    *,
+    dense: bool = False,
+    planes: int | None = None,
+    group: int | None = None,
+    progress: Progress | None = None,
+) -> Checkpoint | Source:
+    """`dense`: the weights of the `f32` level, straight from the source; otherwise a checkpoint."""
+    if not dense:
+        return Checkpoint.open(resolve(ckpt, planes, group, progress))
+    found = locate(ckpt)
+    if not is_checkpoint(found):
+        return open_source(found)
+    checkpoint = Checkpoint.open(found)
+    if checkpoint.weights != "dense":
+        fix = "name the model it was made of (a GGUF file, a Hugging Face directory or an alias)"
+        raise ArgumentError(
+            "level f32", got=f"{ckpt} (a quantized checkpoint)", expected="dense weights", fix=fix
+        )
+    return checkpoint
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a directory claims to be a checkpoint."""
+    return (path / MANIFEST_NAME).is_file()
+
+
+def locate(ckpt: str | Path) -> Path:
+    """The file or directory `ckpt` stands for; fetches an alias or a hub id. An existing path always wins."""
+    path = Path(ckpt).expanduser()
+    if path.exists():
+        return path
+    if str(ckpt) == ALIAS:
+        return demo_model()
+    if is_hub_id(str(ckpt)):
+        return fetch_snapshot(str(ckpt))
+    fix = "check the path, or name a hub id as owner/name"
+    expected = f"a checkpoint, a GGUF file, a Hugging Face directory, a hub id or {ALIAS}"
+    raise ArgumentError("model", got=repr(str(ckpt)), expected=expected, fix=fix)
