@@ -1,0 +1,1 @@
+"""Who proposes, who verifies: the cascade string, the cycle, its statistics."""

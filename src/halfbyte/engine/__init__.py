@@ -1,0 +1,1 @@
+"""Requests on their way: sequences, pages, what runs next."""

@@ -1,0 +1,99 @@
+"""One request on its way through the engine: its tokens, its pages, how far its KV is committed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfbyte.cascade.cycle import Choice, Fate, Outcome
+from halfbyte.cascade.statistics import Statistics
+from halfbyte.engine.pages import PageTable
+
+
+class Sequence:
+    """Prompt and emitted tokens; the last token is pending (known, its KV not written).
+
+    Prefill commits the prompt without its last token, so the first cycle already drafts from it.
+    """
+
+    def __init__(
+        self,
+        prompt: list[int],
+        *,
+        table: PageTable,
+        choice: Choice,
+        limit: int,
+        stop_ids: frozenset[int],
+        watch: Callable[[int], bool] | None = None,
+    ) -> None:
+        """`limit`: most tokens to emit. `watch` sees each in order; True ends the sequence."""
+        self.tokens = list(prompt)
+        self.prompt_len = len(prompt)
+        self.committed_len = 0
+        self.table = table
+        self.choice = choice
+        self.limit = limit
+        self.stop_ids = stop_ids
+        self.watch = watch
+        self.logprobs: list[float] = []
+        self.fates: list[Fate] = []
+        self.finish_reason: str | None = None
+        self.statistics = Statistics(prompt_tokens=len(prompt))
+
+    @property
+    def pending(self) -> int:
+        """The last token, known but without KV."""
+        return self.tokens[-1]
+
+    @property
+    def page_row(self) -> NDArray[np.int32]:
+        """Its pages: [P], -1 past the last."""
+        return self.table.row
+
+    @property
+    def emitted(self) -> list[int]:
+        """Tokens after the prompt."""
+        return self.tokens[self.prompt_len :]
+
+    @property
+    def remaining(self) -> int:
+        """Tokens it may still emit."""
+        return self.limit - (len(self.tokens) - self.prompt_len)
+
+    @property
+    def is_prefilled(self) -> bool:
+        """Whether everything before the pending token is committed."""
+        return self.committed_len >= len(self.tokens) - 1
+
+    def commit(self, tokens: list[int]) -> None:
+        """See `cascade.cycle.Decoding`."""
+        self.tokens += tokens
+        self.committed_len += len(tokens)
+
+    def release(self) -> None:
+        """Give back every page; its KV is computed again when it is admitted again."""
+        self.committed_len = 0
+        self.table.shrink(0)
+
+    def settle(self, outcome: Outcome) -> int:
+        """Keep a cycle's tokens up to the first that ends the sequence; returns how many."""
+        kept = self._kept(outcome.tokens)
+        dropped = len(outcome.tokens) - kept
+        if dropped:
+            del self.tokens[-dropped:]
+        self.logprobs += outcome.logprobs[:kept]
+        self.fates += outcome.fates()[:kept]
+        if self.finish_reason is None and self.remaining == 0:
+            self.finish_reason = "length"
+        return kept
+
+    def _kept(self, tokens: list[int]) -> int:
+        if self.watch is None and self.stop_ids.isdisjoint(tokens):
+            return len(tokens)
+        for i, token in enumerate(tokens):
+            if token in self.stop_ids or (self.watch is not None and self.watch(token)):
+                self.finish_reason = "stop"
+                return i + 1
+        return len(tokens)

@@ -1,0 +1,88 @@
+"""Accepting, and the cycle against a runtime that punishes every misplaced position."""
+
+from __future__ import annotations
+
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from halfbyte.cascade.cascade import Cascade
+from halfbyte.cascade.cycle import Choice, Fate, Outcome, accept, run_cycle
+from halfbyte.engine.pages import PagePool, PageTable
+from halfbyte.engine.sequence import Sequence
+from tests.fake_runtime import FakeRuntime
+
+GREEDY = Choice(0.0, 0, 1.0, 0.0, 0)
+tokens = st.lists(st.integers(0, 3), max_size=9)
+
+
+@given(tokens, tokens)
+def test_accepted_length_is_the_longest_common_prefix(draft: list[int], target: list[int]) -> None:
+    n = accept(draft, target)
+    assert draft[:n] == target[:n]
+    assert n == min(len(draft), len(target)) or draft[n] != target[n]
+
+
+@given(st.integers(0, 8), st.data())
+def test_fates_name_every_emitted_token_once(proposed: int, data: st.DataObject) -> None:
+    accepted = data.draw(st.integers(0, proposed))
+    fates = Outcome([0] * (accepted + 1), [0.0] * (accepted + 1), proposed, accepted).fates()
+    assert len(fates) == accepted + 1
+    assert fates.count(Fate.ACCEPTED) == accepted
+    last = Fate.PLAIN if proposed == 0 else Fate.BONUS if accepted == proposed else Fate.RECOVERED
+    assert fates[-1] is last
+
+
+def _sequence(pool: PagePool, prompt: list[int]) -> Sequence:
+    table = PageTable(pool, 400)
+    table.grow(200)
+    return Sequence(prompt, table=table, choice=GREEDY, limit=100, stop_ids=frozenset())
+
+
+def _decode(cascade: str, lengths: list[list[int]], min_confidence: float = 0.0) -> list[list[int]]:
+    """Token ids of two one-token prompts after one cycle per entry of `lengths`."""
+    runtime = FakeRuntime(num_pages=128, page_size=4, disagree_percent=30)
+    pool = PagePool(runtime.num_pages, runtime.page_size)
+    sequences = [_sequence(pool, [5]), _sequence(pool, [11])]
+    for per_sequence in lengths:
+        before = [s.committed_len for s in sequences]
+        report = run_cycle(runtime, Cascade.parse(cascade), sequences, per_sequence, min_confidence)
+        for sequence, old, outcome in zip(sequences, before, report.outcomes, strict=True):
+            assert sequence.committed_len == old + outcome.accepted + 1
+            assert sequence.committed_len == len(sequence.tokens) - 1
+            assert outcome.accepted <= outcome.proposed
+    return [s.tokens for s in sequences]
+
+
+PLAIN = _decode("w8a16", [[0, 0]] * 60)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=1, max_size=6),
+    st.sampled_from([0.0, 0.4, 0.95]),
+)
+def test_any_ragged_draft_lengths_emit_the_plain_tokens(
+    lengths: list[tuple[int, int]], min_confidence: float
+) -> None:
+    got = _decode("w4a8 > w8a16", [list(pair) for pair in lengths], min_confidence)
+    for tokens_, plain in zip(got, PLAIN, strict=True):
+        assert tokens_ == plain[: len(tokens_)]
+
+
+def test_acceptance_is_partial_so_the_property_above_is_not_vacuous() -> None:
+    runtime = FakeRuntime(num_pages=128)
+    sequence = _sequence(PagePool(128, 4), [5])
+    outcomes = [
+        run_cycle(runtime, Cascade.parse("w4a8 > w8a16"), [sequence], [3], 0.0).outcomes[0]
+        for _ in range(20)
+    ]
+    assert {o.accepted for o in outcomes} == {0, 1, 2, 3}
+
+
+def test_a_cycle_with_nothing_proposed_never_calls_the_draft() -> None:
+    runtime = FakeRuntime(num_pages=128)
+    sequence = _sequence(PagePool(128, 4), [5])
+    for cascade, length in itertools.product(["w8a16", "w4a8 > w8a16"], [0]):
+        run_cycle(runtime, Cascade.parse(cascade), [sequence], [length], 0.0)
+    assert [verb for verb, _ in runtime.calls] == ["forward_sample", "forward_sample"]

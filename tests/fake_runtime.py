@@ -1,0 +1,177 @@
+"""A runtime whose next token is a hash of the token prefix it reads through page tables.
+
+Its "KV" is one integer a position plus the level that wrote it. A target row that reads a
+position written at another level, or never written, gets a poisoned hash, so every scheduling or
+roll-back mistake changes the output.
+The draft level agrees with the target except at pseudo-random prefixes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfbyte.config import Level, ModelConfig
+from halfbyte.runtime.protocol import Batch, Drafted, Sampled, Sampling
+
+VOCAB = 97
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def tiny_config(max_context: int = 4096, vocab_size: int = VOCAB) -> ModelConfig:
+    return ModelConfig(
+        family="llama",
+        vocab_size=vocab_size,
+        hidden_size=32,
+        intermediate_size=32,
+        num_layers=1,
+        num_heads=1,
+        num_kv_heads=1,
+        head_dim=32,
+        max_context=max_context,
+        norm_eps=1e-5,
+    )
+
+
+def _mix(z: int) -> int:
+    z = (z * 0x9E3779B97F4A7C15 + 0x1234567) & 0xFFFFFFFFFFFFFFFF
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+    return z ^ (z >> 31)
+
+
+class FakeRuntime:
+    def __init__(
+        self,
+        *,
+        num_pages: int = 64,
+        page_size: int = 4,
+        max_rows: int = 64,
+        max_context: int = 4096,
+        disagree_percent: int = 25,
+        planes: bool = True,
+        vocab_size: int = VOCAB,
+    ) -> None:
+        self.config = tiny_config(max_context, vocab_size)
+        self.page_size = page_size
+        self.num_pages = num_pages
+        self.max_rows = max_rows
+        self.disagree_percent = disagree_percent
+        self.has_planes = planes
+        self.values = np.zeros((num_pages, page_size), dtype=np.uint64)  # [P, S]
+        self.writers = np.zeros((num_pages, page_size), dtype=np.int64)  # 0: never written
+        self.calls: list[tuple[str, int]] = []  # verb, rows
+
+    def supports(self, level: Level) -> bool:
+        return (level.weight_bits == 32) != self.has_planes
+
+    def forward(
+        self, batch: Batch, level: Level, logit_rows: NDArray[np.int32]
+    ) -> NDArray[np.float32]:
+        self.calls.append(("forward", len(batch.tokens)))
+        hashes = self._hashes(batch, level, strict=True)
+        logits = np.zeros((len(logit_rows), self.config.vocab_size), dtype=np.float32)
+        for i, row in enumerate(logit_rows.tolist()):
+            logits[i, hashes[row] % self.config.vocab_size] = 1.0
+        return logits
+
+    def forward_sample(
+        self, batch: Batch, level: Level, logit_rows: NDArray[np.int32], sampling: Sampling
+    ) -> Sampled:
+        self.calls.append(("forward_sample", len(batch.tokens)))
+        hashes = self._hashes(batch, level, strict=True)
+        tokens, logprobs = [], []
+        for i, row in enumerate(logit_rows.tolist()):
+            token, logprob = self._draw(hashes[row], sampling, i)
+            tokens.append(token)
+            logprobs.append(logprob)
+        return Sampled(np.array(tokens, dtype=np.int32), np.array(logprobs, dtype=np.float32))
+
+    def draft(
+        self,
+        batch: Batch,
+        level: Level,
+        lengths: NDArray[np.int32],
+        sampling: Sampling,
+        min_confidence: float,
+    ) -> Drafted:
+        self.calls.append(("draft", len(batch.tokens)))
+        assert len(batch.tokens) == len(lengths) == len(batch.first_positions)
+        assert (sampling.positions == batch.first_positions + 1).all()
+        tokens = np.full((len(lengths), int(lengths.max())), -7, dtype=np.int32)
+        counts = np.zeros(len(lengths), dtype=np.int32)
+        for b, length in enumerate(lengths.tolist()):
+            token = int(batch.tokens[b])
+            for i in range(length):
+                one = Batch(
+                    np.array([token], dtype=np.int32),
+                    np.array([0, 1], dtype=np.int32),
+                    batch.first_positions[b : b + 1] + i,
+                    batch.page_tables[b : b + 1],
+                )
+                value = self._hashes(one, level, strict=False)[0]
+                token, _ = self._draw(value, sampling, b, offset=i)
+                if _mix(value ^ 0xABC) % 100 < self.disagree_percent:
+                    token = (token + 1) % self.config.vocab_size
+                if (_mix(value ^ 0xDEF) % 1000) / 1000 < min_confidence:
+                    break
+                tokens[b, i] = token
+                counts[b] = i + 1
+        return Drafted(tokens, counts)
+
+    def read_kv(self, layer: int, page: int) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+        bits = self.values[page].view(np.uint16)
+        return bits, (self.writers[page] & 0xFFFF).astype(np.uint16)
+
+    def weight_bytes(self, level: Level) -> int:
+        return 1000 * level.weight_bits
+
+    def memory_bytes(self) -> int:
+        return 8000
+
+    def _hashes(self, batch: Batch, level: Level, *, strict: bool) -> list[int]:
+        """One hash a row over the positions it reads; all rows' KV is written first."""
+        writer = level.weight_bits * 100 + level.act_bits
+        assert 0 < len(batch.tokens) <= self.max_rows
+        assert batch.row_starts[-1] == len(batch.tokens)
+        written: set[tuple[int, int]] = set()
+        for b in range(len(batch.first_positions)):
+            for m in range(int(batch.row_starts[b]), int(batch.row_starts[b + 1])):
+                position = int(batch.first_positions[b]) + m - int(batch.row_starts[b])
+                assert position < self.config.max_context
+                page = int(batch.page_tables[b, position // self.page_size])
+                slot = position % self.page_size
+                assert page >= 0, f"no page for position {position}"
+                assert (page, slot) not in written, "two rows of a batch share a slot"
+                written.add((page, slot))
+                token = int(batch.tokens[m])
+                assert 0 <= token < self.config.vocab_size
+                self.values[page, slot] = _mix(token * 8191 + position)
+                self.writers[page, slot] = writer
+        hashes = []
+        for b in range(len(batch.first_positions)):
+            for m in range(int(batch.row_starts[b]), int(batch.row_starts[b + 1])):
+                context = int(batch.first_positions[b]) + m - int(batch.row_starts[b]) + 1
+                pages = batch.page_tables[b, : -(-context // self.page_size)]
+                values = self.values[pages].reshape(-1)[:context]
+                writers = self.writers[pages].reshape(-1)[:context]
+                odd = np.arange(context, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+                value = int((values * (odd * _GOLDEN)).sum(dtype=np.uint64))
+                if strict and not (writers == writer).all():
+                    value ^= 0x5A5A5A5A  # reading another level's KV poisons the row
+                hashes.append(value)
+        return hashes
+
+    def _draw(self, value: int, sampling: Sampling, row: int, offset: int = 0) -> tuple[int, float]:
+        if sampling.temperatures[row] > 0:
+            position = int(sampling.positions[row]) + offset
+            noise = (
+                int(sampling.seeds[row]),
+                position,
+                int(sampling.top_ks[row]),
+                float(sampling.top_ps[row]),
+                float(sampling.min_ps[row]),
+                float(sampling.temperatures[row]),
+            )
+            value ^= hash(noise) & 0xFFFFFFFFFFFFFFFF
+        mixed = _mix(value)
+        return mixed % self.config.vocab_size, -((mixed >> 20) % 1000) / 100
