@@ -58,7 +58,7 @@ def build(
 def shared(
     kind: str, model: str, page_size: int = 16, threads: int = 2, kv_dtype: str = "f16"
 ) -> Runtime:
-    """A runtime over `tiny(model)` that tests share: what one leaves in the KV pool poisons the next."""
+    """A runtime over `tiny(model)` that tests share, with what the last one left in its KV pool."""
     return build(kind, tiny(model), threads=threads, page_size=page_size, kv_dtype=kv_dtype)
 
 

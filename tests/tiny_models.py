@@ -76,6 +76,7 @@ CONFIGS = {
     "mistral": _config("mistral", sliding_window=24, num_kv_heads=1, head_dim=32),
     "qwen2": _config("qwen2", qkv_bias=True, tied_head=True, norm_eps=1e-6),
     "qwen3": _config("qwen3", qk_norm=True, head_dim=48, num_kv_heads=4, rope=RopeConfig(base=1e6)),
+    "vocabulary": _config("llama", vocab_size=2500, num_layers=1),
     "wide": _config(
         "llama", hidden_size=128, intermediate_size=384, head_dim=64, num_heads=6, num_kv_heads=2
     ),
@@ -88,6 +89,7 @@ MODELS = {
     "mistral-window": ("mistral", Kind(group_size=64)),
     "qwen2-bias-tied-offsets": ("qwen2", Kind(offsets=True)),
     "qwen3-qk-norm": ("qwen3", Kind(group_size=64)),
+    "llama-2500-words": ("vocabulary", Kind()),
     "wide-g128": ("wide", Kind(group_size=128)),
 }
 DENSE_MODELS = {

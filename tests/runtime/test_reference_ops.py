@@ -21,6 +21,10 @@ def _rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
+def _f32(*values: float | np.float32) -> F32:
+    return np.array(values, dtype=np.float32)
+
+
 def _normal(*shape: int, seed: int = 0) -> F32:
     return _rng(seed).standard_normal(shape).astype(np.float32)
 
@@ -31,11 +35,13 @@ def _rounded(value: Fraction) -> np.float32:
         near = np.float32(float(value))
     if not np.isfinite(near):
         return near
-    candidates = [near, np.nextafter(near, np.float32(np.inf)), np.nextafter(near, -np.float32(np.inf))]
+    candidates = [
+        near,
+        np.nextafter(near, np.float32(np.inf)),
+        np.nextafter(near, -np.float32(np.inf)),
+    ]
     finite = [c for c in candidates if np.isfinite(c)]
-    return min(
-        finite, key=lambda c: (abs(Fraction(float(c)) - value), int(c.view(np.uint32)) & 1)
-    )
+    return min(finite, key=lambda c: (abs(Fraction(float(c)) - value), int(c.view(np.uint32)) & 1))
 
 
 @given(a=floats, b=floats, c=floats)
@@ -43,21 +49,21 @@ def test_fma_rounds_once(a: float, b: float, c: float) -> None:
     exact = Fraction(a) * Fraction(b) + Fraction(c)
     if abs(exact) >= Fraction(2) ** 127:
         return  # overflow to infinity is not part of the claim
-    got = ops.fma(np.float32([a]), np.float32([b]), np.float32([c]))[0]
+    got = ops.fma(_f32(a), _f32(b), _f32(c))[0]
     assert got == _rounded(exact)
 
 
 def test_fma_is_right_where_two_roundings_are_not() -> None:
     # 1 + 2^-24 is a midpoint of float32; the last term decides, and float64 cannot hold it.
-    a, b = np.float32([2.0**-60, -(2.0**-60)]), np.float32([1, 1])
-    c = np.float32([1, 1])
+    a, b = _f32(2.0**-60, -(2.0**-60)), _f32(1, 1)
+    c = _f32(1, 1)
     one_ulp = np.float32(1) + np.float32(2.0**-23)
     tie = np.float32(1 + 2.0**-12)
-    square = ops.fma(np.float32([tie]), np.float32([tie]), np.float32([2.0**-80]))[0]
+    square = ops.fma(_f32(tie), _f32(tie), _f32(2.0**-80))[0]
     assert list(ops.fma(a, b, c)) == [1, 1]
     # tie * tie = 1 + 2^-11 + 2^-24: on the midpoint, pushed up by 2^-80.
     assert square == np.float32(1 + 2.0**-11) + (one_ulp - 1)
-    down = ops.fma(np.float32([tie]), np.float32([tie]), np.float32([-(2.0**-80)]))[0]
+    down = ops.fma(_f32(tie), _f32(tie), _f32(-(2.0**-80)))[0]
     assert down == np.float32(1 + 2.0**-11)
 
 
@@ -145,7 +151,7 @@ def test_narrowing_inverts_widening_for_every_bit_pattern(dtype: str) -> None:
 def test_bf16_is_the_nearest_with_ties_to_even(x: float) -> None:
     if abs(x) > 3.38e38:
         return
-    bits = int(ops.narrow(np.float32([x]), "bf16")[0])
+    bits = int(ops.narrow(_f32(x), "bf16")[0])
     around = np.array([max(bits - 1, bits & 0x8000), bits, min(bits + 1, bits | 0x7FFF)], np.uint16)
     distance = [abs(Fraction(float(v)) - Fraction(x)) for v in ops.widen(around, "bf16")]
     assert distance[1] == min(distance)
@@ -154,7 +160,7 @@ def test_bf16_is_the_nearest_with_ties_to_even(x: float) -> None:
 
 
 def test_rope_turns_pairs_half_a_head_apart_by_position_times_frequency() -> None:
-    frequencies = np.float32([1.0, 0.25])
+    frequencies = _f32(1.0, 0.25)
     cos, sin = ops.rope_angles(np.array([0, 3], np.int32), frequencies)
     x = np.zeros((2, 1, 4), dtype=np.float32)
     x[:, 0, :2] = 1
@@ -164,7 +170,9 @@ def test_rope_turns_pairs_half_a_head_apart_by_position_times_frequency() -> Non
     assert np.allclose(turned[1, 0], expected, atol=1e-7)
 
 
-@pytest.mark.parametrize(("first", "last"), [(0, 0), (0, 255), (0, 256), (3, 700), (250, 260), (512, 520)])
+@pytest.mark.parametrize(
+    ("first", "last"), [(0, 0), (0, 255), (0, 256), (3, 700), (250, 260), (512, 520)]
+)
 def test_attention_is_softmax_over_the_row_s_own_positions(first: int, last: int) -> None:
     queries = _normal(2, 3, 16)
     keys, values = _normal(2, 16, 800, seed=1), _normal(2, 800, 16, seed=2)
@@ -186,4 +194,4 @@ def test_norm_and_silu_match_float64() -> None:
     assert relative_error(ops.rms_norm(x, w, 1e-5), norm.astype(np.float32)) <= 3e-7
     silu = wide / (1 + np.exp(-wide)) * wide[::-1]
     assert relative_error(ops.silu_mul(x, x[::-1]), silu.astype(np.float32)) <= 3e-7
-    assert ops.silu_mul(np.float32([-1e4]), np.float32([1]))[0] == 0
+    assert ops.silu_mul(_f32(-1e4), _f32(1))[0] == 0

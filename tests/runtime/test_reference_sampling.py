@@ -27,8 +27,9 @@ CHI_SQUARE_LIMIT = [
 
 
 def _softmax(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    e = np.exp(x - x.max())
-    return e / e.sum()
+    e: NDArray[np.float64] = np.exp(x - x.max())
+    e /= e.sum()
+    return e
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
@@ -147,7 +148,7 @@ def test_equal_logits_go_to_the_lower_id() -> None:
 
 
 def test_small_temperatures_do_not_overflow() -> None:
-    assert sample_token(np.float32([10, 80, 3]), 1e-38, 0, 0.9, 0.1, 1, 1) == 1
+    assert sample_token(np.array([10, 80, 3], np.float32), 1e-38, 0, 0.9, 0.1, 1, 1) == 1
 
 
 @given(logits=logit_arrays)

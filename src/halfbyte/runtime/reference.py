@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from halfbyte.config import Level, ModelConfig
 from halfbyte.errors import ArgumentError
-from halfbyte.formats.weights import Dense, Weights
+from halfbyte.formats.weights import Dense, Planes, Weights
 from halfbyte.runtime.protocol import Batch, Drafted, Sampled, Sampling
 from halfbyte.runtime.reference_ops import (
     F32,
@@ -81,13 +81,12 @@ class ReferenceRuntime:
         return self._max_rows
 
     def supports(self, level: Level) -> bool:
-        """Dense weights run at `f32` only, planes at the others; w8 levels need a `lo` plane."""
-        stored = [m.stored for m in self._model.matrices]
+        """Dense weights run at `f32` only, planes at the others; w8 needs `lo` in every layer."""
+        stored = [m.stored for layer in self._model.layers for m in layer.matrices]
         if level.weight_bits == 32:
             return all(isinstance(s, Dense) for s in stored)
-        planes = [s for s in stored if not isinstance(s, Dense)]
-        return len(planes) == len(stored) and (
-            level.weight_bits == 4 or any(p.lo is not None for p in planes)
+        return all(
+            isinstance(s, Planes) and (level.weight_bits == 4 or s.lo is not None) for s in stored
         )
 
     def forward(self, batch: Batch, level: Level, logit_rows: NDArray[np.int32]) -> F32:
