@@ -15,22 +15,36 @@
 
 namespace halfbyte {
 
-template <class V, bool BF16>
-inline V load_kv(const std::uint16_t* p) {
-    if constexpr (BF16) return V::load_bf16(p);
-    return V::load_f16(p);
+template <KvType T>
+struct KvElement {
+    using Type = std::uint16_t;
+};
+template <>
+struct KvElement<KvType::kF32> {
+    using Type = float;
+};
+
+template <class V, KvType T>
+inline V load_kv(const typename KvElement<T>::Type* p) {
+    if constexpr (T == KvType::kF32) {
+        return V::load(p);
+    } else if constexpr (T == KvType::kBF16) {
+        return V::load_bf16(p);
+    } else {
+        return V::load_f16(p);
+    }
 }
 
 // NQ queries x NB vectors of 16 positions.
-template <class V, bool BF16, int NQ, int NB>
-inline void scores_block(const float* const* q, const std::uint16_t* keys, int page_size,
+template <class V, KvType T, int NQ, int NB>
+inline void scores_block(const float* const* q, const typename KvElement<T>::Type* keys, int page_size,
                          int head_dim, float* out) {
     V acc[NQ][NB];
     for (int i = 0; i < NQ; ++i)
         for (int b = 0; b < NB; ++b) acc[i][b] = V::zero();
     for (int d = 0; d < head_dim; ++d) {
         V k[NB];
-        for (int b = 0; b < NB; ++b) k[b] = load_kv<V, BF16>(keys + d * page_size + 16 * b);
+        for (int b = 0; b < NB; ++b) k[b] = load_kv<V, T>(keys + d * page_size + 16 * b);
         for (int i = 0; i < NQ; ++i) {
             const V qd = V::all(q[i][d]);
             for (int b = 0; b < NB; ++b) acc[i][b] = fma(qd, k[b], acc[i][b]);
@@ -40,20 +54,20 @@ inline void scores_block(const float* const* q, const std::uint16_t* keys, int p
         for (int b = 0; b < NB; ++b) acc[i][b].store(out + i * kAttentionChunk + 16 * b);
 }
 
-template <class V, bool BF16, int NB>
-inline void scores_queries(const float* const* q, int queries, const std::uint16_t* keys,
+template <class V, KvType T, int NB>
+inline void scores_queries(const float* const* q, int queries, const typename KvElement<T>::Type* keys,
                            int page_size, int head_dim, float* out) {
     int i = 0;
     for (; i + 3 <= queries; i += 3)
-        scores_block<V, BF16, 3, NB>(q + i, keys, page_size, head_dim, out + i * kAttentionChunk);
+        scores_block<V, T, 3, NB>(q + i, keys, page_size, head_dim, out + i * kAttentionChunk);
     if (queries - i == 2)
-        scores_block<V, BF16, 2, NB>(q + i, keys, page_size, head_dim, out + i * kAttentionChunk);
+        scores_block<V, T, 2, NB>(q + i, keys, page_size, head_dim, out + i * kAttentionChunk);
     else if (queries - i == 1)
-        scores_block<V, BF16, 1, NB>(q + i, keys, page_size, head_dim, out + i * kAttentionChunk);
+        scores_block<V, T, 1, NB>(q + i, keys, page_size, head_dim, out + i * kAttentionChunk);
 }
 
 // o[i][0 .. 16*ND) += sum over positions [s0, s1) of p[i][s - c0] * V[s], for NQ queries.
-template <class V, bool BF16, int NQ, int ND>
+template <class V, KvType T, int NQ, int ND>
 inline void values_block(const AttentionArgs& a, int c0, int s0, int s1, int d0, const float* p,
                          float* const* states) {
     const int S = a.kv.page_size, D = a.head_dim;
@@ -63,12 +77,12 @@ inline void values_block(const AttentionArgs& a, int c0, int s0, int s1, int d0,
     for (int s = s0; s < s1;) {
         const int slot = s % S;
         const int end = s + S - slot < s1 ? s + S - slot : s1;
-        const std::uint16_t* v = a.kv.base + a.pages[s / S] * a.kv.page_stride +
+        const auto* v = static_cast<const typename KvElement<T>::Type*>(a.kv.base) + a.pages[s / S] * a.kv.page_stride +
                                  static_cast<std::size_t>(2 * a.kv_head + 1) * D * S +
                                  static_cast<std::size_t>(slot) * D + d0;
         for (; s < end; ++s, v += D) {
             V row[ND];
-            for (int j = 0; j < ND; ++j) row[j] = load_kv<V, BF16>(v + 16 * j);
+            for (int j = 0; j < ND; ++j) row[j] = load_kv<V, T>(v + 16 * j);
             for (int i = 0; i < NQ; ++i) {
                 const V weight = V::all(p[i * kAttentionChunk + s - c0]);
                 for (int j = 0; j < ND; ++j) acc[i][j] = fma(weight, row[j], acc[i][j]);
@@ -79,19 +93,19 @@ inline void values_block(const AttentionArgs& a, int c0, int s0, int s1, int d0,
         for (int j = 0; j < ND; ++j) acc[i][j].store(states[i] + 2 + d0 + 16 * j);
 }
 
-template <class V, bool BF16, int NQ>
+template <class V, KvType T, int NQ>
 inline void values(const AttentionArgs& a, int c0, int s0, int s1, const float* p,
                    float* const* states) {
     if (s0 >= s1) return;
     int d = 0;
     for (; d + 64 <= a.head_dim; d += 64)
-        values_block<V, BF16, NQ, 4>(a, c0, s0, s1, d, p, states);
-    for (; d < a.head_dim; d += 16) values_block<V, BF16, NQ, 1>(a, c0, s0, s1, d, p, states);
+        values_block<V, T, NQ, 4>(a, c0, s0, s1, d, p, states);
+    for (; d < a.head_dim; d += 16) values_block<V, T, NQ, 1>(a, c0, s0, s1, d, p, states);
 }
 
 // Positions all NQ queries attend to go together; what only some see is added before and after, so
 // that no query ever touches a slot outside its own context.
-template <class V, bool BF16, int NQ>
+template <class V, KvType T, int NQ>
 inline void values_ragged(const AttentionArgs& a, int c0, const int* from, const int* to,
                           const float* p, float* const* states) {
     int begin = from[0], end = to[0];
@@ -102,15 +116,15 @@ inline void values_ragged(const AttentionArgs& a, int c0, const int* from, const
     if (begin >= end) begin = end = from[0] > to[0] ? from[0] : to[0];
     const bool shared = begin < end;
     for (int i = 0; i < NQ; ++i)
-        values<V, BF16, 1>(a, c0, from[i], shared ? begin : to[i], p + i * kAttentionChunk,
+        values<V, T, 1>(a, c0, from[i], shared ? begin : to[i], p + i * kAttentionChunk,
                            states + i);
     if (!shared) return;
-    values<V, BF16, NQ>(a, c0, begin, end, p, states);
+    values<V, T, NQ>(a, c0, begin, end, p, states);
     for (int i = 0; i < NQ; ++i)
-        values<V, BF16, 1>(a, c0, end, to[i], p + i * kAttentionChunk, states + i);
+        values<V, T, 1>(a, c0, end, to[i], p + i * kAttentionChunk, states + i);
 }
 
-template <class V, bool BF16>
+template <class V, KvType T>
 void attend_typed(const AttentionArgs& a, int c0, int c1, float* const* states,
                   float* scratch) {
     const int S = a.kv.page_size, D = a.head_dim;
@@ -122,18 +136,18 @@ void attend_typed(const AttentionArgs& a, int c0, int c1, float* const* states,
     low = (low > c0 ? low : c0) / 16 * 16;
     high = high < c1 ? high : c1;
     for (int s = low; s < high;) {
-        const std::uint16_t* keys = a.kv.base + a.pages[s / S] * a.kv.page_stride +
+        const auto* keys = static_cast<const typename KvElement<T>::Type*>(a.kv.base) + a.pages[s / S] * a.kv.page_stride +
                                     static_cast<std::size_t>(2 * a.kv_head) * D * S + s % S;
         const int room = S - s % S;
         float* out = scratch + (s - c0);
         if (room >= 64 && high - s > 32) {
-            scores_queries<V, BF16, 4>(a.q, a.queries, keys, S, D, out);
+            scores_queries<V, T, 4>(a.q, a.queries, keys, S, D, out);
             s += 64;
         } else if (room >= 32 && high - s > 16) {
-            scores_queries<V, BF16, 2>(a.q, a.queries, keys, S, D, out);
+            scores_queries<V, T, 2>(a.q, a.queries, keys, S, D, out);
             s += 32;
         } else {
-            scores_queries<V, BF16, 1>(a.q, a.queries, keys, S, D, out);
+            scores_queries<V, T, 1>(a.q, a.queries, keys, S, D, out);
             s += 16;
         }
     }
@@ -173,23 +187,25 @@ void attend_typed(const AttentionArgs& a, int c0, int c1, float* const* states,
         to[pending] = t > f ? t : f;
         ++pending;
         if (pending == 3) {
-            values_ragged<V, BF16, 3>(a, c0, from, to, p - 2 * kAttentionChunk, states + i - 2);
+            values_ragged<V, T, 3>(a, c0, from, to, p - 2 * kAttentionChunk, states + i - 2);
             pending = 0;
         }
     }
     for (int j = 0; j < pending; ++j) {
         const int i = a.queries - pending + j;
-        values<V, BF16, 1>(a, c0, from[j], to[j], scratch + i * kAttentionChunk,
+        values<V, T, 1>(a, c0, from[j], to[j], scratch + i * kAttentionChunk,
                            states + i);
     }
 }
 
 template <class V>
 void attend(const AttentionArgs& a, int c0, int c1, float* const* states, float* scratch) {
-    if (a.kv.bf16)
-        attend_typed<V, true>(a, c0, c1, states, scratch);
+    if (a.kv.type == KvType::kF32)
+        attend_typed<V, KvType::kF32>(a, c0, c1, states, scratch);
+    else if (a.kv.type == KvType::kBF16)
+        attend_typed<V, KvType::kBF16>(a, c0, c1, states, scratch);
     else
-        attend_typed<V, false>(a, c0, c1, states, scratch);
+        attend_typed<V, KvType::kF16>(a, c0, c1, states, scratch);
 }
 
 template <class V>

@@ -143,7 +143,8 @@ class NativeModel {
         else refuse("no vector named " + slot);
     }
 
-    void allocate_kv(int pages, int page_size, bool bf16) {
+    void allocate_kv(int pages, int page_size, const std::string& dtype) {
+        expect(dtype == "f16" || dtype == "bf16" || dtype == "f32", "KV must be f16, bf16 or f32");
         expect(pages > 0 && pages <= 1 << 22, "pages must be 1..4194304");
         expect(page_size == 16 || page_size == 32 || page_size == 64 || page_size == 128 || page_size == 256,
                "page_size must be 16, 32, 64, 128 or 256");
@@ -151,7 +152,10 @@ class NativeModel {
             expect(l.qkv.k() && l.o.k() && l.gate_up.k() && l.down.k() && l.attn_norm && l.mlp_norm,
                    "a layer's weights are not all set");
         expect(model_->embed.k() && model_->head.k() && model_->final_norm, "embedding, head or final norm not set");
-        model_->allocate_kv(pages, page_size, bf16);
+        model_->allocate_kv(pages, page_size,
+                            dtype == "f32"    ? KvType::kF32
+                            : dtype == "bf16" ? KvType::kBF16
+                                              : KvType::kF16);
     }
 
     Result<float> forward(Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> row_starts,
@@ -226,18 +230,21 @@ class NativeModel {
                 to_numpy(std::move(drafted.counts), {B})};
     }
 
-    std::tuple<Result<std::uint16_t>, Result<std::uint16_t>> read_kv(int layer, int page) {
+    // Raw bytes: K [Hkv, D, S * width], V [Hkv, S, D * width].
+    std::tuple<Result<std::uint8_t>, Result<std::uint8_t>> read_kv(int layer, int page) {
         const ModelShape& s = model_->shape();
-        expect(layer >= 0 && layer < s.layers && page >= 0 && page < model_->pages(), "read_kv: no such page");
-        const std::size_t half = static_cast<std::size_t>(s.head_dim) * model_->page_size();
-        const std::uint16_t* base = model_->page(layer, page);
-        std::vector<std::uint16_t> k, v;
-        for (int h = 0; h < s.kv_heads; ++h) {
+        expect(layer >= 0 && layer < s.layers && page >= 0 && page < model_->pages(),
+               "read_kv: no such page");
+        const std::size_t width = kv_bytes(model_->kv_type());
+        const std::size_t H = s.kv_heads, D = s.head_dim, S = model_->page_size();
+        const std::size_t half = D * S * width;
+        const auto* base = static_cast<const std::uint8_t*>(model_->page(layer, page));
+        std::vector<std::uint8_t> k, v;
+        for (std::size_t h = 0; h < H; ++h) {
             k.insert(k.end(), base + 2 * h * half, base + (2 * h + 1) * half);
             v.insert(v.end(), base + (2 * h + 1) * half, base + (2 * h + 2) * half);
         }
-        const std::size_t H = s.kv_heads, D = s.head_dim, S = model_->page_size();
-        return {to_numpy(std::move(k), {H, D, S}), to_numpy(std::move(v), {H, S, D})};
+        return {to_numpy(std::move(k), {H, D, S * width}), to_numpy(std::move(v), {H, S, D * width})};
     }
 
     std::size_t bytes_read(int weight_bits, int act_bits, int head_bits) {
@@ -364,7 +371,7 @@ NB_MODULE(_native, m) {
         .def("set_planes", &NativeModel::set_planes, "slot"_a, "layer"_a, "parts"_a, "group"_a)
         .def("set_dense", &NativeModel::set_dense, "slot"_a, "layer"_a, "parts"_a, "dtype"_a)
         .def("set_vector", &NativeModel::set_vector, "slot"_a, "layer"_a, "values"_a)
-        .def("allocate_kv", &NativeModel::allocate_kv, "pages"_a, "page_size"_a, "bf16"_a)
+        .def("allocate_kv", &NativeModel::allocate_kv, "pages"_a, "page_size"_a, "dtype"_a)
         .def("forward", &NativeModel::forward)
         .def("forward_sample", &NativeModel::forward_sample)
         .def("draft", &NativeModel::draft)

@@ -52,11 +52,14 @@ struct Epilogue {
     std::size_t stride = 0;
 };
 
+enum class KvType { kF16, kBF16, kF32 };
+constexpr int kv_bytes(KvType type) { return type == KvType::kF32 ? 4 : 2; }
+
 struct KvView {
-    const std::uint16_t* base = nullptr;  // this layer: [P][Hkv][ K: D*S | V: S*D ]
-    std::size_t page_stride = 0;          // in elements
+    const void* base = nullptr;   // this layer: [P][Hkv][ K: D*S | V: S*D ]
+    std::size_t page_stride = 0;  // in elements
     int page_size = 0;
-    bool bf16 = false;
+    KvType type = KvType::kF16;
 };
 
 struct AttentionArgs {
@@ -87,8 +90,8 @@ struct Kernels {
                      int g0, int g1, const Activations& out);
     // Rotates one head in place by (cos, sin) [D/2] and multiplies by `factor`.
     void (*rope)(float* x, const float* cos, const float* sin, int head_dim, float factor);
-    // x -> f16 or bf16 bits.
-    void (*narrow)(const float* x, int count, bool bf16, std::uint16_t* out);
+    // x -> KV elements.
+    void (*narrow)(const float* x, int count, KvType type, void* out);
     // One chunk of positions [c0, c1) for all queries, the state of query i at states[i].
     // A query with no position in the chunk gets max = -inf, sum = 0 and zeros.
     // scratch: queries * kAttentionChunk floats.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 namespace halfbyte {
 
@@ -57,24 +58,25 @@ Model::Input Model::make_input(int rows) {
     return in;
 }
 
-void Model::allocate_kv(int pages, int page_size, bool bf16) {
+void Model::allocate_kv(int pages, int page_size, KvType type) {
     pages_ = pages;
     page_size_ = page_size;
-    kv_bf16_ = bf16;
-    kv_base_ = kv_.array<std::uint16_t>(static_cast<std::size_t>(shape_.layers) * pages *
-                                        page_elements());
+    kv_type_ = type;
+    kv_base_ = kv_.array<char>(static_cast<std::size_t>(shape_.layers) * pages * page_elements() *
+                               kv_bytes(type));
 }
 
 std::size_t Model::page_elements() const {
     return static_cast<std::size_t>(2 * shape_.kv_heads) * shape_.head_dim * page_size_;
 }
 
-const std::uint16_t* Model::page(int layer, int page) const {
-    return kv_base_ + (static_cast<std::size_t>(layer) * pages_ + page) * page_elements();
+const void* Model::page(int layer, int page) const {
+    return kv_base_ + (static_cast<std::size_t>(layer) * pages_ + page) * page_elements() *
+                          kv_bytes(kv_type_);
 }
 
 KvView Model::kv_view(int layer) const {
-    return {page(layer, 0), page_elements(), page_size_, kv_bf16_};
+    return {page(layer, 0), page_elements(), page_size_, kv_type_};
 }
 
 std::size_t Model::bytes_read(LevelSpec level) const {
@@ -282,8 +284,8 @@ void Model::write_kv(const Layer& layer, int index, int thread) {
     const int D = s.head_dim, half = D / 2, S = page_size_;
     const int heads = s.heads + s.kv_heads;  // v travels with its k
     const float query_factor = 1.0f / std::sqrt(static_cast<float>(D));
-    auto* pages = const_cast<std::uint16_t*>(page(index, 0));
-    std::uint16_t narrow[256];
+    const std::size_t width = kv_bytes(kv_type_);
+    alignas(64) char narrow[256 * 4];
     const int items = step_.rows * heads;
     for (int i = items * thread / pool_.size(); i < items * (thread + 1) / pool_.size(); ++i) {
         const int m = i / heads, h = i % heads;
@@ -298,10 +300,14 @@ void Model::write_kv(const Layer& layer, int index, int thread) {
         const int kv_head = h - s.heads, position = position_[m], slot = position % S;
         const int page_id =
             step_.pages[static_cast<std::size_t>(sequence_[m]) * step_.page_columns + position / S];
-        std::uint16_t* k = pages + page_id * page_elements() + static_cast<std::size_t>(2 * kv_head) * D * S;
-        kernels_.narrow(x, D, kv_bf16_, narrow);
-        for (int d = 0; d < D; ++d) k[d * S + slot] = narrow[d];
-        kernels_.narrow(x + s.kv_heads * D, D, kv_bf16_, k + static_cast<std::size_t>(D) * S + slot * D);
+        char* k = kv_base_ + ((static_cast<std::size_t>(index) * pages_ + page_id) * page_elements() +
+                              static_cast<std::size_t>(2 * kv_head) * D * S) *
+                                 width;
+        kernels_.narrow(x, D, kv_type_, narrow);
+        for (int d = 0; d < D; ++d)
+            std::memcpy(k + static_cast<std::size_t>(d * S + slot) * width, narrow + d * width, width);
+        kernels_.narrow(x + s.kv_heads * D, D, kv_type_,
+                        k + static_cast<std::size_t>(D) * (S + slot) * width);
     }
 }
 

@@ -76,11 +76,12 @@ class Model {
     Linear embed, head;
     const float* final_norm = nullptr;
 
-    void allocate_kv(int pages, int page_size, bool bf16);
+    void allocate_kv(int pages, int page_size, KvType type);
+    KvType kv_type() const { return kv_type_; }
     int pages() const { return pages_; }
     int page_size() const { return page_size_; }
     std::size_t page_elements() const;  // of one layer
-    const std::uint16_t* page(int layer, int page) const;
+    const void* page(int layer, int page) const;
 
     // Writes KV of every row; logits of the rows asked for are left in logits().
     void forward(const Step& step, LevelSpec level);
@@ -128,9 +129,9 @@ class Model {
     int max_rows_;
     int qkv_width_, widest_input_, logit_stride_;
 
-    std::uint16_t* kv_base_ = nullptr;
+    char* kv_base_ = nullptr;
     int pages_ = 0, page_size_ = 0;
-    bool kv_bf16_ = false;
+    KvType kv_type_ = KvType::kF16;
 
     // Buffers of a step, [max_rows] rows each.
     float *x_ = nullptr, *qkv_ = nullptr, *attended_ = nullptr, *mlp_ = nullptr;

@@ -85,18 +85,23 @@ void rope(float* x, const float* cos, const float* sin, int head_dim, float fact
 }
 
 template <class V>
-void narrow(const float* x, int count, bool bf16, std::uint16_t* out) {
-    if (bf16) {
-        for (int i = 0; i < count; ++i) {
-            std::uint32_t bits;
-            __builtin_memcpy(&bits, x + i, 4);
-            const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
-            bits = nan ? bits | 0x400000u : bits + 0x7fffu + ((bits >> 16) & 1u);
-            out[i] = static_cast<std::uint16_t>(bits >> 16);
-        }
+void narrow(const float* x, int count, KvType type, void* out) {
+    if (type == KvType::kF32) {
+        __builtin_memcpy(out, x, static_cast<std::size_t>(count) * sizeof(float));
         return;
     }
-    for (int i = 0; i < count; i += 16) V::load(x + i).store_f16(out + i);
+    auto* to = static_cast<std::uint16_t*>(out);
+    if (type == KvType::kF16) {
+        for (int i = 0; i < count; i += 16) V::load(x + i).store_f16(to + i);
+        return;
+    }
+    for (int i = 0; i < count; ++i) {
+        std::uint32_t bits;
+        __builtin_memcpy(&bits, x + i, 4);
+        const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
+        bits = nan ? bits | 0x400000u : bits + 0x7fffu + ((bits >> 16) & 1u);
+        to[i] = static_cast<std::uint16_t>(bits >> 16);
+    }
 }
 
 template <class V>

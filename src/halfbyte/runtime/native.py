@@ -10,11 +10,12 @@ from halfbyte.config import Level, ModelConfig
 from halfbyte.errors import ArgumentError, ModelError
 from halfbyte.formats.weights import Dense, Planes, Weights
 from halfbyte.runtime.machine import choose_threads, choose_tier
-from halfbyte.runtime.protocol import Batch, Drafted, Sampled, Sampling
+from halfbyte.runtime.protocol import Batch, Drafted, KvBits, Sampled, Sampling
 
 DEFAULT_NUM_TOKENS = 8192
 DEFAULT_PAGE_SIZE = 64
 DEFAULT_MAX_ROWS = 512
+KV_DTYPES = ("f16", "bf16", "f32")
 
 
 class NativeRuntime:
@@ -34,9 +35,9 @@ class NativeRuntime:
         kv_dtype: str = "f16",
         max_rows: int = DEFAULT_MAX_ROWS,
     ) -> None:
-        if kv_dtype not in ("f16", "bf16"):
+        if kv_dtype not in KV_DTYPES:
             raise ArgumentError(
-                "kv_dtype", got=repr(kv_dtype), expected="f16 or bf16", fix="choose one"
+                "kv_dtype", got=repr(kv_dtype), expected=", ".join(KV_DTYPES), fix="choose one"
             )
         if page_size not in (16, 32, 64, 128, 256):
             raise ArgumentError(
@@ -68,7 +69,8 @@ class NativeRuntime:
             max_rows=max_rows,
         )
         _load(self._model, weights)
-        self._model.allocate_kv(self._num_pages, page_size, kv_dtype == "bf16")
+        self._model.allocate_kv(self._num_pages, page_size, kv_dtype)
+        self._kv_type = np.dtype(np.uint32 if kv_dtype == "f32" else np.uint16)
 
     @property
     def config(self) -> ModelConfig:
@@ -154,9 +156,10 @@ class NativeRuntime:
         )
         return Drafted(tokens, counts)
 
-    def read_kv(self, layer: int, page: int) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+    def read_kv(self, layer: int, page: int) -> tuple[KvBits, KvBits]:
         """Raw bits of one page: K [Hkv, D, S], V [Hkv, S, D]."""
-        return self._model.read_kv(layer, page)
+        k, v = self._model.read_kv(layer, page)
+        return k.view(self._kv_type), v.view(self._kv_type)
 
     def weight_bytes(self, level: Level) -> int:
         """Bytes of weights one forward reads."""

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from halfbyte.config import Level, ModelConfig
 
+KvBits = NDArray[np.uint16] | NDArray[np.uint32]  # f16 or bf16; f32
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -99,7 +101,7 @@ class Runtime(Protocol):
         token is not proposed. Writes draft KV at the positions it runs over.
         """
 
-    def read_kv(self, layer: int, page: int) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+    def read_kv(self, layer: int, page: int) -> tuple[KvBits, KvBits]:
         """Raw bits of one page: K [Hkv, D, S], V [Hkv, S, D]. For tests and tools."""
 
     def weight_bytes(self, level: Level) -> int:
