@@ -1,4 +1,4 @@
-"""A checkpoint directory, opened: every fault is found before the first weight is used (docs/format.md)."""
+"""A checkpoint directory, opened: faults are found before a weight is used (docs/format.md)."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Checkpoint:
 
     @property
     def tokenizer_info(self) -> dict[str, Any]:
-        """`bos`, `add_bos`, `eos_ids`, `bos_token`, `eos_token`: what tokenizer.json does not say."""
+        """`bos`, `add_bos`, `eos_ids`, `bos_token`, `eos_token`."""
         return self.manifest.tokenizer
 
     @property

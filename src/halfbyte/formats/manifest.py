@@ -1,4 +1,4 @@
-"""`halfbyte.json`: what a checkpoint says about itself, read with every field checked (docs/format.md)."""
+"""`halfbyte.json`: what a checkpoint says about itself, every field checked (docs/format.md)."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ _KEYS = ("format", "model", "group_size", "weights", "head_bits", "files", "sour
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
+    """The checked contents of `halfbyte.json`."""
+
     config: ModelConfig
     group_size: int | None
     weights: str  # planes | dense

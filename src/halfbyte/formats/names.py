@@ -1,4 +1,4 @@
-"""The matrices and vectors a model has, by their checkpoint names (docs/format.md), and their shapes."""
+"""The matrices and vectors of a model: checkpoint names (docs/format.md) and shapes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from halfbyte.config import ModelConfig
 
-# Generators, not tables: a hostile config may claim millions of layers; the first missing tensor ends the walk.
+# Generators, not tables: a hostile config may claim millions of layers; the first missing tensor
+# ends the walk.
 
 
 def expected_tensors(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -49,7 +50,7 @@ def expected_vectors(config: ModelConfig) -> Iterator[tuple[str, int]]:
 
 
 def file_of(name: str) -> str:
-    """The safetensors file a tensor is written to: one per layer, so that writing needs one layer's memory."""
+    """The safetensors file a tensor is written to: one per layer, all a writer has to hold."""
     parts = name.split(".")
     if parts[0] == "layers":
         return f"layer-{int(parts[1]):03d}.safetensors"

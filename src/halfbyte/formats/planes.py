@@ -1,4 +1,4 @@
-"""Codes and nibbles: split an 8-bit code into two 4-bit planes, pack planes, dequantize (docs/numerics.md)."""
+"""Codes and nibbles: split codes into planes, pack planes, dequantize (docs/numerics.md)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MIN_CODE, MAX_CODE = -136, 119  # 16 * hi + lo for hi, lo in [-8, 7]
 
 
 def split(codes: NDArray[np.int16]) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
-    """Codes in [-136, 119] -> (hi, lo), both in [-8, 7]; hi is the code rounded to a multiple of 16 (ties up)."""
+    """Codes in [-136, 119] -> (hi, lo), both in [-8, 7]; hi is round(code / 16), ties up."""
     hi = (codes + 8) >> 4
     return hi.astype(np.int8), (codes - (hi << 4)).astype(np.int8)
 
@@ -40,7 +40,7 @@ def unpack(packed: NDArray[np.uint8]) -> NDArray[np.int8]:
 
 
 def dequantize(planes: Planes, bits: int) -> NDArray[np.float32]:
-    """The [N, K] matrix that `bits` (4 or 8) of each code stand for; without `lo` both are the same.
+    """The [N, K] matrix that `bits` (4 or 8) of each code stand for; the same without `lo`.
 
     scale * code is exact in float32 (11 + 8 bits), so adding the offset is the only rounding.
     """

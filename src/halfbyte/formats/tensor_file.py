@@ -1,6 +1,7 @@
 """Read (memory-mapped) and write one safetensors file. Headers are treated as hostile.
 
-The file is a little-endian u64 header length, a JSON object name -> {dtype, shape, data_offsets}, and the data.
+The file is a little-endian u64 header length, a JSON object name -> {dtype, shape, data_offsets},
+and the data.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ _ITEM_BITS |= {name: dtype.itemsize * 8 for name, dtype in _NUMPY_DTYPES.items()
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
+    """One tensor of a checked header."""
+
     dtype: str  # as safetensors spells it: F32, F16, BF16, U8 …
     shape: tuple[int, ...]
     begin: int  # byte offsets in the file

@@ -1,4 +1,4 @@
-"""What a runtime loads: named matrices, each as planes or dense, and named vectors (names: docs/format.md)."""
+"""What a runtime loads: matrices, as planes or dense, and vectors (names: docs/format.md)."""
 
 from __future__ import annotations
 
@@ -34,12 +34,15 @@ class Weights(Protocol):
     """A checkpoint (planes or dense), or a model source opened for the `f32` level."""
 
     @property
-    def config(self) -> ModelConfig: ...
+    def config(self) -> ModelConfig:
+        """The model that the weights belong to."""
 
     @property
     def head_bits(self) -> dict[int, int]:
         """Weight bits of a level -> planes its output head reads."""
 
-    def matrix(self, name: str) -> Planes | Dense: ...
+    def matrix(self, name: str) -> Planes | Dense:
+        """A matrix by its checkpoint name: [N, K]."""
 
-    def vector(self, name: str) -> NDArray[np.float32]: ...
+    def vector(self, name: str) -> NDArray[np.float32]:
+        """A bias or norm by its checkpoint name: [n]."""

@@ -1,4 +1,4 @@
-"""Write a checkpoint aside and rename it when complete: a failure or a kill leaves no half of one."""
+"""Write a checkpoint aside, rename it when complete: a failure or a kill leaves no half of one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DTYPE_NAMES = {ours: theirs for theirs, ours in DENSE_DTYPES.items()}
 
 
 class CheckpointWriter:
-    """Takes tensors in the order of `expected_tensors`; holds one file's (a layer's) tensors at a time.
+    """Takes tensors in the order of `expected_tensors`; holds one file (a layer) at a time.
 
     with CheckpointWriter(dest) as writer:
         writer.add_matrix(name, planes); writer.add_vector(name, values); …

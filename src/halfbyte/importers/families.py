@@ -1,4 +1,4 @@
-"""How GGUF and Hugging Face name the tensors of the families we run, and in which order they keep q and k rows."""
+"""How GGUF and Hugging Face name the tensors of a model, and order the rows of q and k."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 GGUF_ARCHITECTURES = ("llama", "qwen2", "qwen3")  # Mistral files say llama
 MODEL_TYPES = {"llama": "llama", "mistral": "mistral", "qwen2": "qwen2", "qwen3": "qwen3"}
 
-# checkpoint name of a layer's tensor -> (GGUF, Hugging Face) names inside the layer, less `.weight` / `.bias`
+# checkpoint name of a layer's tensor -> (GGUF, Hugging Face) names inside the layer, less
+# `.weight` / `.bias`
 _LAYER = {
     "attn.q": ("attn_q", "self_attn.q_proj"),
     "attn.k": ("attn_k", "self_attn.k_proj"),
@@ -35,7 +36,7 @@ def gguf_name(name: str) -> str:
 
 
 def hugging_face_name(name: str) -> str:
-    """Checkpoint name -> Hugging Face name: `layers.3.attn.q` -> `model.layers.3.self_attn.q_proj.weight`."""
+    """Checkpoint name -> Hugging Face name: `model.layers.3.self_attn.q_proj.weight`."""
     return _translate(name, 1, "model.layers")
 
 

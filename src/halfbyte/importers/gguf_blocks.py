@@ -15,6 +15,7 @@ EXACT_GROUP = 32  # the block size of those types
 
 
 def row_bytes(type_name: str, inputs: int) -> int:
+    """Bytes of a row of `inputs` weights."""
     _, block, block_bytes = next(row for row in TENSOR_TYPES.values() if row[0] == type_name)
     return inputs // block * block_bytes
 
@@ -28,7 +29,8 @@ def to_f32(raw: NDArray[np.uint8], type_name: str) -> NDArray[np.float32]:
 def to_planes(raw: NDArray[np.uint8], type_name: str) -> Planes | None:
     """[N, row_bytes] -> planes with the same values, or None where a block does not fit.
 
-    Scale times code is exact in float32, so one rounding (adding the offset) remains on either side, of the same sum.
+    Scale times code is exact in float32, so one rounding (adding the offset) remains on either
+    side, of the same sum.
     """
     if type_name == "Q4_0":
         return _from_q4_0(raw)
@@ -67,8 +69,10 @@ def _from_q4_1(raw: NDArray[np.uint8]) -> Planes | None:
 
 
 def _from_q8_0(raw: NDArray[np.uint8]) -> Planes | None:
-    """w = d * q = 16 d * (code / 16). Codes end at 119 and -136, so a block with larger q has its signs flipped, and
-    one that has both large q and large -q is shifted: w = 16 d * ((q - 8) / 16) + 8 d.
+    """w = d * q = 16 d * (code / 16), where codes end at 119 and -136.
+
+    A block with larger q has its signs flipped; one that has both large q and large -q is shifted:
+    w = 16 d * ((q - 8) / 16) + 8 d.
     """
     rows = raw.shape[0]
     blocks = raw.reshape(rows, -1, 34)
@@ -92,7 +96,8 @@ def _from_q8_0(raw: NDArray[np.uint8]) -> Planes | None:
 def _repack_nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """[N, blocks, 16] -> [N, K/2].
 
-    GGUF: byte j of a block holds inputs j (low) and j + 16 (high); ours: byte j of a row holds inputs 2j and 2j + 1.
+    GGUF: byte j of a block holds inputs j (low) and j + 16 (high); ours: byte j of a row holds
+    inputs 2j and 2j + 1.
     """
     nibbles = np.concatenate([packed & 15, packed >> 4], axis=2)  # [N, blocks, 32]
     joined: NDArray[np.uint8] = nibbles[:, :, 0::2] | (nibbles[:, :, 1::2] << np.uint8(4))

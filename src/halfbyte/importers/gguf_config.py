@@ -24,7 +24,7 @@ def read_config(
     """Raises SourceError or ModelError for what we cannot run."""
     metadata = header.metadata
     arch = metadata.get("general.architecture")
-    if arch not in GGUF_ARCHITECTURES:
+    if not isinstance(arch, str) or arch not in GGUF_ARCHITECTURES:
         expected = " or ".join(GGUF_ARCHITECTURES)
         raise SourceError(
             "GGUF architecture", got=repr(arch)[:80], expected=expected, fix="use a model of those"
@@ -74,7 +74,7 @@ def _read_rope(read: _Reader, frequency_factors: tuple[float, ...]) -> RopeConfi
     kind = read.metadata.get(
         f"{read.arch}.rope.scaling.type", "linear" if legacy_factor != 1.0 else "none"
     )
-    if kind not in ("none", "linear"):
+    if not isinstance(kind, str) or kind not in ("none", "linear"):
         raise read.fault("rope.scaling.type", kind, "none or linear")
     factor = read.real("rope.scaling.factor", legacy_factor) if kind == "linear" else 1.0
     return RopeConfig(base=base, kind=kind, factor=factor)

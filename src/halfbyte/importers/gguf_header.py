@@ -1,4 +1,4 @@
-"""The header of a GGUF file (versions 2 and 3), parsed as hostile input: every count and length is checked first."""
+"""The header of a GGUF file (versions 2 and 3), parsed as hostile input."""
 
 from __future__ import annotations
 
@@ -53,6 +53,8 @@ TENSOR_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class GgufTensor:
+    """One tensor of a checked header."""
+
     type_name: str
     shape: tuple[int, ...]  # [N, K] or [n]: the slowest dimension first
     begin: int  # byte offsets in the file
@@ -61,6 +63,8 @@ class GgufTensor:
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
+    """Metadata and tensors, every count, length and offset checked."""
+
     metadata: dict[str, Any]  # int, float, bool, str, list[str] or a numpy array
     tensors: dict[str, GgufTensor]
 

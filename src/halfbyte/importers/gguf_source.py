@@ -17,11 +17,11 @@ from halfbyte.importers.families import gguf_name, half_split_rows
 from halfbyte.importers.gguf_blocks import row_bytes, to_f32, to_planes
 from halfbyte.importers.gguf_config import read_config
 from halfbyte.importers.gguf_header import GgufHeader, GgufTensor, parse_header
-from halfbyte.importers.source import HEAD_BITS, TokenizerFiles, check_finite
+from halfbyte.importers.source import HEAD_BITS, check_finite
 from halfbyte.importers.tokenizer_gguf import read_tokenizer
 
 _IGNORED = ("rope_freqs.weight",)  # read into the config
-_DENSE = {
+_DENSE: dict[str, tuple[str, np.dtype[Any]]] = {
     "F32": ("f32", np.dtype("<f4")),
     "F16": ("f16", np.dtype("<f2")),
     "BF16": ("bf16", np.dtype("<u2")),
@@ -29,7 +29,7 @@ _DENSE = {
 
 
 class GgufSource:
-    """Checked on opening: header, architecture, names, shapes and types. Raises SourceError or ModelError."""
+    """Header, names, shapes and types are checked on opening: SourceError or ModelError."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -179,6 +179,11 @@ def _check_tensors(path: Path, header: GgufHeader, config: ModelConfig) -> None:
     if unseen:
         expected = "only the tensors of a dense model of its architecture"
         raise _fault(path, f"a tensor {min(unseen)!r}", expected, fix="this variant cannot be run")
+    tokens = header.metadata.get("tokenizer.ggml.tokens")
+    if isinstance(tokens, list) and len(tokens) > config.vocab_size:
+        raise _fault(
+            path, f"{len(tokens)} tokens", f"at most {config.vocab_size}, the embedding's rows"
+        )
     factors = config.rope.frequency_factors
     if factors and len(factors) != config.head_dim // 2:
         raise _fault(path, f"rope_freqs.weight of {len(factors)} values", config.head_dim // 2)

@@ -35,5 +35,5 @@ def fetch_snapshot(repo: str) -> Path:
             f"hub model {repo}",
             got=lines[0][:200],
             expected="a model that can be downloaded",
-            fix="check the id and the network (and log in for a gated model), or name a local directory",
+            fix="check the id, the network and access to it, or name a local directory",
         ) from error

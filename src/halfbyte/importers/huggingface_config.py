@@ -33,10 +33,11 @@ def read_config(
     heads, hidden = _integer(values, "num_attention_heads"), _integer(values, "hidden_size")
     if heads < 1:
         raise _fault("num_attention_heads", heads, "a positive integer")
+    vocab_size = _integer(values, "vocab_size")
     default_head = 128 if kind == "qwen3" else hidden // heads
     return ModelConfig(
         family=MODEL_TYPES[kind],
-        vocab_size=_integer(values, "vocab_size"),
+        vocab_size=vocab_size,
         hidden_size=hidden,
         intermediate_size=_integer(values, "intermediate_size"),
         num_layers=_integer(values, "num_hidden_layers"),
@@ -50,15 +51,16 @@ def read_config(
         qkv_bias=kind == "qwen2",
         qk_norm=kind == "qwen3",
         sliding_window=_read_window(values, kind),
-        bos_id=bos_id,
-        eos_ids=eos_ids,
+        bos_id=bos_id if bos_id is not None and bos_id < vocab_size else None,
+        eos_ids=tuple(token for token in eos_ids if token < vocab_size),
     )
 
 
 def _read_window(values: dict[str, Any], kind: str) -> int | None:
-    """Mistral means its window; Qwen only with `use_sliding_window`, and then on upper layers alone."""
+    """Mistral means its window; Qwen only with `use_sliding_window`, and on upper layers."""
     if kind == "mistral":
-        return None if values.get("sliding_window") is None else _integer(values, "sliding_window")
+        stated = values.get("sliding_window", 4096)  # transformers' own default
+        return None if stated is None else _integer(values, "sliding_window", 4096)
     if (
         kind == "llama"
         or not _flag(values, "use_sliding_window")
@@ -80,6 +82,8 @@ def _read_rope(values: dict[str, Any]) -> RopeConfig:
     scaling = values.get("rope_parameters") or values.get("rope_scaling") or {}
     if not isinstance(scaling, dict):
         raise _fault("rope_scaling", type(scaling).__name__, "an object")
+    if any(isinstance(value, dict) for value in scaling.values()):
+        raise _fault("rope_parameters", "several kinds of layers", "one RoPE for all layers")
     base = _real(scaling if "rope_theta" in scaling else values, "rope_theta", 10_000.0)
     if (
         _real(

@@ -1,4 +1,4 @@
-"""The tokenizer files of a Hugging Face model: which ids begin and end a text, which template a chat has."""
+"""The tokenizer files of a Hugging Face model: ids that begin and end a text, chat template."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from halfbyte.errors import SourceError
 from halfbyte.importers.json_file import read_json, read_text
 from halfbyte.importers.source import TokenizerFiles
-from halfbyte.importers.tokenizer_gguf import END_TOKENS
+from halfbyte.importers.tokenizer_gguf import END_TOKENS, is_library_fault
 
 MAX_TOKENIZER_BYTES = 256 << 20
 
@@ -29,7 +29,9 @@ def read_tokenizer(path: Path, config: dict[str, Any]) -> TokenizerFiles:
     try:
         tokenizer = Tokenizer.from_str(text)
         first = tokenizer.encode("a", add_special_tokens=True).ids[:1]
-    except Exception as error:  # the library raises bare Exception on what it cannot use
+    except BaseException as error:
+        if not is_library_fault(error):
+            raise
         fix = "download the model again"
         raise SourceError(
             "tokenizer.json", got=str(error)[:200], expected="a usable tokenizer", fix=fix
@@ -46,7 +48,8 @@ def read_tokenizer(path: Path, config: dict[str, Any]) -> TokenizerFiles:
         found = tokenizer.token_to_id(token)
         if found is not None and (token in special or token == end):
             eos_ids.append(found)
-    # The tokenizer itself shows whether texts begin with bos; callers add it, so that one rule serves all sources.
+    # The tokenizer itself shows whether texts begin with bos; callers add it, so that one rule
+    # serves all sources.
     add_bos = bos is not None and first == [bos]
     return TokenizerFiles(
         text, _chat_template(path, settings), _info(bos, eos_ids, tokenizer, add_bos=add_bos)

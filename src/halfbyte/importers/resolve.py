@@ -1,7 +1,7 @@
 """What a user may name as a model -> an opened checkpoint or source.
 
-A checkpoint directory is used as it is. A GGUF file, a Hugging Face directory, a hub id or an alias is converted once
-into the cache; the `f32` level reads it directly.
+A checkpoint directory is used as it is. A GGUF file, a Hugging Face directory, a hub id or an alias
+is converted once into the cache; the `f32` level reads it directly.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def locate(ckpt: str | Path) -> Path:
-    """The file or directory `ckpt` stands for; fetches an alias or a hub id. An existing path always wins."""
+    """The path `ckpt` stands for; an existing path wins, an alias or hub id is fetched."""
     path = Path(ckpt).expanduser()
     if path.exists():
         return path

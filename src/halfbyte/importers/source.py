@@ -8,7 +8,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from halfbyte.config import ModelConfig
 from halfbyte.errors import SourceError
 from halfbyte.formats.weights import Dense, Planes, Weights
 
@@ -59,6 +58,7 @@ class Source(Weights, Protocol):
 
 
 def bf16_to_f32(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """Raw bf16 bits -> the same numbers."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 

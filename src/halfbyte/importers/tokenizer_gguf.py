@@ -1,4 +1,4 @@
-"""The tokenizer inside GGUF metadata -> Hugging Face tokenizers, plus what that format does not say."""
+"""The tokenizer inside GGUF metadata -> Hugging Face tokenizers, plus what those do not say."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from halfbyte.errors import SourceError
+from halfbyte.errors import HalfbyteError, SourceError
 from halfbyte.importers.source import TokenizerFiles
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -58,27 +58,32 @@ _NFC = ("qwen2", "deepseek-r1-qwen")
 def read_tokenizer(metadata: dict[str, Any]) -> TokenizerFiles:
     """No tokenizer in the file gives an empty result; an unusable one raises SourceError."""
     model = metadata.get("tokenizer.ggml.model")
-    if model in (None, "no_vocab", "none"):
+    if model is None or (isinstance(model, str) and model in ("no_vocab", "none")):
         return TokenizerFiles()
     tokens = _strings(metadata, "tokens")
     kinds = _token_types(metadata, len(tokens))
     pre = str(metadata.get("tokenizer.ggml.pre", "default"))
     try:
-        if model == "gpt2":
+        if str(model) == "gpt2":
             tokenizer = _byte_level(metadata, tokens, pre)
-        elif model == "llama":
+        elif str(model) == "llama":
             tokenizer = _sentencepiece(metadata, tokens, kinds)
         else:
             raise _fault("model", repr(model)[:80], "gpt2 or llama")
         _add_special_tokens(tokenizer, tokens, kinds)
         text = tokenizer.to_str()
-    except SourceError:
-        raise
-    except Exception as error:  # the library raises bare Exception on what it cannot use
+    except BaseException as error:
+        if not is_library_fault(error):
+            raise
         raise _fault("tokens", str(error)[:200], "a usable vocabulary") from error
     template = metadata.get("tokenizer.chat_template")
-    info = _info(metadata, tokens, kinds, spm=model == "llama", pre=pre)
+    info = _info(metadata, tokens, kinds, spm=str(model) == "llama", pre=pre)
     return TokenizerFiles(text, template if isinstance(template, str) else None, info)
+
+
+def is_library_fault(error: BaseException) -> bool:
+    """Whether `tokenizers` raised it: a bare Exception, or a Rust panic (a BaseException)."""
+    return not isinstance(error, HalfbyteError | KeyboardInterrupt | SystemExit | MemoryError)
 
 
 def _byte_level(metadata: dict[str, Any], tokens: list[str], pre: str) -> Tokenizer:
@@ -128,7 +133,7 @@ def _sentencepiece(metadata: dict[str, Any], tokens: list[str], kinds: list[int]
     )
     steps: list[Any] = [normalizers.Replace(" ", "▁")]
     last: list[Any] = []
-    if metadata.get("tokenizer.ggml.add_space_prefix", True):
+    if _flag(metadata, "add_space_prefix", default=True):
         steps.insert(0, normalizers.Prepend("▁"))
         last = [decoders.Strip(" ", 1, 0)]
     tokenizer.normalizer = normalizers.Sequence(steps)
@@ -141,7 +146,7 @@ def _sentencepiece(metadata: dict[str, Any], tokens: list[str], kinds: list[int]
 def _merges_from_scores(
     vocab: dict[str, int], tokens: list[str], kinds: list[int], scores: Any
 ) -> list[tuple[str, str]]:
-    """Every split of a token into two tokens, best score first (SentencePiece joins the pair whose result scores best)."""
+    """Every split of a token into two, best score first: the order SentencePiece joins pairs in."""
     found = []
     for token, kind, score in zip(tokens, kinds, scores.tolist(), strict=True):
         if kind not in (NORMAL, USER_DEFINED) or len(token) > MAX_TOKEN_CHARS:
@@ -177,10 +182,10 @@ def _info(
     ]
     named = [eos, token_id("eot_token_id"), token_id("eom_token_id")]
     eos_ids = dict.fromkeys([i for i in named if i is not None] + ends)
-    add_bos = metadata.get("tokenizer.ggml.add_bos_token", spm or pre in _STARTS_WITH_BOS)
+    add_bos = _flag(metadata, "add_bos_token", default=spm or pre in _STARTS_WITH_BOS)
     return {
         "bos": bos,
-        "add_bos": bool(add_bos) and bos is not None,
+        "add_bos": add_bos and bos is not None,
         "eos_ids": list(eos_ids),
         "bos_token": None if bos is None else tokens[bos],
         "eos_token": None if eos is None else tokens[eos],
@@ -202,6 +207,13 @@ def _token_types(metadata: dict[str, Any], size: int) -> list[int]:
         raise _fault("token_type", "none that fit", f"{size} integers")
     kinds: list[int] = value.astype(np.int64).tolist()
     return kinds
+
+
+def _flag(metadata: dict[str, Any], key: str, *, default: bool) -> bool:
+    value = metadata.get(f"tokenizer.ggml.{key}", default)
+    if not isinstance(value, bool):
+        raise _fault(key, repr(value)[:80], "true or false")
+    return value
 
 
 def _pair(merge: str) -> tuple[str, str]:

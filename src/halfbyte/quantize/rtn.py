@@ -1,16 +1,19 @@
-"""Round to nearest into nested codes (8 bits whose upper half is itself a good 4-bit code), or into 4 bits.
+"""Round to nearest into nested codes: 8 bits whose upper half is itself a good 4-bit code.
 
-A group of G weights gets one signed f16 scale s; code = round(16 w / s) in [-136, 119], and the draft reads
-hi = round(code / 16). The scale decides both errors, and they pull apart:
+A group of G weights gets one signed f16 scale s; code = round(16 w / s) in [-136, 119], and the
+draft reads hi = round(code / 16). The scale decides both errors, and they pull apart:
 
-- At 8 bits any scale works that lets no weight fall outside the codes; the error grows with s. The smallest such
-  scale is `fit` = max(p / 7.4375, n / 8.5), p and n being the largest magnitudes on the side of s and against it.
-- At 4 bits the codes are asymmetric (-8 .. 7), so the sign of s matters: the larger extreme belongs on the side of
-  -8. Beyond that the best s varies from group to group by some tenths of a per cent to 10%, which only a trial shows.
+- At 8 bits any scale works that lets no weight fall outside the codes; the error grows with s. The
+  smallest such scale is `fit` = max(p / 7.4375, n / 8.5), p and n being the largest magnitudes on
+  the side of s and against it.
+- At 4 bits the codes are asymmetric (-8 .. 7), so the sign of s matters: the larger extreme belongs
+  on the side of -8. Beyond that the best s varies from group to group by some tenths of a per cent
+  to 10%, which only a trial shows.
 
 So each group tries both signs and a few multiples of `fit`, and keeps the scale with the least
-`draft error + LO_WEIGHT * 8-bit error`. Multiples stay near 1: below it the extreme is clipped at 8 bits, far above it
-the 8-bit step is needlessly coarse. With 4 planes only the draft error counts and the multiples reach lower.
+`draft error + LO_WEIGHT * 8-bit error`. Multiples stay near 1: below it the extreme is clipped at 8
+bits, far above it the 8-bit step is needlessly coarse. With 4 planes only the draft error counts
+and the multiples reach lower.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ from halfbyte.formats.weights import Planes
 
 NESTED_FACTORS = (1.0, 1.03, 1.06, 1.1)
 HI_FACTORS = (0.82, 0.88, 0.94, 1.0, 1.06, 1.12)
-# The 8-bit squared error is about 1/256 of the draft's: at this weight it counts a quarter as much as the draft's.
+# The 8-bit squared error is about 1/256 of the draft's: at this weight it counts a quarter as
+# much as the draft's.
 LO_WEIGHT = 64.0
 BLOCK_WEIGHTS = 1 << 16  # 256 KB of float32: the trials stay in the second-level cache
 _TINIEST = np.float32(2.0**-24)  # smallest positive f16
@@ -113,8 +117,9 @@ def _error(w: NDArray[np.float32], scale: NDArray[np.float32], planes: int) -> N
     total: NDArray[np.float32] = np.einsum("gn,gn->n", high, high)
     if planes == 8:
         codes -= t
-        total = total + np.float32(LO_WEIGHT) * np.einsum("gn,gn->n", codes, codes)
-    return total * np.square(scale * np.float32(1 / 16))
+        total += np.float32(LO_WEIGHT) * np.einsum("gn,gn->n", codes, codes)
+    total *= np.square(scale * np.float32(1 / 16))
+    return total
 
 
 def _inverse(scale: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -124,7 +129,7 @@ def _inverse(scale: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _round_to_f16(scale: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The f16 a scale will be stored as; a group that is not all zero keeps a scale that is not zero."""
+    """The f16 a scale is stored as; not zero unless the whole group is."""
     size = np.abs(scale)
     size = np.where(size == 0, size, np.clip(size, _TINIEST, _LARGEST))
     return np.copysign(size, scale).astype(np.float16).astype(np.float32)
