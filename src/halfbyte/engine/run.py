@@ -17,7 +17,7 @@ from halfbyte.errors import ArgumentError
 from halfbyte.runtime.protocol import Batch, Runtime
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class EngineOptions:
     """What does not change the output, only the speed."""
 

@@ -1,0 +1,174 @@
+"""A model ready to run: weights in a runtime, its pages, its text side."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from halfbyte.cascade.cascade import Cascade
+from halfbyte.chat import ChatTemplate
+from halfbyte.config import Level, ModelConfig
+from halfbyte.engine.pages import PagePool
+from halfbyte.errors import ArgumentError
+from halfbyte.formats.weights import Weights
+from halfbyte.importers.resolve import open_weights
+from halfbyte.runtime.protocol import Runtime
+from halfbyte.text import TextCodec, TextSource, eos_ids
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """What the runtime is built with; none of it changes the output."""
+
+    backend: str = "native"  # native | reference (numpy, slow)
+    threads: int | None = None  # None: one a physical core
+    tier: str | None = None  # None: the best this processor runs
+    num_tokens: int = 8192  # size of the KV pool
+    page_size: int = 64
+    kv_dtype: str = "f16"  # f16 | bf16
+    max_rows: int = 512  # of one forward
+
+    def __post_init__(self) -> None:
+        if self.backend not in ("native", "reference"):
+            raise ArgumentError(
+                "backend",
+                got=repr(self.backend),
+                expected="native or reference",
+                fix="native is the fast one",
+            )
+        for name, most in (("num_tokens", 1 << 30), ("page_size", 4096), ("max_rows", 8192)):
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= most:
+                raise ArgumentError(
+                    name,
+                    got=repr(value),
+                    expected=f"an integer, 1 to {most}",
+                    fix="leave it out for the default",
+                )
+
+
+@dataclass(slots=True)
+class LoadedModel:
+    """Shared by every `LLM` over the same weights, whatever their cascades."""
+
+    name: str
+    runtime: Runtime
+    source: TextSource
+    pool: PagePool = field(init=False)
+    eos_ids: frozenset[int] = field(init=False)
+    _codec: TextCodec | None = field(default=None, init=False)
+    _template: ChatTemplate | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        config = self.runtime.config
+        self.pool = PagePool(self.runtime.num_pages, self.runtime.page_size)
+        self.eos_ids = eos_ids(self.source, config.eos_ids, config.vocab_size)
+
+    @property
+    def context(self) -> int:
+        """Most tokens of a sequence, prompt and output."""
+        return min(self.runtime.config.max_context, self.pool.num_pages * self.pool.page_size)
+
+    @property
+    def has_text(self) -> bool:
+        """Whether the model comes with a tokenizer."""
+        return self.source.tokenizer_json is not None
+
+    @property
+    def codec(self) -> TextCodec:
+        """The tokenizer, built on first use."""
+        if self._codec is None:
+            self._codec = TextCodec(self.source, self.runtime.config.vocab_size)
+        return self._codec
+
+    @property
+    def template(self) -> ChatTemplate:
+        """The chat template, built on first use."""
+        if self._template is None:
+            self._template = ChatTemplate(
+                self.source.chat_template,
+                bos_token=self.codec.bos_token,
+                eos_token=self.codec.eos_token,
+            )
+        return self._template
+
+
+def load(
+    model: str | Path,
+    cascade: Cascade | None,
+    options: RuntimeOptions,
+    *,
+    planes: int | None = None,
+    group: int | None = None,
+    progress: Progress | None = None,
+) -> LoadedModel:
+    """Open (converting on first use) and load a model; the cascade says which weights it needs."""
+    stages = cascade.stages if cascade is not None else ()
+    dense = any(level.weight_bits == 32 for level in stages)
+    if dense and any(level.weight_bits != 32 for level in stages):
+        raise ArgumentError(
+            f"cascade '{cascade}'",
+            got="dense and quantized stages together",
+            expected="stages of one kind, which share one copy of the weights",
+            fix="use f32 alone, or levels such as w4a8 > w8a16",
+        )
+    weights = open_weights(model, dense=dense, planes=planes, group=group, progress=progress)
+    _check_memory(weights.config, options)
+    return LoadedModel(str(model), _build(weights, options), weights)
+
+
+def default_cascade(runtime: Runtime) -> Cascade:
+    """The nested pair where the weights have both planes, else plain decoding."""
+    for text in ("w4a8 > w8a16", "w4a16", "f32"):
+        cascade = Cascade.parse(text)
+        if runtime.supports(cascade.target):
+            return cascade
+    raise ArgumentError(
+        "model", got="weights no level can run", expected="planes or dense", fix="convert it again"
+    )
+
+
+def levels_of(runtime: Runtime, names: tuple[str, ...]) -> list[str]:
+    """Those of `names` that the weights can run."""
+    return [name for name in names if runtime.supports(Level.parse(name))]
+
+
+def _check_memory(config: ModelConfig, options: RuntimeOptions) -> None:
+    per_token = config.num_layers * config.num_kv_heads * config.head_dim * 2 * 2
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    wanted = per_token * options.num_tokens
+    if wanted > available:
+        raise ArgumentError(
+            "num_tokens",
+            got=f"{options.num_tokens} ({wanted / 2**30:.1f} GiB of KV)",
+            expected=f"at most {available // per_token} on this machine",
+            fix="ask for a smaller KV pool",
+        )
+
+
+def _build(weights: Weights, options: RuntimeOptions) -> Runtime:
+    sizes = {
+        "num_tokens": options.num_tokens,
+        "page_size": options.page_size,
+        "max_rows": options.max_rows,
+    }
+    if options.backend == "reference":
+        from halfbyte.runtime.reference import ReferenceRuntime
+
+        return ReferenceRuntime(weights, kv_dtype=options.kv_dtype, **sizes)
+    try:
+        from halfbyte.runtime.native import NativeRuntime
+    except ImportError as error:
+        raise ArgumentError(
+            "native runtime",
+            got=str(error),
+            expected="the compiled module",
+            fix="install halfbyte again with a C++ compiler at hand, or use backend='reference'",
+        ) from error
+    return NativeRuntime(
+        weights, threads=options.threads, tier=options.tier, kv_dtype=options.kv_dtype, **sizes
+    )

@@ -1,0 +1,38 @@
+"""What a request gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from halfbyte.cascade.cycle import Fate
+from halfbyte.cascade.statistics import Statistics
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A finished request. `token_ids`, `logprobs` and `fates` have one entry a token."""
+
+    prompt_token_ids: list[int]
+    token_ids: list[int]
+    text: str
+    logprobs: list[float]  # log-softmax of the raw target logits
+    fates: list[Fate]
+    finish_reason: str  # stop (end token, stop token, stop string) | length
+    seed: int  # the one used, so that a run without a seed can be repeated
+    statistics: Statistics
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What one cycle added to a stream; the last one carries the whole completion."""
+
+    token_ids: list[int]
+    pieces: list[str]  # text that each token completed; empty while a character is unfinished
+    logprobs: list[float]
+    fates: list[Fate]
+    completion: Completion | None = None
+
+    @property
+    def text(self) -> str:
+        """What this chunk adds to the text."""
+        return "".join(self.pieces)

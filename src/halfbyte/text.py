@@ -1,0 +1,161 @@
+"""Text in and out: tokenizer, incremental detokenizer, stop strings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from typing import Any, Protocol
+
+from tokenizers import Tokenizer
+
+from halfbyte.errors import ArgumentError, FormatError
+
+
+class TextSource(Protocol):
+    """What a checkpoint or a model source says about its text (see docs/format.md)."""
+
+    @property
+    def tokenizer_json(self) -> str | None:
+        """Hugging Face tokenizers JSON; None: no tokenizer."""
+
+    @property
+    def chat_template(self) -> str | None:
+        """Jinja source; None: no template."""
+
+    @property
+    def tokenizer_info(self) -> dict[str, Any]:
+        """`bos`, `add_bos`, `eos_ids`, `bos_token`, `eos_token`."""
+
+
+class TextCodec:
+    """A model's tokenizer: text to ids, ids to text."""
+
+    def __init__(self, source: TextSource, vocab_size: int) -> None:
+        text = source.tokenizer_json
+        if text is None:
+            raise ArgumentError(
+                "model",
+                got="no tokenizer.json",
+                expected="a tokenizer, since text was given or asked for",
+                fix="give token ids, or convert the model from files with a tokenizer",
+            )
+        try:
+            self._tokenizer: Tokenizer = Tokenizer.from_str(text)
+        except Exception as error:  # the library raises bare Exception on any malformed field
+            raise FormatError(
+                "bad-tokenizer",
+                "tokenizer.json",
+                got=str(error)[:200],
+                expected="a Hugging Face tokenizers file",
+                fix="convert the model again",
+            ) from error
+        info = source.tokenizer_info
+        self.bos_id = _token_id(info.get("bos"), vocab_size)
+        self.bos_token = str(info.get("bos_token") or "")
+        self.eos_token = str(info.get("eos_token") or "")
+        self._add_bos = bool(info.get("add_bos")) and self.bos_id is not None
+        self._vocab_size = vocab_size
+
+    def encode(self, text: str, *, as_chat: bool = False) -> list[int]:
+        """Token ids of a prompt; a chat template has already written its own special tokens."""
+        try:
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        except Exception as error:  # a lone surrogate, or a model the library gives up on
+            raise ArgumentError(
+                "prompt", got=str(error)[:200], expected="valid Unicode text", fix="check the text"
+            ) from error
+        if self._add_bos and not as_chat and self.bos_id is not None:
+            ids = [self.bos_id, *ids]
+        if ids and max(ids) >= self._vocab_size:
+            raise FormatError(
+                "bad-tokenizer",
+                "tokenizer.json",
+                got=f"token id {max(ids)}",
+                expected=f"ids below the model's {self._vocab_size}",
+                fix="convert the model again",
+            )
+        return ids
+
+    def decode(self, ids: Seq[int]) -> str:
+        """Text of ids; special tokens are left out."""
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+
+def eos_ids(source: TextSource, model_eos: tuple[int, ...], vocab_size: int) -> frozenset[int]:
+    """Tokens that end a text, from the tokenizer and from the model's config."""
+    named = source.tokenizer_info.get("eos_ids")
+    given = named if isinstance(named, list | tuple) else ()
+    ids = (_token_id(value, vocab_size) for value in (*given, *model_eos))
+    return frozenset(i for i in ids if i is not None)
+
+
+def _token_id(value: object, vocab_size: int) -> int | None:
+    is_id = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < vocab_size
+    return value if is_id else None  # type: ignore[return-value]
+
+
+class Detokenizer:
+    """Text of a growing list of ids; what it has given out never changes.
+
+    Bytes of an unfinished character are held back until the tokens that complete it. Only the ids
+    since the last emission but one are decoded again: they are the context the next ones need.
+    """
+
+    def __init__(self, codec: TextCodec) -> None:
+        self._codec = codec
+        self._ids: list[int] = []
+        self._context = 0  # ids before it are not looked at again
+        self._read = 0  # ids before it have been given out
+
+    def add(self, token: int) -> str:
+        """The text that `token` completes, possibly none."""
+        self._ids.append(token)
+        return self._advance(hold=True)
+
+    def flush(self) -> str:
+        """What is still held back: the replacement characters of a broken sequence."""
+        return self._advance(hold=False)
+
+    def _advance(self, *, hold: bool) -> str:
+        known = self._codec.decode(self._ids[self._context : self._read])
+        text = self._codec.decode(self._ids[self._context :])
+        if len(text) <= len(known) or (hold and text.endswith("\ufffd")):
+            return ""
+        self._context, self._read = self._read, len(self._ids)
+        return text[len(known) :]
+
+
+class StopStrings:
+    """Finds the first stop string in a growing text and holds back what may become one."""
+
+    def __init__(self, stops: Seq[str]) -> None:
+        self._stops = tuple(stops)
+        self._longest = max((len(s) for s in self._stops), default=0)
+        self._held = ""
+        self.found = False
+
+    def add(self, text: str) -> str:
+        """The part of the text so far that no stop string can reach; sets `found` at a match."""
+        if not self._stops:
+            return text
+        held = self._held + text
+        matches = [(at, stop) for stop in self._stops if (at := held.find(stop)) >= 0]
+        if matches:
+            self.found = True
+            self._held = ""
+            return held[: min(at for at, _ in matches)]
+        keep = next(
+            (
+                n
+                for n in range(min(self._longest - 1, len(held)), 0, -1)
+                if any(stop.startswith(held[-n:]) for stop in self._stops)
+            ),
+            0,
+        )
+        self._held = held[len(held) - keep :]
+        return held[: len(held) - keep]
+
+    def flush(self) -> str:
+        """What was held back and became no stop string."""
+        held, self._held = self._held, ""
+        return held
