@@ -7,9 +7,27 @@
 #include "arena.h"
 #include "pool.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace halfbyte {
 
 namespace {
+
+#if defined(__x86_64__)
+// Tile registers are 8 KiB of state: Linux hands them out to a process that asks.
+bool enable_amx() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25;
+    if ((d & kTile) == 0 || (d & kInt8) == 0) return false;
+    constexpr int kRequestPermission = 0x1023, kTileData = 18;  // arch_prctl(2)
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#endif
 
 double seconds() {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch())
@@ -22,10 +40,12 @@ std::vector<std::string> available_tiers() {
     std::vector<std::string> tiers;
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+    const bool avx512 =
+        __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("f16c"))
-        tiers.push_back("avx512");
+        __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("f16c");
+    if (avx512 && enable_amx()) tiers.push_back("amx");
+    if (avx512) tiers.push_back("avx512");
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
         __builtin_cpu_supports("f16c"))
         tiers.push_back("avx2");
@@ -38,6 +58,7 @@ const Kernels* find_kernels(const std::string& tier) {
     const auto tiers = available_tiers();
     if (std::find(tiers.begin(), tiers.end(), tier) == tiers.end()) return nullptr;
 #if defined(__x86_64__)
+    if (tier == "amx") return &kernels_amx();
     if (tier == "avx512") return &kernels_avx512();
     if (tier == "avx2") return &kernels_avx2();
 #endif
