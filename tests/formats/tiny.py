@@ -1,0 +1,80 @@
+"""A small random checkpoint on disk, with one matrix of each kind of planes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from halfbyte.config import ModelConfig
+from halfbyte.formats.names import expected_tensors
+from halfbyte.formats.weights import Dense, Planes
+from halfbyte.formats.writer import CheckpointWriter
+
+CONFIG = ModelConfig(
+    family="llama",
+    vocab_size=64,
+    hidden_size=64,
+    intermediate_size=96,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    max_context=128,
+    norm_eps=1e-5,
+    eos_ids=(2,),
+)
+
+
+def random_planes(
+    rng: np.random.Generator,
+    shape: tuple[int, ...],
+    group: int = 32,
+    *,
+    lo: bool = True,
+    offset: bool = False,
+) -> Planes:
+    rows, inputs = shape
+    return Planes(
+        rng.integers(0, 256, (rows, inputs // 2), dtype=np.uint8),
+        rng.integers(0, 256, (rows, inputs // 2), dtype=np.uint8) if lo else None,
+        rng.normal(size=(rows, inputs // group)).astype(np.float16),
+        rng.normal(size=(rows, inputs // group)).astype(np.float32) if offset else None,
+        group,
+    )
+
+
+def write_checkpoint(
+    dest: Path,
+    config: ModelConfig = CONFIG,
+    *,
+    dense: str = "",
+    seed: int = 0,
+) -> Path:
+    """`dense`: f32, f16 or bf16 instead of planes."""
+    rng = np.random.default_rng(seed)
+    with CheckpointWriter(dest) as writer:
+        for name, shape in expected_tensors(config):
+            if len(shape) == 1:
+                writer.add_vector(name, rng.normal(size=shape).astype(np.float32))
+            elif dense:
+                writer.add_matrix(name, random_dense(rng, shape, dense))
+            else:
+                last = name.rpartition(".")[2]
+                matrix = random_planes(rng, shape, lo=last != "gate", offset=last == "down")
+                writer.add_matrix(name, matrix)
+        return writer.finish(
+            config,
+            group_size=None if dense else 32,
+            head_bits={4: 4, 8: 8},
+            source={"kind": "random", "seed": seed},
+            tokenizer_info={"bos": 1, "add_bos": False, "eos_ids": [2]},
+            chat_template="{{ messages }}",
+        )
+
+
+def random_dense(rng: np.random.Generator, shape: tuple[int, ...], kind: str) -> Dense:
+    values = rng.normal(size=shape).astype(np.float32)
+    if kind == "bf16":
+        return Dense((values.view(np.uint32) >> 16).astype(np.uint16), kind)
+    return Dense(values.astype(np.float16) if kind == "f16" else values, kind)
