@@ -1,0 +1,1 @@
+"""Exactness and benchmark loops."""

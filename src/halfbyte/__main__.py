@@ -1,0 +1,5 @@
+"""`python -m halfbyte`."""
+
+from halfbyte.cli.main import main
+
+main()

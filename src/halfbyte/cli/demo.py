@@ -1,0 +1,127 @@
+"""`halfbyte demo`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from halfbyte.cli.options import (
+    DEFAULT_DRAFT_LENGTH,
+    DraftLength,
+    MinConfidence,
+    Threads,
+)
+from halfbyte.cli.output import conversion_progress, gigabytes, note
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from halfbyte.evaluate.bench import BenchRow
+    from halfbyte.llm import LLM
+
+CASCADES = ("w8a16", "w4a16", "w4a4 > w4a16", "w4a8 > w4a16", "w4a8 > w8a16")
+SHOWN = "w4a8 > w8a16"
+# Colours of a token by its fate; a plain or recovered token is the target's own work.
+COLOURS = {"accepted": "green", "bonus": "cyan", "recovered": "yellow", "plain": "default"}
+
+
+def demo(
+    ckpt: Annotated[
+        str, typer.Argument(metavar="[CKPT]", help="The model to show.", show_default=True)
+    ] = "smollm2-135m",
+    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="Tokens a prompt.")] = 128,
+    rounds: Annotated[int, typer.Option(help="Timed rounds, interleaved.")] = 3,
+    draft_length: DraftLength = DEFAULT_DRAFT_LENGTH,
+    min_confidence: MinConfidence = 0.0,
+    threads: Threads = None,
+) -> None:
+    """Show what the nested pair does: coloured text first, then a table of every cascade.
+
+    Fetches SmolLM2-135M-Instruct on first use, works offline afterwards.
+    """
+    from rich.console import Console
+
+    from halfbyte.cascade.cascade import Cascade
+    from halfbyte.evaluate.bench import bench
+    from halfbyte.llm import LLM
+
+    console = Console(highlight=False)
+    with conversion_progress() as progress:
+        llm = LLM(
+            ckpt,
+            SHOWN,
+            threads,
+            draft_length=draft_length,
+            min_confidence=min_confidence,
+            progress=progress,
+        )
+    _show_text(console, llm, max_tokens)
+    note("timing every cascade in interleaved rounds")
+    cascades = [Cascade.parse(text) for text in CASCADES]
+    rows = bench(llm, cascades, max_tokens=max_tokens, rounds=rounds, report=note)
+    _show_table(console, rows)
+    _show_notes(console, llm)
+    if not all(row.identical for row in rows):
+        raise typer.Exit(1)
+
+
+def _show_text(console: Console, llm: LLM, max_tokens: int) -> None:
+    """Stream every prompt's answer, each token in the colour of its fate."""
+    from rich.text import Text
+
+    from halfbyte.evaluate.prompts import PROMPTS
+    from halfbyte.params import SamplingParams
+
+    params = SamplingParams(temperature=0.0, max_tokens=max_tokens)
+    legend = Text("a token is ")
+    for fate, meaning in (
+        ("accepted", "drafted and accepted"),
+        ("recovered", "the target's, where the draft was wrong"),
+        ("bonus", "the target's, after a whole draft was right"),
+    ):
+        legend.append(f"{meaning}  ", style=COLOURS[fate])
+    console.print(legend)
+    for prompt in PROMPTS:
+        console.rule(f"{prompt.kind}: {llm.cascade}", align="left")
+        console.print(Text(prompt.text, style="bold"))
+        for chunk in llm.stream([{"role": "user", "content": prompt.text}], params):
+            for piece, fate in zip(chunk.pieces, chunk.fates, strict=True):
+                console.print(Text(piece, style=COLOURS[fate]), end="", soft_wrap=True)
+        console.print()
+
+
+def _show_table(console: Console, rows: list[BenchRow]) -> None:
+    from rich.table import Table
+
+    table = Table(title="decoding, one prompt at a time")
+    for name in ("cascade", "tokens/s", "speed-up", "τ", "α by draft position"):
+        table.add_column(name)
+    for name in ("weights read\nper token", "weight\nmemory", "identical\noutput"):
+        table.add_column(name)
+    for row in rows:
+        speed = row.tokens_per_second
+        table.add_row(
+            row.cascade,
+            f"{speed.median:.1f} ({speed.p20:.0f}-{speed.p80:.0f})",
+            f"{row.speedup:.2f}x",
+            f"{row.tau:.2f}",
+            " ".join(f"{a:.2f}" for a in row.alpha) or "-",
+            gigabytes(row.bytes_per_token),
+            gigabytes(row.weight_bytes),
+            "yes" if row.identical else "NO",
+        )
+    console.print(table)
+
+
+def _show_notes(console: Console, llm: LLM) -> None:
+    """What the numbers mean and what they do not."""
+    console.print(
+        "tokens/s: median over the rounds (20th to 80th percentile), after prefill. Speed-up and"
+        " identical output (tokens and logprobs) are against plain decoding at the row's own"
+        " target. w4a4 > w4a16 is QSpec's pair: draft and target read the same bytes, so it cannot"
+        " win where both run at the memory's speed. All rows share one copy of the weights."
+    )
+    remark = getattr(llm.model.source, "source", {}).get("note")
+    if remark:
+        console.print(str(remark))

@@ -1,0 +1,137 @@
+"""`halfbyte generate`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from halfbyte.cli.options import (
+    DEFAULT_DRAFT_LENGTH,
+    DEFAULT_NUM_TOKENS,
+    Ckpt,
+    DraftLength,
+    Json,
+    MinConfidence,
+    NumTokens,
+    Threads,
+)
+from halfbyte.cli.output import conversion_progress, note, print_json
+
+if TYPE_CHECKING:
+    from halfbyte.llm import LLM
+    from halfbyte.results import Completion
+
+
+def generate(
+    ckpt: Ckpt,
+    prompt: Annotated[
+        str, typer.Option("--prompt", "-p", help="The prompt; '-' reads it from stdin.")
+    ],
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Write the prompt out by the model's chat template.")
+    ] = False,
+    system: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="System message, with --chat."),
+    ] = None,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="Most new tokens.")] = 256,
+    cascade: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--cascade",
+            "-c",
+            help="'w8a16', 'w4a8 > w8a16', 'f32' …"
+            "  [default: 'w4a8 > w8a16', or plain w4a16 on 4-plane weights]",
+        ),
+    ] = None,
+    draft_length: DraftLength = DEFAULT_DRAFT_LENGTH,
+    min_confidence: MinConfidence = 0.0,
+    seed: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Seed of the noise.  [default: a fresh one]"),
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_k: Annotated[int, typer.Option(help="Keep the k likeliest; 0: all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Keep the likeliest up to this mass.")] = 1.0,
+    min_p: Annotated[float, typer.Option(help="Keep those this likely next to the best.")] = 0.0,
+    stop: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="End at this text; may be given several times."),
+    ] = None,
+    ignore_eos: Annotated[
+        bool, typer.Option("--ignore-eos", help="Go on after the model's end token.")
+    ] = False,
+    num_tokens: NumTokens = DEFAULT_NUM_TOKENS,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Complete a prompt and stream the text to stdout.
+
+    The output is that of plain decoding at the cascade's last level, whatever drafts for it.
+    """
+    from halfbyte.llm import LLM
+    from halfbyte.params import SamplingParams
+
+    params = SamplingParams(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        seed=seed,
+        max_tokens=max_tokens,
+        stop=tuple(stop or ()),
+        ignore_eos=ignore_eos,
+    )
+    text = sys.stdin.read() if prompt == "-" else prompt
+    with conversion_progress() as progress:
+        llm = LLM(
+            ckpt,
+            cascade,
+            threads,
+            draft_length=draft_length,
+            min_confidence=min_confidence,
+            num_tokens=num_tokens,
+            progress=progress,
+        )
+    asked: Any = text
+    if chat:
+        asked = [{"role": "user", "content": text}]
+        if system is not None:
+            asked.insert(0, {"role": "system", "content": system})
+    completion = None
+    for chunk in llm.stream(asked, params):
+        if not json:
+            sys.stdout.write(chunk.text)
+            sys.stdout.flush()
+        completion = chunk.completion
+    assert completion is not None
+    if json:
+        print_json(_as_dict(llm, completion))
+        return
+    print()
+    s = completion.statistics
+    note(
+        f"{llm.cascade}: {s.emitted_tokens} tokens, {s.tokens_per_second:.1f} tokens/s, "
+        f"tau {s.tau:.2f}, prefill of {s.prompt_tokens} in {s.prefill_seconds * 1e3:.0f} ms"
+    )
+
+
+def _as_dict(llm: LLM, completion: Completion) -> dict[str, object]:
+    s = completion.statistics
+    return {
+        "model": llm.model.name,
+        "cascade": str(llm.cascade),
+        "draft_length": llm.options.draft_length,
+        "text": completion.text,
+        "token_ids": completion.token_ids,
+        "logprobs": completion.logprobs,
+        "fates": [str(fate) for fate in completion.fates],
+        "finish_reason": completion.finish_reason,
+        "seed": completion.seed,
+        "prompt_token_ids": completion.prompt_token_ids,
+        "seconds": s.seconds,
+        "tokens_per_second": s.tokens_per_second,
+        **s.as_dict(),
+    }

@@ -1,0 +1,54 @@
+"""Where things are printed: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+Progress = Callable[[str, int, int], None]
+
+
+def print_json(values: Mapping[str, object]) -> None:
+    """One object, one line."""
+    print(json.dumps(values, ensure_ascii=False, allow_nan=False))
+
+
+def note(message: str) -> None:
+    """A line for people, on stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def conversion_progress() -> Iterator[Progress]:
+    """A bar on stderr while a model is converted; a single line where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        told = False
+
+        def tell(name: str, done: int, total: int) -> None:
+            nonlocal told
+            if not told:
+                note(f"converting {total / 1e6:.0f} M weights")
+                told = True
+
+        yield tell
+        return
+    columns = (TextColumn("converting"), BarColumn(), TextColumn("{task.description}"))
+    with Bar(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        task = bar.add_task("", total=None, visible=False)
+
+        def advance(name: str, done: int, total: int) -> None:
+            bar.update(task, description=name, completed=done, total=total, visible=True)
+
+        yield advance
+
+
+def gigabytes(count: float) -> str:
+    """Bytes for people, in decimal units."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
