@@ -39,6 +39,9 @@ class _Environment(ImmutableSandboxedEnvironment):
                     raise jinja2.exceptions.SecurityError("a repeated value is too long")
         return super().call_binop(context, operator, left, right)
 
+    def wrap_str_format(self, value: Any) -> None:
+        """No sandboxed `str.format` either: `is_safe_attribute` refuses it."""
+
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         if isinstance(obj, str) and attr in _GROWING_METHODS:
             return False

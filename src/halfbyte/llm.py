@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import replace
 from pathlib import Path
@@ -105,7 +105,7 @@ class LLM:
 
     def stream(
         self, prompt: Prompt | Seq[Message], params: SamplingParams | None = None
-    ) -> Iterator[Chunk]:
+    ) -> Generator[Chunk, None, None]:
         """Yield what each cycle adds to one request. Closing the iterator frees its pages."""
         if not isinstance(prompt, str) and prompt and isinstance(prompt[0], Mapping):
             ids = self._encode_chat(prompt)  # type: ignore[arg-type]
@@ -113,7 +113,7 @@ class LLM:
             ids = self._encode(prompt)  # type: ignore[arg-type]
         return self._stream(_Request(self, ids, params or SamplingParams(), follow=True))
 
-    def _stream(self, request: _Request) -> Iterator[Chunk]:
+    def _stream(self, request: _Request) -> Generator[Chunk, None, None]:
         engine = self._engine([request])
         sequence, told = request.sequence, 0
         try:

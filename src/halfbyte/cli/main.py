@@ -46,7 +46,6 @@ def _root(
 def _build() -> typer.Typer:
     app = typer.Typer(
         add_completion=False,
-        no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -61,7 +60,9 @@ def run(arguments: list[str]) -> int:
     """Run one command line; returns its exit status."""
     command = typer.main.get_command(_build())
     try:
-        status = command.main(args=arguments, prog_name="halfbyte", standalone_mode=False)
+        status = command.main(
+            args=arguments or ["--help"], prog_name="halfbyte", standalone_mode=False
+        )
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except HalfbyteError as error:

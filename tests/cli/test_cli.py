@@ -1,0 +1,193 @@
+"""The command as a user meets it: output, exit status, one line per mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from halfbyte import LLM, SamplingParams, __version__
+from halfbyte.cli.main import run
+from tests.talking_model import write_talking_model
+from tests.tiny_models import Kind
+
+VERBS = ("convert", "generate", "inspect", "doctor", "bench", "demo")
+SMALL = ["--num-tokens", "512", "--threads", "2"]
+
+
+def _json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    assert run([*arguments, "--json"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    values = json.loads(out)
+    assert isinstance(values, dict)
+    return values
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"halfbyte {__version__}\n"
+    assert run([]) == run(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for verb in VERBS:
+        assert verb in shown
+        assert run([verb, "--help"]) == 0
+        assert len(capsys.readouterr().out.splitlines()) > 5
+
+
+def test_generate_json_is_the_library_output(
+    capsys: pytest.CaptureFixture[str], talking_model: Path
+) -> None:
+    arguments = ["generate", str(talking_model), "-p", "the end", "-n", "24", *SMALL]
+    got = _json(capsys, *arguments, "--ignore-eos", "--temperature", "0.7", "--seed", "5")
+    params = SamplingParams(temperature=0.7, seed=5, max_tokens=24, ignore_eos=True)
+    expected = LLM(talking_model, "w8a16", num_tokens=512).generate("the end", params)[0]
+    assert got["token_ids"] == expected.token_ids
+    assert got["logprobs"] == expected.logprobs
+    assert got["text"] == expected.text
+    assert got["cascade"] == "w4a8 > w8a16"
+    assert got["seconds"] >= got["prefill_seconds"] >= 0
+    assert got["tokens_per_second"] > 0
+    assert got["tau"] >= 1
+    assert len(got["accepted_by_position"]) == 4
+
+
+def test_generate_streams_the_text_to_stdout_and_the_rest_to_stderr(
+    capsys: pytest.CaptureFixture[str], talking_model: Path
+) -> None:
+    arguments = ["generate", str(talking_model), "-p", "the", "-n", "9", "--chat", *SMALL]
+    expected = _json(capsys, *arguments)
+    assert run(arguments) == 0
+    captured = capsys.readouterr()
+    assert captured.out == expected["text"] + "\n"
+    assert "w4a8 > w8a16: 9 tokens" in captured.err
+
+
+def test_generate_picks_a_level_the_weights_have(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    four = write_talking_model(tmp_path / "four", kind=Kind(planes=4))
+    assert _json(capsys, "generate", str(four), "-p", "x", "-n", "2", *SMALL)["cascade"] == "w4a16"
+
+
+def test_inspect_says_what_is_stored(
+    capsys: pytest.CaptureFixture[str], talking_model: Path
+) -> None:
+    got = _json(capsys, "inspect", str(talking_model))
+    assert (got["planes"], got["group_size"], got["weights"]) == (8, 32, "planes")
+    assert got["levels"] == ["w4a4", "w4a8", "w4a16", "w8a8", "w8a16"]
+    assert got["tokenizer"] is got["chat_template"] is True
+    assert run(["inspect", str(talking_model)]) == 0
+    assert "w8a16" in capsys.readouterr().out
+
+
+def test_bench_has_a_row_per_cascade(
+    capsys: pytest.CaptureFixture[str], talking_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("halfbyte.runtime.machine.measure_bandwidth", lambda threads: 20.0)
+    arguments = ["bench", str(talking_model), "-n", "6", "--rounds", "1", "--threads", "2"]
+    arguments += ["--cascade", "w8a16", "--cascade", "w4a8 > w8a16"]
+    got = _json(capsys, *arguments)
+    assert [row["cascade"] for row in got["rows"]] == ["w8a16", "w4a8 > w8a16"]
+    for row in got["rows"]:
+        assert set(row["tokens_per_second"]) == {"median", "p20", "p80"}
+        assert row["identical"] is True
+        assert row["bytes_per_token"] > 0
+        assert row["share_of_bandwidth"] > 0
+    assert run(arguments) == 0
+    assert "alpha by draft position" in capsys.readouterr().out
+
+
+def test_doctor_reports_tier_threads_and_bandwidth(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("halfbyte.runtime.machine.measure_bandwidth", lambda threads: 20.0)
+    monkeypatch.setattr("halfbyte.runtime.machine.measure_linear_rate", lambda threads, tier: 100.0)
+    got = _json(capsys, "doctor", "--threads", "2")
+    assert got["tier"] in got["tiers"]
+    assert (got["threads"], got["read_gbs"], got["int8_gmacs"]) == (2, 20.0, 100.0)
+    assert isinstance(got["missing"], list)
+    assert run(["doctor"]) == 0
+    assert "missing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["generate"],
+        ["generate", "MODEL"],
+        ["generate", "MODEL", "-p", "x", "--temprature", "1"],
+        ["generate", "MODEL", "-p", "x", "--temperature", "-1"],
+        ["generate", "MODEL", "-p", "x", "--max-tokens", "many"],
+        ["generate", "MODEL", "-p", "x", "--max-tokens", "0"],
+        ["generate", "MODEL", "-p", "x", "--cascade", "w4a8 > w9"],
+        ["generate", "MODEL", "-p", "x", "--cascade", "f32"],
+        ["generate", "MODEL", "-p", "x", "--threads", "0"],
+        ["generate", "MODEL", "-p", "x", "--num-tokens", "-5"],
+        ["generate", "MODEL", "-p", "x" * 5000],
+        ["generate", "no/such/model/here", "-p", "x"],
+        ["inspect", "no-such-model"],
+        ["convert", "no-such-file.gguf", "dest"],
+        ["bench", "MODEL"],
+        ["bench", "MODEL", "--cascade", "ngram > w8a16"],
+        ["bench", "MODEL", "--cascade", "w8a16", "--rounds", "0"],
+        ["dance"],
+        ["--fly"],
+    ],
+    ids=lambda a: " ".join(a)[:60],
+)
+def test_a_mistake_is_one_line_on_stderr_and_status_2(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    talking_model: Path,
+    arguments: list[str],
+) -> None:
+    monkeypatch.setattr("halfbyte.runtime.machine.measure_bandwidth", lambda threads: 20.0)
+    given = [str(talking_model) if a == "MODEL" else a for a in arguments]
+    assert run(given) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("halfbyte: ")
+
+
+def _start(*arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "halfbyte", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+
+
+def test_an_interrupt_is_quiet_and_130(tmp_path: Path) -> None:
+    model = write_talking_model(tmp_path / "long", max_context=1 << 20)
+    arguments = ["generate", str(model), "-p", "x", "-n", "1000000", "--ignore-eos"]
+    with _start(*arguments, "--num-tokens", "1000000") as process:
+        assert process.stdout is not None
+        process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in err
+
+
+def test_a_reader_that_leaves_is_not_a_traceback(tmp_path: Path) -> None:
+    model = write_talking_model(tmp_path / "long", max_context=1 << 20)
+    arguments = ["generate", str(model), "-p", "x", "-n", "1000000", "--ignore-eos"]
+    with _start(*arguments, "--num-tokens", "1000000") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(1)
+        process.stdout.close()
+        err = process.stderr.read()
+        process.wait(timeout=60)
+    assert process.returncode == 1
+    assert b"Traceback" not in err
+    assert b"Exception" not in err

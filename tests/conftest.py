@@ -1,0 +1,22 @@
+"""Fixtures that several folders use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from halfbyte.llm import LLM
+from tests.talking_model import write_talking_model
+
+
+@pytest.fixture(scope="session")
+def talking_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint with both planes, a tokenizer and a chat template."""
+    return write_talking_model(tmp_path_factory.mktemp("models") / "talking")
+
+
+@pytest.fixture(scope="session")
+def talking_llm(talking_model: Path) -> LLM:
+    """The nested pair over `talking_model`."""
+    return LLM(talking_model, "w4a8 > w8a16", threads=2, num_tokens=2048, page_size=16)

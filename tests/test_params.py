@@ -1,0 +1,70 @@
+"""Sampling parameters: every field checked, every mistake named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from halfbyte import SamplingParams
+from halfbyte.errors import ArgumentError
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", -1),
+        ("temperature", float("nan")),
+        ("temperature", float("inf")),
+        ("temperature", 1e-30),
+        ("temperature", "hot"),
+        ("temperature", True),
+        ("top_p", 0),
+        ("top_p", 1.5),
+        ("min_p", -0.1),
+        ("min_p", 1.1),
+        ("top_k", -2),
+        ("top_k", 2.0),
+        ("seed", -1),
+        ("seed", 2**64),
+        ("max_tokens", 0),
+        ("max_tokens", 1.5),
+        ("stop", [""]),
+        ("stop", [3]),
+        ("stop", 3),
+        ("stop", ["x" * 5000]),
+        ("stop_token_ids", [-1]),
+        ("stop_token_ids", 7),
+        ("ignore_eos", 1),
+    ],
+)
+def test_a_value_out_of_range_is_one_line_that_names_its_field(name: str, value: Any) -> None:
+    with pytest.raises(ArgumentError, match=name) as error:
+        SamplingParams(**{name: value})
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_name_gets_the_nearest_one() -> None:
+    with pytest.raises(ArgumentError, match="did you mean 'temperature'"):
+        SamplingParams.from_dict({"temprature": 0.5})
+    assert SamplingParams.from_dict({"seed": 3}) == SamplingParams(seed=3)
+
+
+def test_lists_and_single_strings_take_one_form() -> None:
+    params = SamplingParams(stop="end", stop_token_ids=[1, 2])
+    assert params.stop == ("end",)
+    assert params.stop_token_ids == (1, 2)
+    assert params == SamplingParams(stop=["end"], stop_token_ids=(1, 2))
+
+
+@given(st.integers(0, 2**64 - 1))
+def test_a_given_seed_is_the_one_used(seed: int) -> None:
+    assert SamplingParams(seed=seed).choice().seed == seed
+
+
+def test_without_a_seed_every_request_gets_its_own() -> None:
+    params = SamplingParams(top_k=-1)
+    assert params.choice().seed != params.choice().seed
+    assert params.choice().top_k == 0
