@@ -59,7 +59,9 @@ def shared(
     kind: str, model: str, page_size: int = 16, threads: int = 2, kv_dtype: str = "f16"
 ) -> Runtime:
     """A runtime over `tiny(model)` that tests share, with what the last one left in its KV pool."""
-    return build(kind, tiny(model), threads=threads, page_size=page_size, kv_dtype=kv_dtype)
+    return build(
+        kind, tiny(model), threads=threads, page_size=page_size, kv_dtype=kv_dtype, max_rows=2048
+    )
 
 
 def prefix_batch(tokens: NDArray[np.int32], page_size: int, first: int = 0) -> Batch:

@@ -172,19 +172,19 @@ def sampling_of(requests: Sequence[Request], positions: Sequence[int]) -> Sampli
 
 
 def committed_kv(runtime: Runtime, request: Request) -> bytes:
-    """Raw bits of K and V of every layer at the committed positions, in order of position."""
+    """Raw bits of K and V at every position before the last token's, position-major.
+
+    The last step may commit more than `max_tokens` needs; plain decoding ends here.
+    """
+    length = len(request.prompt) + len(request.tokens) - 1
     parts = []
-    for layer in range(runtime.config.num_layers):
-        for index, page in enumerate(request.pages):
-            used = min(runtime.page_size, request.committed_len - index * runtime.page_size)
-            if used > 0:
-                keys, values = runtime.read_kv(layer, page)
-                # Position-major, so that the bytes do not depend on the page size.
-                parts.append(
-                    (
-                        layer,
-                        keys[:, :, :used].transpose(2, 0, 1),
-                        values[:, :used].transpose(1, 0, 2),
-                    )
-                )
-    return b"".join(k.tobytes() for _, k, _ in parts) + b"".join(v.tobytes() for _, _, v in parts)
+    for index, page in enumerate(request.pages):
+        used = min(runtime.page_size, length - index * runtime.page_size)
+        for layer in range(runtime.config.num_layers if used > 0 else 0):
+            keys, values = runtime.read_kv(layer, page)
+            both = np.stack(
+                [keys[:, :, :used].transpose(2, 0, 1), values[:, :used].transpose(1, 0, 2)], axis=1
+            )
+            parts.append((layer, both))
+    layers = range(runtime.config.num_layers)
+    return b"".join(both.tobytes() for n in layers for layer, both in parts if layer == n)

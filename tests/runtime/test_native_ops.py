@@ -17,7 +17,7 @@ from halfbyte.config import Level, ModelConfig, RopeConfig
 from halfbyte.formats.planes import pack
 from halfbyte.formats.weights import Dense, Planes
 from halfbyte.runtime import reference_ops as ops
-from halfbyte.runtime.protocol import Runtime
+from halfbyte.runtime.protocol import KvBits, Runtime
 from tests.runtimes import (
     all_logits,
     build,
@@ -135,7 +135,7 @@ def _values(weights: TinyWeights, name: str) -> F32:
     return np.asarray(matrix.values, dtype=np.float32)
 
 
-def _kv(runtime: Runtime, rows: int) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+def _kv(runtime: Runtime, rows: int) -> tuple[KvBits, KvBits]:
     """K [rows, Hkv, D] and V [rows, Hkv, D] of positions 0 .. rows - 1 on pages 0, 1, …"""
     pages = [runtime.read_kv(0, p) for p in range(-(-rows // runtime.page_size))]
     keys = np.concatenate([k.transpose(2, 0, 1) for k, _ in pages])[:rows]
@@ -192,7 +192,7 @@ def test_keys_are_rotated_as_the_twin_rotates_them(kind: str, kv_dtype: str) -> 
 
 
 @every_tier
-@pytest.mark.parametrize("kv_dtype", ["f16", "bf16"])
+@pytest.mark.parametrize("kv_dtype", ["f16", "bf16", "f32"])
 @pytest.mark.parametrize("window", [None, 24, 300])
 @pytest.mark.parametrize("page_size", [16, 64])
 def test_attention_over_the_runtime_s_own_cache_is_the_twin_s(

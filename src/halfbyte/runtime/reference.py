@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from halfbyte.config import Level, ModelConfig
 from halfbyte.errors import ArgumentError
 from halfbyte.formats.weights import Dense, Planes, Weights
-from halfbyte.runtime.protocol import Batch, Drafted, Sampled, Sampling
+from halfbyte.runtime.protocol import Batch, Drafted, KvBits, Sampled, Sampling
 from halfbyte.runtime.reference_ops import (
     F32,
     attend,
@@ -37,9 +37,9 @@ class ReferenceRuntime:
         kv_dtype: str = "f16",
         max_rows: int = 512,
     ) -> None:
-        if kv_dtype not in ("f16", "bf16"):
+        if kv_dtype not in ("f16", "bf16", "f32"):
             raise ArgumentError(
-                "kv_dtype", got=repr(kv_dtype), expected="f16 or bf16", fix="use f16"
+                "kv_dtype", got=repr(kv_dtype), expected="f16, bf16 or f32", fix="use f16"
             )
         for name, value in (("num_tokens", num_tokens), ("max_rows", max_rows)):
             if value < 1:
@@ -56,9 +56,10 @@ class ReferenceRuntime:
         self._kv_dtype: Final = kv_dtype
         self._frequencies: Final = self._config.rope.inverse_frequencies(self._config.head_dim)
         c = self._config
+        bits = np.uint32 if kv_dtype == "f32" else np.uint16
         pool = (c.num_layers, self._num_pages, c.num_kv_heads)
-        self._keys: Final = np.zeros((*pool, c.head_dim, page_size), dtype=np.uint16)
-        self._values: Final = np.zeros((*pool, page_size, c.head_dim), dtype=np.uint16)
+        self._keys: Final = np.zeros((*pool, c.head_dim, page_size), dtype=bits)
+        self._values: Final = np.zeros((*pool, page_size, c.head_dim), dtype=bits)
 
     @property
     def config(self) -> ModelConfig:
@@ -150,7 +151,7 @@ class ReferenceRuntime:
             going = going[lengths[going] > step + 1]
         return Drafted(tokens, counts)
 
-    def read_kv(self, layer: int, page: int) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+    def read_kv(self, layer: int, page: int) -> tuple[KvBits, KvBits]:
         """Raw bits of one page: K [Hkv, D, S], V [Hkv, S, D]."""
         return self._keys[layer, page].copy(), self._values[layer, page].copy()
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from halfbyte.runtime.protocol import KvBits
+
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
@@ -125,8 +127,10 @@ def silu_mul(gate: F32, up: F32) -> F32:
     return silu * up
 
 
-def narrow(x: F32, kv_dtype: str) -> NDArray[np.uint16]:
-    """float32 -> the bits of f16 or bf16, to nearest even."""
+def narrow(x: F32, kv_dtype: str) -> KvBits:
+    """float32 -> the bits of f16 or bf16, to nearest even, or its own."""
+    if kv_dtype == "f32":
+        return np.ascontiguousarray(x).view(np.uint32)
     if kv_dtype == "f16":
         with np.errstate(over="ignore"):
             return x.astype(np.float16).view(np.uint16)
@@ -136,8 +140,10 @@ def narrow(x: F32, kv_dtype: str) -> NDArray[np.uint16]:
     return (np.where(np.isnan(x), quiet, rounded) >> 16).astype(np.uint16)
 
 
-def widen(bits: NDArray[np.uint16], dtype: str) -> F32:
-    """The bits of f16 or bf16 -> float32, exactly."""
+def widen(bits: KvBits, dtype: str) -> F32:
+    """The bits of f16, bf16 or f32 -> float32, exactly."""
+    if dtype == "f32":
+        return bits.view(np.float32)
     if dtype == "f16":
         return bits.view(np.float16).astype(np.float32)
     return (bits.astype(np.uint32) << 16).view(np.float32)
