@@ -1,0 +1,141 @@
+"""Halfbyte and its peers, plain decoding: separate processes, interleaved, pinned alike.
+
+    python -m benchmarks.compare --name smollm2-135m --model smollm2-135m --planes 8 --peers DIR
+
+Every round asks every contender once for every test, so a slow spell of the machine hits them all.
+Prepare DIR with `python -m benchmarks.setup_llama_cpp`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contenders import Contender, Halfbyte, Reading, Test, llama_benches
+from benchmarks.machine import commit, describe, now, pinned_cpus
+from benchmarks.process import guarded, run
+from benchmarks.rows import RESULTS, Row, Spread, append
+
+TESTS = {
+    "decode": Test("decode", 128, 16),
+    "prefill": Test("prefill", 512),
+    "depth": Test("decode", 64, 4096, repeats=2),
+}
+DISTURBED = 0.1  # CPU seconds of others per second: a run above it is named on stderr
+
+
+def main() -> None:
+    arguments = _parse()
+    cpus = pinned_cpus(arguments.threads)
+    # The measurement itself must not sit on other cores than the engines measured.
+    os.sched_setaffinity(0, cpus)
+    contenders: list[Contender] = [
+        Halfbyte(arguments.model, level, arguments.threads, arguments.planes)
+        for level in _names(arguments.levels)
+    ]
+    if arguments.peers:
+        contenders += llama_benches(
+            arguments.peers, arguments.name, _names(arguments.formats), arguments.threads
+        )
+    tests = [TESTS[name] for name in _names(arguments.tests)]
+    machine = describe(arguments.threads)
+    rows = compare(contenders, tests, cpus, arguments.processes, arguments.name, machine)
+    append(arguments.output, rows)
+    for row in rows:
+        spread = row.spread
+        print(
+            f"{row.engine:22} {row.format:10} {row.cascade:6} {row.metric:18} "
+            f"{spread.median:8.1f} {row.unit}  {spread.min:.1f}-{spread.max:.1f} n={spread.n}"
+        )
+
+
+def compare(
+    contenders: Sequence[Contender],
+    tests: Sequence[Test],
+    cpus: Sequence[int],
+    processes: int,
+    model: str,
+    machine: dict[str, Any],
+) -> list[Row]:
+    """`processes` rounds of every test by every contender; one row a pair."""
+    values: dict[tuple[int, int], list[tuple[Reading, float]]] = defaultdict(list)
+    started = now()
+    for turn in range(processes):
+        for t, test in enumerate(tests):
+            for c, contender in enumerate(contenders):
+                done = run(contender.command(test), cpus, contender.environment)
+                values[t, c].append((contender.read(done.output), done.foreign))
+                _tell(turn, test, contender, values[t, c][-1])
+    return [
+        _row(contenders[c], tests[t], values[t, c], model, machine, started)
+        for t in range(len(tests))
+        for c in range(len(contenders))
+    ]
+
+
+def _row(
+    contender: Contender,
+    test: Test,
+    values: Sequence[tuple[Reading, float]],
+    model: str,
+    machine: dict[str, Any],
+    started: str,
+) -> Row:
+    last = values[-1][0]
+    return Row(
+        commit=commit(),
+        date=started,
+        machine=machine,
+        engine=contender.engine,
+        version=last.version,
+        model=model,
+        format=contender.format,
+        bytes=last.num_bytes,
+        cascade=contender.cascade,
+        metric=test.metric,
+        unit="tok/s",
+        spread=Spread.of([reading.value for reading, _ in values]),
+        foreign=statistics.median(foreign for _, foreign in values),
+        details=last.details,
+    )
+
+
+def _tell(turn: int, test: Test, contender: Contender, value: tuple[Reading, float]) -> None:
+    reading, foreign = value
+    name = f"{contender.engine} {contender.cascade or contender.format}"
+    note = f"  disturbed: {foreign:.2f} CPU of others" if foreign > DISTURBED else ""
+    line = f"{turn + 1}  {test.metric:18} {name:30} {reading.value:8.1f} tok/s{note}"
+    print(line, file=sys.stderr, flush=True)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--name", required=True, help="model name in rows and peer file names")
+    parser.add_argument("--model", required=True, help="what halfbyte loads")
+    parser.add_argument("--planes", type=int, choices=(4, 8), help="convert with that many planes")
+    parser.add_argument("--peers", type=Path, help="directory setup_llama_cpp prepared")
+    parser.add_argument("--levels", default="w4a8,w8a8,w8a16")
+    parser.add_argument("--formats", default="Q4_0-pure,Q4_0,Q8_0")
+    parser.add_argument("--tests", default="decode,prefill,depth")
+    parser.add_argument("--processes", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=RESULTS / "compare.jsonl")
+    arguments = parser.parse_args()
+    unknown = [name for name in _names(arguments.tests) if name not in TESTS]
+    if unknown:
+        parser.error(f"--tests {unknown[0]}: expected {', '.join(TESTS)}")
+    return arguments
+
+
+if __name__ == "__main__":
+    guarded(main)

@@ -1,0 +1,146 @@
+"""What a forward costs by level and rows, and how near linear layers come to the memory's speed.
+
+    python -m benchmarks.costs --name smollm2-135m --model smollm2-135m --planes 8 --peers DIR
+
+A peer's forward of M rows is its prefill of M tokens after the same context: it computes the logits
+of one row where halfbyte computes and samples all M, so the peer is flattered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contenders import LlamaBench, Test, llama_benches
+from benchmarks.machine import commit, describe, now, pinned_cpus
+from benchmarks.process import guarded, run
+from benchmarks.rows import RESULTS, Row, Spread, append
+from halfbyte import __version__
+
+PEER_ROWS = (1, 2, 4, 8)
+# engine, version, format, bytes, level, metric, unit
+Key = tuple[str, str, str, int, str, str, str]
+Values = dict[Key, list[float]]
+
+
+def main() -> None:
+    arguments = _parse()
+    cpus = pinned_cpus(arguments.threads)
+    os.sched_setaffinity(0, cpus)
+    peers: list[LlamaBench] = []
+    if arguments.peers:
+        formats = arguments.formats.split(",")
+        found = llama_benches(arguments.peers, arguments.name, formats, arguments.threads)
+        # ik's program takes no depth before a prefill.
+        peers = [peer for peer in found if not peer.is_ik]
+    machine, started = describe(arguments.threads), now()
+    values: Values = defaultdict(list)
+    foreign = []
+    for turn in range(arguments.processes):
+        foreign.append(_own_curve(arguments, cpus, values))
+        if not arguments.no_linear:
+            foreign.append(_own_linear(arguments, cpus, values))
+        for peer in peers:
+            foreign.append(_peer_curve(peer, arguments.depth, cpus, values))
+        print(f"round {turn + 1} of {arguments.processes} done", file=sys.stderr, flush=True)
+    rows = _rows(arguments.name, values, machine, started, statistics.median(foreign))
+    append(arguments.output, rows)
+    for row in rows:
+        name = f"{row.engine} {row.cascade or row.format}"
+        print(f"{name:30} {row.metric:22} {row.spread.median:9.3f} {row.unit}")
+
+
+def _own_curve(arguments: argparse.Namespace, cpus: Sequence[int], values: Values) -> float:
+    command = [sys.executable, "-m", "benchmarks.worker", "cost", arguments.model]
+    command += ["--levels", arguments.levels, "--depth", str(arguments.depth)]
+    command += ["--threads", str(arguments.threads)]
+    if arguments.planes:
+        command += ["--planes", str(arguments.planes)]
+    done = run(command, cpus, {})
+    found = json.loads(done.output)
+    layout = f"planes {arguments.planes}" if arguments.planes else "planes"
+    for level, curve in found["milliseconds"].items():
+        for count, milliseconds in curve.items():
+            metric = f"draft @ {arguments.depth}"
+            if count != "draft":
+                metric = f"forward {count} @ {arguments.depth}"
+            key = ("halfbyte", __version__, layout, found["bytes"][level], level, metric, "ms")
+            values[key].append(milliseconds)
+    return done.foreign
+
+
+def _own_linear(arguments: argparse.Namespace, cpus: Sequence[int], values: Values) -> float:
+    command = [sys.executable, "-m", "benchmarks.worker", "linear"]
+    command += ["--levels", arguments.levels, "--threads", str(arguments.threads)]
+    done = run(command, cpus, {})
+    for level, found in json.loads(done.output)["linear"].items():
+        for name, unit in (("gbs", "GB/s"), ("bandwidth_gbs", "GB/s"), ("share", "of reading")):
+            metric = f"linear {name}"
+            key = ("halfbyte", __version__, "synthetic", found["bytes"], level, metric, unit)
+            values[key].append(found[name])
+    return done.foreign
+
+
+def _peer_curve(peer: LlamaBench, depth: int, cpus: Sequence[int], values: Values) -> float:
+    foreign = []
+    for count in PEER_ROWS:
+        test = Test("prefill", count, depth, repeats=20)
+        done = run(peer.command(test), cpus, peer.environment)
+        reading = peer.read(done.output)
+        metric = f"forward {count} @ {depth}"
+        key = (peer.engine, reading.version, peer.format, reading.num_bytes, "", metric, "ms")
+        values[key].append(count / reading.value * 1e3)
+        foreign.append(done.foreign)
+    return statistics.median(foreign)
+
+
+def _rows(
+    name: str, values: Values, machine: dict[str, Any], started: str, foreign: float
+) -> list[Row]:
+    rows = []
+    for (engine, version, layout, num_bytes, level, metric, unit), found in values.items():
+        rows.append(
+            Row(
+                commit=commit(),
+                date=started,
+                machine=machine,
+                engine=engine,
+                version=version,
+                model="8B-wide layers" if layout == "synthetic" else name,
+                format=layout,
+                bytes=num_bytes,
+                cascade=level,
+                metric=metric,
+                unit=unit,
+                spread=Spread.of(found),
+                foreign=foreign,
+            )
+        )
+    return rows
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--name", required=True, help="model name in rows and peer file names")
+    parser.add_argument("--model", required=True, help="what halfbyte loads")
+    parser.add_argument("--planes", type=int, choices=(4, 8), help="convert with that many planes")
+    parser.add_argument("--peers", type=Path, help="directory setup_llama_cpp prepared")
+    parser.add_argument("--levels", default="w4a4,w4a8,w4a16,w8a8,w8a16")
+    parser.add_argument("--formats", default="Q4_0-pure,Q8_0")
+    parser.add_argument("--depth", type=int, default=128)
+    parser.add_argument("--processes", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--no-linear", action="store_true", help="leave out the linear layers")
+    parser.add_argument("--output", type=Path, default=RESULTS / "costs.jsonl")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    guarded(main)

@@ -1,0 +1,206 @@
+"""Cascades against plain decoding at the same target: speed, acceptance, identity, memory.
+
+    python -m benchmarks.speculation --name smollm2-135m --model smollm2-135m --planes 8
+
+One model in one process. Every round runs every variant on every prompt before the next prompt, so
+each cascade is held against the plain run of the same seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import commit, describe, now, pinned_cpus
+from benchmarks.process import guarded, run
+from benchmarks.prompts import load
+from benchmarks.rows import RESULTS, Row, Spread, append
+from halfbyte import LLM, SamplingParams, __version__
+from halfbyte.cascade.cascade import Cascade
+from halfbyte.cascade.statistics import Statistics
+from halfbyte.evaluate.exactness import identical
+from halfbyte.evaluate.prompts import BenchPrompt
+from halfbyte.results import Completion
+
+# The nested pair at several draft lengths, QSpec's pair, and the equal-byte pair for what it is.
+VARIANTS = (
+    "w8a16",
+    "w4a16",
+    "w4a8",
+    "w4a8 > w8a16 @2",
+    "w4a8 > w8a16 @3",
+    "w4a8 > w8a16 @4",
+    "w4a8 > w8a16 @5",
+    "w4a4 > w4a16 @3",
+    "w4a8 > w4a16 @3",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A cascade and a draft length; written `CASCADE @LENGTH`."""
+
+    cascade: Cascade
+    draft_length: int  # 0 for plain decoding
+
+    @classmethod
+    def parse(cls, text: str) -> Variant:
+        name, _, length = text.partition("@")
+        cascade = Cascade.parse(name)
+        return cls(cascade, int(length or 4) if cascade.draft else 0)
+
+    @property
+    def plain(self) -> Variant:
+        return Variant(self.cascade.plain, 0)
+
+    def __str__(self) -> str:
+        return f"{self.cascade} @{self.draft_length}" if self.draft_length else str(self.cascade)
+
+
+@dataclass(slots=True)
+class Measured:
+    """One variant over the prompts of one kind."""
+
+    rounds: list[Statistics]
+    outputs: list[Completion]  # of the first round
+
+    def speeds(self) -> list[float]:
+        return [s.tokens_per_second for s in self.rounds]
+
+
+def main() -> None:
+    arguments = _parse()
+    cpus = pinned_cpus(arguments.threads)
+    os.sched_setaffinity(0, cpus)
+    named = [Variant.parse(text) for text in arguments.variant or VARIANTS]
+    # The plain run of every target is what its cascades are held against.
+    variants = list(dict.fromkeys([v.plain for v in named if v.draft_length] + named))
+    prompts = load(arguments.data, arguments.prompts)
+    machine, started = describe(arguments.threads), now()
+    llm = LLM(arguments.model, str(variants[0].cascade), arguments.threads, planes=arguments.planes)
+    measured = measure(llm, variants, prompts, arguments.rounds, arguments.tokens)
+    memory = {
+        str(cascade): _memory(arguments, cascade, cpus)
+        for cascade in dict.fromkeys(v.cascade for v in variants)
+    }
+    rows = []
+    for (variant, kind), found in measured.items():
+        plain = measured[variant.plain, kind]
+        details = _details(llm, variant, found, plain)
+        details["resident_bytes"] = memory[str(variant.cascade)]
+        rows.append(
+            Row(
+                commit=commit(),
+                date=started,
+                machine=machine,
+                engine="halfbyte",
+                version=__version__,
+                model=arguments.name,
+                format=f"planes {arguments.planes}" if arguments.planes else "planes",
+                bytes=llm.model.runtime.weight_bytes(variant.cascade.target),
+                cascade=str(variant.cascade),
+                metric=f"generate {arguments.tokens} {kind}",
+                unit="tok/s",
+                spread=Spread.of(found.speeds()),
+                details=details,
+            )
+        )
+    append(arguments.output, rows)
+    for row in rows:
+        told = row.details or {}
+        print(
+            f"{row.metric:20} {row.cascade:16} @{told['draft_length']} {row.spread.median:7.1f} "
+            f"tok/s  x{told['speedup']:.2f}  tau {told['tau']:.2f}  identical {told['identical']}"
+        )
+
+
+def measure(
+    llm: LLM,
+    variants: Sequence[Variant],
+    prompts: Sequence[BenchPrompt],
+    rounds: int,
+    tokens: int,
+) -> dict[tuple[Variant, str], Measured]:
+    """`rounds` timed rounds; a short untimed run of each variant first wakes the threads."""
+    llms = {v: llm.with_cascade(v.cascade, draft_length=v.draft_length or None) for v in variants}
+    for variant in variants:
+        _answer(llms[variant], prompts[0], 8)
+    measured: dict[tuple[Variant, str], Measured] = defaultdict(lambda: Measured([], []))
+    for turn in range(rounds):
+        totals: dict[tuple[Variant, str], Statistics] = defaultdict(Statistics)
+        for number, prompt in enumerate(prompts):
+            # Each prompt starts with another variant: none always follows the same neighbour.
+            shift = (number + turn) % len(variants)
+            for variant in (*variants[shift:], *variants[:shift]):
+                completion = _answer(llms[variant], prompt, tokens)
+                totals[variant, prompt.kind].add(completion.statistics)
+                if turn == 0:
+                    measured[variant, prompt.kind].outputs.append(completion)
+        for key, total in totals.items():
+            measured[key].rounds.append(total)
+        print(f"round {turn + 1} of {rounds} done", file=sys.stderr, flush=True)
+    order = {variant: place for place, variant in enumerate(variants)}
+    return dict(sorted(measured.items(), key=lambda item: (item[0][1], order[item[0][0]])))
+
+
+def _answer(llm: LLM, prompt: BenchPrompt, tokens: int) -> Completion:
+    params = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True)
+    if llm.model.source.chat_template is None:
+        return llm.generate(prompt.text, params)[0]
+    return llm.chat([{"role": "user", "content": prompt.text}], params)[0]
+
+
+def _details(llm: LLM, variant: Variant, found: Measured, plain: Measured) -> dict[str, Any]:
+    total, runtime = found.rounds[0], llm.model.runtime
+    draft = variant.cascade.draft
+    pairs = zip(found.speeds(), plain.speeds(), strict=True)
+    return {
+        "draft_length": variant.draft_length,
+        "speedup": statistics.median(ours / theirs for ours, theirs in pairs),
+        "tau": total.tau,
+        "alpha": total.alpha,
+        "identical": identical(found.outputs, plain.outputs),
+        "bytes_per_token": total.bytes_per_token(
+            runtime.weight_bytes(variant.cascade.target),
+            runtime.weight_bytes(draft) if draft else 0,
+        ),
+        "draft_share": total.draft_seconds / total.decode_seconds,
+        "host_share": total.host_seconds / total.decode_seconds,
+        "prompts": len(found.outputs),
+    }
+
+
+def _memory(arguments: argparse.Namespace, cascade: Cascade, cpus: Sequence[int]) -> int:
+    """Resident bytes of a fresh process that decodes under the cascade."""
+    command = [sys.executable, "-m", "benchmarks.worker", "memory", arguments.model]
+    command += ["--cascade", str(cascade), "--threads", str(arguments.threads)]
+    if arguments.planes:
+        command += ["--planes", str(arguments.planes)]
+    return int(json.loads(run(command, cpus, {}).output)["memory"]["anonymous"])
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--name", required=True, help="model name in rows")
+    parser.add_argument("--model", required=True, help="what halfbyte loads")
+    parser.add_argument("--planes", type=int, choices=(4, 8), help="convert with that many planes")
+    parser.add_argument("--variant", action="append", help="CASCADE @LENGTH; may be repeated")
+    parser.add_argument("--data", type=Path, help="directory of humaneval*.jsonl, gsm8k*.jsonl")
+    parser.add_argument("--prompts", type=int, default=4, help="of each kind")
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=RESULTS / "speculation.jsonl")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    guarded(main)
