@@ -16,7 +16,7 @@ def read_config(
 ) -> ModelConfig:
     """Raises SourceError or ModelError for what we cannot run."""
     kind = values.get("model_type")
-    if kind not in MODEL_TYPES:
+    if not isinstance(kind, str) or kind not in MODEL_TYPES:
         expected = ", ".join(MODEL_TYPES)
         raise SourceError(
             "config.json model_type", got=repr(kind)[:80], expected=expected, fix="use one of those"

@@ -40,14 +40,12 @@ def read_tokenizer(path: Path, config: dict[str, Any]) -> TokenizerFiles:
     if named is not None:
         bos = tokenizer.token_to_id(named)
     end = _token_text(settings.get("eos_token"))
-    candidates = [end, *END_TOKENS] if end else list(END_TOKENS)
-    special = {
-        token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special
-    }
-    for token in candidates:
-        found = tokenizer.token_to_id(token)
-        if found is not None and (token in special or token == end):
-            eos_ids.append(found)
+    end_id = None if end is None else tokenizer.token_to_id(end)
+    if end_id is not None:
+        eos_ids.insert(0, end_id)
+    added = tokenizer.get_added_tokens_decoder()
+    special = {token.content: i for i, token in added.items() if token.special}
+    eos_ids += [special[token] for token in END_TOKENS if token in special]
     # The tokenizer itself shows whether texts begin with bos; callers add it, so that one rule
     # serves all sources.
     add_bos = bos is not None and first == [bos]
@@ -79,7 +77,9 @@ def _chat_template(path: Path, settings: dict[str, Any]) -> str | None:
     template = settings.get("chat_template")
     if isinstance(template, list):  # several named ones
         named = {
-            item.get("name"): item.get("template") for item in template if isinstance(item, dict)
+            str(item.get("name")): item.get("template")
+            for item in template
+            if isinstance(item, dict)
         }
         template = named.get("default")
     return template if isinstance(template, str) else None
