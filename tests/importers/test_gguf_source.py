@@ -39,7 +39,7 @@ def test_values_are_those_of_the_reference_library(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", [Type.Q4_K, Type.Q5_K, Type.Q6_K])
 def test_super_blocks_are_dequantized_row_by_row(kind):
-    """The library cannot write these types, so random blocks with finite scales stand for a file's."""
+    """The library cannot write these types: random blocks with finite scales stand in."""
     rng = np.random.default_rng(0)
     block_bytes = gguf.GGML_QUANT_SIZES[kind][1]
     blocks = rng.integers(0, 256, (12, block_bytes), dtype=np.uint8)

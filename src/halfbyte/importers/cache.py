@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+from halfbyte.errors import SourceError
 from halfbyte.formats.manifest import FORMAT_VERSION
 
 _SAMPLE_BYTES = 1 << 20
@@ -34,10 +35,15 @@ def cached_checkpoint(source: Path, planes: int | None, group: int | None) -> Pa
 
 def _identity(source: Path) -> str:
     """Sizes, times and samples of a file, or of every model file in a directory."""
-    if not source.is_dir():
-        return _file_identity(source)
-    files = [*source.glob("*.json"), *source.glob("*.safetensors"), *source.glob("*.jinja")]
-    return "\n".join(f"{path.name} {_file_identity(path)}" for path in sorted(files))
+    try:
+        if not source.is_dir():
+            return _file_identity(source)
+        files = [*source.glob("*.json"), *source.glob("*.safetensors"), *source.glob("*.jinja")]
+        return "\n".join(f"{path.name} {_file_identity(path)}" for path in sorted(files))
+    except OSError as error:
+        fix = "check the path and its permissions"
+        what, expected = f"model {source.name}", "a readable file"
+        raise SourceError(what, got=error.strerror, expected=expected, fix=fix) from error
 
 
 def _file_identity(path: Path) -> str:

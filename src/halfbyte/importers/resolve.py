@@ -37,12 +37,11 @@ def resolve(
         return found
     if planes is None and str(ckpt) == ALIAS:
         planes = ALIAS_PLANES
-    source = open_source(found)
     dest = cached_checkpoint(found, planes, group)
     if is_checkpoint(dest):
         return dest
     try:
-        return convert(source, dest, planes, group, progress)
+        return convert(open_source(found), dest, planes, group, progress)
     except HalfbyteError:
         if is_checkpoint(dest):  # another process was faster
             return dest
