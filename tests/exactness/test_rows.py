@@ -43,7 +43,8 @@ def test_m_rows_together_equal_m_rows_alone(kind: str, model: str) -> None:
     tokens = random_tokens(33)
     for level in _levels(runtime):
         alone = _one_by_one(runtime, tokens, level)
-        counts = range(1, 34) if kind != "reference" else (2, 3, 7, 8, 16, 17, 32, 33)
+        every = kind.startswith("native") and model in ("llama", "wide-g128", "llama-f32")
+        counts = range(1, 34) if every else (2, 3, 5, 8, 17, 33)
         for rows in counts:
             together = _in_chunks(runtime, tokens, level, rows)
             assert together.tobytes() == alone.tobytes(), f"{rows} rows at {level}"
@@ -53,10 +54,10 @@ def test_m_rows_together_equal_m_rows_alone(kind: str, model: str) -> None:
 @pytest.mark.parametrize("model", ["wide-g128", "mistral-window", "llama-f32"])
 def test_long_prefills_equal_decoding_token_by_token(kind: str, model: str) -> None:
     runtime = shared(kind, model, page_size=64)
-    tokens = random_tokens(600)
-    for level in _levels(runtime):
+    tokens = random_tokens(320)
+    for level in [x for x in _levels(runtime) if str(x) in ("w4a8", "w8a16", "f32")]:
         alone = _one_by_one(runtime, tokens, level)
-        for chunk in (512, 300, 129, 64, 50):
+        for chunk in (320, 257, 129, 50):
             assert _in_chunks(runtime, tokens, level, chunk).tobytes() == alone.tobytes()
 
 

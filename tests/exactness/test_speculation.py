@@ -31,8 +31,9 @@ def _speculate(
     prompt = prompt_of(model, prompt_len, 0)
     request = Request(prompt, TOKENS, CHOICES[choice], draft_length=length)
     Driver(runtime, Level.parse(pair[0]), Level.parse(pair[1])).run([request])
+    got = outcome(runtime, request)
     expected = plain(kind, model, pair[0], CHOICES[choice], prompt_len, 0, TOKENS)
-    assert outcome(runtime, request) == expected
+    assert got == expected
     return request
 
 

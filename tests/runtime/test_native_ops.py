@@ -211,7 +211,7 @@ def test_attention_over_the_runtime_s_own_cache_is_the_twin_s(
     positions = np.arange(500, dtype=np.int32)
     angles = ops.rope_angles(positions, config.rope.inverse_frequencies(config.head_dim))
     q = ops.rope(q.reshape(500, 8, 32), *angles) * np.float32(32**-0.5)
-    keys, values = (ops.widen(np.ascontiguousarray(a), kv_dtype) for a in _kv(runtime, 500))
+    keys, values = (ops.widen(bits, kv_dtype) for bits in _kv(runtime, 500))
     keys, values = keys.transpose(1, 2, 0), values.transpose(1, 0, 2)
     for m in (0, 1, 23, 24, 25, 255, 256, 257, 300, 499):
         first = max(0, m - window + 1) if window else 0

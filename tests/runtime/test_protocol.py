@@ -115,6 +115,20 @@ def test_a_drafting_run_is_decoding_one_token_at_a_time(kind: str, temperature: 
 
 
 @every_runtime
+def test_a_draft_needs_pages_for_its_own_length_only(kind: str) -> None:
+    """A sequence with a short draft, or none, may stand beside a long one with no pages to spare."""
+    runtime = shared(kind, "llama")
+    batch = Batch(
+        np.array([1, 2, 3], np.int32),
+        np.arange(4, dtype=np.int32),
+        np.array([15, 14, 15], np.int32),
+        np.array([[0, -1], [1, -1], [2, 3]], np.int32),
+    )
+    drafted = runtime.draft(batch, W4A8, np.array([0, 2, 8], np.int32), _sampling(3, 16), 0.0)
+    assert drafted.counts.tolist() == [0, 2, 8]
+
+
+@every_runtime
 def test_a_draft_stops_before_the_first_token_it_is_unsure_of(kind: str) -> None:
     runtime = shared(kind, "llama")
     prompt = random_tokens(10, seed=4)

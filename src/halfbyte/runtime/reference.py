@@ -93,6 +93,10 @@ class ReferenceRuntime:
     def forward(self, batch: Batch, level: Level, logit_rows: NDArray[np.int32]) -> F32:
         """Run M rows, write their KV, return logits [R, V] of the rows named."""
         self._check(batch, level)
+        with np.errstate(over="ignore", invalid="ignore"):  # non-finite weights give what they give
+            return self._forward(batch, level, logit_rows)
+
+    def _forward(self, batch: Batch, level: Level, logit_rows: NDArray[np.int32]) -> F32:
         model, eps = self._model, self._config.norm_eps
         counts = np.diff(batch.row_starts)
         within = np.arange(len(batch.tokens)) - np.repeat(batch.row_starts[:-1], counts)
