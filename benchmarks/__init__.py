@@ -1,1 +1,1 @@
-"""Measurements against other engines. Run from the repository root: `python -m benchmarks.compare`."""
+"""Measurements against other engines: `python -m benchmarks.compare` from the root."""

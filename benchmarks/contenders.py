@@ -136,7 +136,6 @@ class LlamaBench:
         try:
             found = json.loads(output)[-1]
             samples = sorted(float(x) for x in found["samples_ts"])
-            size = int(found["model_size"])
             version = str(found["build_commit"])
         except (ValueError, LookupError, TypeError) as error:
             raise SourceError(
@@ -146,7 +145,7 @@ class LlamaBench:
                 fix="run it by hand with -o json",
             ) from error
         details = {"backend": found.get("backends", ""), "build": found.get("build_number", 0)}
-        return Reading(samples[len(samples) // 2], version, size, details)
+        return Reading(samples[len(samples) // 2], version, self.model.stat().st_size, details)
 
 
 def llama_benches(

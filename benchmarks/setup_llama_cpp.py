@@ -10,6 +10,7 @@ package index.
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 import subprocess
 import sys
@@ -33,9 +34,21 @@ CMAKE_OPTIONS = (
     "-DLLAMA_BUILD_APP=OFF",
     "-DLLAMA_BUILD_TESTS=OFF",
 )
-# GCC 12's tile-configuration intrinsic names 8 of the 64 bytes it reads as its input, so dead-store
-# elimination drops the rest and the first prefill dies of a general protection fault.
-AMX_FLAGS = "-fno-tree-dse"
+# GCC 12 tells its optimizer that `ldtilecfg` reads 8 bytes (it reads 64) and `tileloadd` none, so
+# stores before them are dropped and the first prefill ends in a protection fault. This header, put
+# before every C++ file, gives both the input they have.
+AMX_HEADER = """\
+#pragma once
+#include <immintrin.h>
+#define _tile_loadconfig(p) \\
+    __asm__ volatile("ldtilecfg\\t%X0" ::"m"(*(const char(*)[64])(p)) : "memory")
+#undef _tile_loadd
+#define _tile_loadd(dst, base, stride)                \\
+    do {                                              \\
+        __asm__ volatile("" ::: "memory");            \\
+        _tile_loadd_internal(dst, base, stride);      \\
+    } while (0)
+"""
 NO_AMX_FLAGS = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
 FORMATS = {"Q4_0-pure": ("Q4_0", True), "Q4_0": ("Q4_0", False), "Q8_0": ("Q8_0", False)}
 
@@ -52,10 +65,12 @@ def main() -> None:
     models = [_named_model(text) for text in arguments.requantize]
     source = fetch_source(directory)
     if "amx_int8" in cpu_flags():
-        build(source, directory, "", AMX_FLAGS, arguments.jobs)
-        build(source, directory, "-no-amx", NO_AMX_FLAGS, arguments.jobs)
+        header = directory / "amx_intrinsics.h"
+        header.write_text(AMX_HEADER, encoding="utf-8")
+        build(source, directory, "", f"-include {shlex.quote(str(header))}", "", arguments.jobs)
+        build(source, directory, "-no-amx", NO_AMX_FLAGS, NO_AMX_FLAGS, arguments.jobs)
     else:
-        build(source, directory, "", "", arguments.jobs)
+        build(source, directory, "", "", "", arguments.jobs)
     for name, path in models:
         requantize(directory, name, path)
 
@@ -79,14 +94,16 @@ def fetch_source(directory: Path) -> Path:
     return source
 
 
-def build(source: Path, directory: Path, suffix: str, flags: str, jobs: int) -> None:
+def build(
+    source: Path, directory: Path, suffix: str, cxx_flags: str, c_flags: str, jobs: int
+) -> None:
     """Leave `llama-bench{suffix}` and `llama-quantize{suffix}` in `bin`."""
     program = directory / "bin" / f"llama-bench{suffix}"
     if program.is_file():
         return
     tree = directory / f"build{suffix}"
-    compilers = [f"-DCMAKE_{language}_FLAGS={flags}" for language in ("C", "CXX")]
-    _run(["cmake", "-S", str(source), "-B", str(tree), *CMAKE_OPTIONS, *compilers])
+    flags = [f"-DCMAKE_CXX_FLAGS={cxx_flags}", f"-DCMAKE_C_FLAGS={c_flags}"]
+    _run(["cmake", "-S", str(source), "-B", str(tree), *CMAKE_OPTIONS, *flags])
     targets = ["--target", "llama-bench", "llama-quantize"]
     _run(["cmake", "--build", str(tree), "-j", str(jobs), *targets])
     program.parent.mkdir(exist_ok=True)
