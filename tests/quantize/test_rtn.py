@@ -42,10 +42,9 @@ def test_eight_bits_are_as_good_as_plain_int8_and_four_are_better_than_plain_int
     target = relative_error(dequantize(planes, 8), w)
     draft = relative_error(dequantize(planes, 4), w)
     assert target < 1.1 * relative_error(plain_rtn(w, group, 127), w)
-    # a 4-bit grid is what plain int4 may hit by luck; on anything else the signed scale wins clearly
-    assert draft < (1.05 if kind == "four-bit" else 0.95) * relative_error(
-        plain_rtn(w, group, 7), w
-    )
+    # plain int4 may hit a 4-bit grid by luck; on anything else the signed scale wins clearly
+    limit = 1.05 if kind == "four-bit" else 0.95
+    assert draft < limit * relative_error(plain_rtn(w, group, 7), w)
 
 
 @pytest.mark.parametrize("kind", ["normal", "heavy", "uniform"])
@@ -66,8 +65,9 @@ def test_every_weight_is_within_a_step_of_its_code(w, planes):
     quantized = quantize("w", [w], w.shape, 32, planes)
     step = np.repeat(np.abs(quantized.scale.astype(np.float32)), 32, axis=1)
     error = np.abs(dequantize(quantized, planes) - w)
-    # half a step, plus what the f16 scale and the end of the codes may cut off
-    limit = step * (0.75 / 16 if planes == 8 else 2.2) + 2.0**-24
+    # half a step, what the f16 scale and the end of the codes cut off, and the coarseness of the
+    # smallest f16 scales
+    limit = step * (0.75 / 16 if planes == 8 else 2.2) + 2.0**-21
     assert (error <= limit).all()
 
 
