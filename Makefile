@@ -1,0 +1,51 @@
+# make demo   set everything up, then decode with the demo model and show the table
+# make test   the whole default test suite
+# make lint   ruff, mypy --strict, clang-format
+# make clean  remove what these made
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*)
+CPP := $(wildcard csrc/*.cpp csrc/*.h)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: setup demo test lint format clean
+
+setup: $(VENV)/.halfbyte
+
+demo: setup
+	$(BIN)/halfbyte demo
+
+test: $(VENV)/.halfbyte-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.halfbyte-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy src tests
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+
+format: $(VENV)/.halfbyte-lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+clean:
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# The package with its native module; again whenever the C++ or the build files change.
+$(VENV)/.halfbyte: $(SOURCES) | $(BIN)/python
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.halfbyte-test: $(VENV)/.halfbyte
+	$(PIP) --editable '.[test]'
+	@touch $@
+
+$(VENV)/.halfbyte-lint: $(VENV)/.halfbyte-test
+	$(PIP) --editable '.[test,lint]'
+	@touch $@
