@@ -116,7 +116,7 @@ def test_a_drafting_run_is_decoding_one_token_at_a_time(kind: str, temperature: 
 
 @every_runtime
 def test_a_draft_needs_pages_for_its_own_length_only(kind: str) -> None:
-    """A sequence with a short draft, or none, may stand beside a long one with no pages to spare."""
+    """A sequence with a short draft, or none, needs no pages for its neighbour's long one."""
     runtime = shared(kind, "llama")
     batch = Batch(
         np.array([1, 2, 3], np.int32),
