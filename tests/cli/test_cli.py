@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 
 from halfbyte import LLM, SamplingParams, __version__
+from halfbyte.cli import options
 from halfbyte.cli.main import run
+from halfbyte.engine.run import EngineOptions
+from halfbyte.loading import RuntimeOptions
 from tests.talking_model import write_talking_model
 from tests.tiny_models import Kind
 
@@ -41,6 +44,11 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert len(capsys.readouterr().out.splitlines()) > 5
 
 
+def test_defaults_of_the_command_are_those_of_the_library() -> None:
+    assert options.DEFAULT_DRAFT_LENGTH == EngineOptions.draft_length
+    assert options.DEFAULT_NUM_TOKENS == RuntimeOptions.num_tokens
+
+
 def test_generate_json_is_the_library_output(
     capsys: pytest.CaptureFixture[str], talking_model: Path
 ) -> None:
@@ -55,7 +63,7 @@ def test_generate_json_is_the_library_output(
     assert got["seconds"] >= got["prefill_seconds"] >= 0
     assert got["tokens_per_second"] > 0
     assert got["tau"] >= 1
-    assert len(got["accepted_by_position"]) == 4
+    assert len(got["accepted_by_position"]) == 3
 
 
 def test_generate_streams_the_text_to_stdout_and_the_rest_to_stderr(

@@ -29,7 +29,7 @@ def test_every_cascade_gets_a_row_held_against_its_own_target(talking_llm: LLM) 
     assert all(r.identical for r in rows)
     assert (plain.tau, plain.alpha, plain.speedup) == (1.0, [], 1.0)
     assert pair.tau > 1.0
-    assert len(pair.alpha) == 4
+    assert len(pair.alpha) == talking_llm.options.draft_length
     runtime = talking_llm.model.runtime
     assert plain.bytes_per_token == runtime.weight_bytes(talking_llm.cascade.target)
     assert equal_bytes.bytes_per_token > 0

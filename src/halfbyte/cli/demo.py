@@ -94,19 +94,21 @@ def _show_text(console: Console, llm: LLM, max_tokens: int) -> None:
 def _show_table(console: Console, rows: list[BenchRow]) -> None:
     from rich.table import Table
 
-    table = Table(title="decoding, one prompt at a time")
-    for name in ("cascade", "tokens/s", "speed-up", "τ", "α by draft position"):
-        table.add_column(name)
-    for name in ("weights read\nper token", "weight\nmemory", "identical\noutput"):
-        table.add_column(name)
+    # Eighty columns: no borders, no spread (`halfbyte bench` shows it).
+    table = Table(title="decoding, one prompt at a time", box=None, padding=(0, 1, 0, 0))
+    table.add_column("cascade", no_wrap=True)
+    for name in ("tokens\n/s", "speed\n-up", "τ"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("α by draft\nposition", no_wrap=True)
+    for name in ("read per\ntoken", "weight\nmemory", "identical\noutput"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        speed = row.tokens_per_second
         table.add_row(
             row.cascade,
-            f"{speed.median:.1f} ({speed.p20:.0f}-{speed.p80:.0f})",
+            f"{row.tokens_per_second.median:.1f}",
             f"{row.speedup:.2f}x",
             f"{row.tau:.2f}",
-            " ".join(f"{a:.2f}" for a in row.alpha) or "-",
+            " ".join(f"{a:.2f}".removeprefix("0") for a in row.alpha) or "-",
             gigabytes(row.bytes_per_token),
             gigabytes(row.weight_bytes),
             "yes" if row.identical else "NO",
@@ -117,7 +119,7 @@ def _show_table(console: Console, rows: list[BenchRow]) -> None:
 def _show_notes(console: Console, llm: LLM) -> None:
     """What the numbers mean and what they do not."""
     console.print(
-        "tokens/s: median over the rounds (20th to 80th percentile), after prefill. Speed-up and"
+        "tokens/s: median over the rounds, after prefill; weights read per token. Speed-up and"
         " identical output (tokens and logprobs) are against plain decoding at the row's own"
         " target. w4a4 > w4a16 is QSpec's pair: draft and target read the same bytes, so it cannot"
         " win where both run at the memory's speed. All rows share one copy of the weights."

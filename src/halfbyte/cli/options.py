@@ -41,5 +41,5 @@ Group = Annotated[
     typer.Option(help="Inputs per scale: 32, 64 or 128.  [default: 32]"),
 ]
 
-DEFAULT_DRAFT_LENGTH = 4
+DEFAULT_DRAFT_LENGTH = 3
 DEFAULT_NUM_TOKENS = 8192

@@ -21,7 +21,9 @@ from halfbyte.runtime.protocol import Batch, Runtime
 class EngineOptions:
     """What does not change the output, only the speed."""
 
-    draft_length: int = 4  # most tokens proposed per cycle
+    # Most tokens proposed per cycle. At .54 of the target a draft step, 3 beat 2, 4 and 5 on
+    # SmolLM2-135M (tau 3.05) and equals 4 where agreement is .95.
+    draft_length: int = 3
     min_confidence: float = 0.0  # a draft stops where its token is less likely than this
     max_batch: int = 8  # sequences decoded together
 
@@ -31,7 +33,7 @@ class EngineOptions:
                 "draft_length",
                 got=repr(self.draft_length),
                 expected="an integer, 0 to 64",
-                fix="4 suits most models",
+                fix="3 suits most models",
             )
         if not (isinstance(self.min_confidence, int | float) and 0.0 <= self.min_confidence < 1.0):
             raise ArgumentError(
