@@ -36,27 +36,27 @@ void quantize(const float* x, int k, int group, int act_bits, int weight_bits, i
         // Below this, largest / amax would overflow; such a group is zero in every precision that matters.
         const bool live = amax >= 0x1p-100f;
         const V inverse = V::all(live ? largest / amax : 0.0f);
-        std::int32_t sum = 0;
-        std::int32_t q[16];
+        typename V::Int sums = V::Int::zero();
         for (int i = 0; i < group; i += 16) {
-            (V::load(in + i) * inverse).store_i32(q);
+            const typename V::Int q = (V::load(in + i) * inverse).to_i32();
+            sums = sums + q;
             std::int8_t* to = codes + g * group + i;
-            for (int j = 0; j < 16; ++j) sum += q[j];
             if (act_bits == 16) {
-                for (int j = 0; j < 16; ++j) {
-                    const std::int32_t high = (q[j] + 128) >> 8;
-                    to[j] = static_cast<std::int8_t>(high);
-                    to[k + j] = static_cast<std::int8_t>(q[j] - high * 256);
-                }
+                const typename V::Int high = (q + V::Int::all(128)).shift_right(8);
+                high.store_i8(to);
+                (q - high.shift_left(8)).store_i8(to + k);
             } else {
-                for (int j = 0; j < 16; ++j) to[j] = static_cast<std::int8_t>(q[j]);
+                q.store_i8(to);
             }
         }
+        const std::int32_t sum = sums.reduce_add();
         const std::size_t at = static_cast<std::size_t>(row) * groups + g;
         const float scale = live ? amax / largest : 0.0f;
         out.scale[at] = scale * weight_factor;
         out.sum[at] = scale * static_cast<float>(sum);
-        out.bias[at] = -code_offset * sum;
+        // Through unsigned: a row of infinities or NaN gives codes that may overflow, and must not trap.
+        out.bias[at] = static_cast<std::int32_t>(-static_cast<std::uint32_t>(code_offset) *
+                                                 static_cast<std::uint32_t>(sum));
     }
 }
 
@@ -64,23 +64,18 @@ template <class V>
 void rope(float* x, const float* cos, const float* sin, int head_dim, float factor) {
     const int half = head_dim / 2;
     const V f = V::all(factor);
-    // head_dim is a multiple of 16, so half may end in 8 lanes: those are done from a copy.
-    for (int i = 0; i < half; i += 16) {
-        const int n = half - i < 16 ? half - i : 16;
-        float a[16] = {}, b[16] = {}, c[16] = {}, s[16] = {};
-        for (int j = 0; j < n; ++j) {
-            a[j] = x[i + j];
-            b[j] = x[half + i + j];
-            c[j] = cos[i + j];
-            s[j] = sin[i + j];
-        }
-        const V va = V::load(a), vb = V::load(b), vc = V::load(c), vs = V::load(s);
-        ((va * vc - vb * vs) * f).store(a);
-        ((vb * vc + va * vs) * f).store(b);
-        for (int j = 0; j < n; ++j) {
-            x[i + j] = a[j];
-            x[half + i + j] = b[j];
-        }
+    int i = 0;
+    for (; i + 16 <= half; i += 16) {
+        const V a = V::load(x + i), b = V::load(x + half + i);
+        const V c = V::load(cos + i), s = V::load(sin + i);
+        ((a * c - b * s) * f).store(x + i);
+        ((b * c + a * s) * f).store(x + half + i);
+    }
+    // head_dim is a multiple of 16, so half of it may end in 8 pairs.
+    for (; i < half; ++i) {
+        const float a = x[i], b = x[half + i];
+        x[i] = (a * cos[i] - b * sin[i]) * factor;
+        x[half + i] = (b * cos[i] + a * sin[i]) * factor;
     }
 }
 

@@ -6,7 +6,42 @@
 
 namespace halfbyte::avx2 {
 
+struct I32x16 {
+    __m256i a, b;
+
+    static I32x16 zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+    static I32x16 all(std::int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+    I32x16 shift_right(int bits) const {
+        return {_mm256_srai_epi32(a, bits), _mm256_srai_epi32(b, bits)};
+    }
+    I32x16 shift_left(int bits) const {
+        return {_mm256_slli_epi32(a, bits), _mm256_slli_epi32(b, bits)};
+    }
+    void store_i8(std::int8_t* p) const {
+        const __m256i low = _mm256_set1_epi32(0xff);  // packus saturates, so cut to the byte first
+        const __m256i words = _mm256_permute4x64_epi64(
+            _mm256_packus_epi32(_mm256_and_si256(a, low), _mm256_and_si256(b, low)), 0xD8);
+        const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(words),
+                                               _mm256_extracti128_si256(words, 1));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+    }
+    std::int32_t reduce_add() const {
+        const __m256i h = _mm256_add_epi32(a, b);
+        __m128i q = _mm_add_epi32(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
+        q = _mm_add_epi32(q, _mm_shuffle_epi32(q, 0x4E));
+        return _mm_cvtsi128_si32(_mm_add_epi32(q, _mm_shuffle_epi32(q, 0xB1)));
+    }
+};
+
+inline I32x16 operator+(I32x16 x, I32x16 y) {
+    return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
+}
+inline I32x16 operator-(I32x16 x, I32x16 y) {
+    return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)};
+}
+
 struct F32x16 {
+    using Int = I32x16;
     __m256 a, b;
 
     static F32x16 zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
@@ -27,10 +62,7 @@ struct F32x16 {
         _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8),
                          _mm256_cvtps_ph(b, _MM_FROUND_TO_NEAREST_INT));
     }
-    void store_i32(std::int32_t* p) const {
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_cvtps_epi32(a));
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), _mm256_cvtps_epi32(b));
-    }
+    I32x16 to_i32() const { return {_mm256_cvtps_epi32(a), _mm256_cvtps_epi32(b)}; }
     F32x16 round() const {
         return {_mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
                 _mm256_round_ps(b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};

@@ -7,7 +7,25 @@
 
 namespace halfbyte::avx512 {
 
+struct I32x16 {
+    __m512i v;
+
+    static I32x16 zero() { return {_mm512_setzero_si512()}; }
+    static I32x16 all(std::int32_t x) { return {_mm512_set1_epi32(x)}; }
+    I32x16 shift_right(int bits) const { return {_mm512_srai_epi32(v, bits)}; }
+    I32x16 shift_left(int bits) const { return {_mm512_slli_epi32(v, bits)}; }
+    // The low byte of each lane.
+    void store_i8(std::int8_t* p) const {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(v));
+    }
+    std::int32_t reduce_add() const { return _mm512_reduce_add_epi32(v); }
+};
+
+inline I32x16 operator+(I32x16 a, I32x16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
+inline I32x16 operator-(I32x16 a, I32x16 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+
 struct F32x16 {
+    using Int = I32x16;
     __m512 v;
 
     static F32x16 zero() { return {_mm512_setzero_ps()}; }
@@ -27,7 +45,7 @@ struct F32x16 {
                             _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
     }
     // Rounds to the nearest integer, ties to even.
-    void store_i32(std::int32_t* p) const { _mm512_storeu_si512(p, _mm512_cvtps_epi32(v)); }
+    I32x16 to_i32() const { return {_mm512_cvtps_epi32(v)}; }
     F32x16 round() const {
         return {_mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
     }

@@ -31,7 +31,54 @@ inline std::uint16_t f32_to_f16(float x) {  // nearest even
     return static_cast<std::uint16_t>(sign | (rounded >> 13));
 }
 
+struct I32x16 {
+    std::int32_t x[16];
+
+    static I32x16 zero() { return all(0); }
+    static I32x16 all(std::int32_t value) {
+        I32x16 r;
+        for (std::int32_t& e : r.x) e = value;
+        return r;
+    }
+    I32x16 shift_right(int bits) const {
+        I32x16 r;
+        for (int i = 0; i < 16; ++i) r.x[i] = x[i] >> bits;
+        return r;
+    }
+    I32x16 shift_left(int bits) const {
+        I32x16 r;
+        for (int i = 0; i < 16; ++i)
+            r.x[i] = static_cast<std::int32_t>(static_cast<std::uint32_t>(x[i]) << bits);
+        return r;
+    }
+    void store_i8(std::int8_t* p) const {
+        for (int i = 0; i < 16; ++i) p[i] = static_cast<std::int8_t>(x[i]);
+    }
+    std::int32_t reduce_add() const {
+        std::uint32_t sum = 0;
+        for (std::int32_t e : x) sum += static_cast<std::uint32_t>(e);
+        return static_cast<std::int32_t>(sum);
+    }
+};
+
+// Wraps around like the vector units.
+inline I32x16 operator+(const I32x16& a, const I32x16& b) {
+    I32x16 r;
+    for (int i = 0; i < 16; ++i)
+        r.x[i] = static_cast<std::int32_t>(static_cast<std::uint32_t>(a.x[i]) +
+                                           static_cast<std::uint32_t>(b.x[i]));
+    return r;
+}
+inline I32x16 operator-(const I32x16& a, const I32x16& b) {
+    I32x16 r;
+    for (int i = 0; i < 16; ++i)
+        r.x[i] = static_cast<std::int32_t>(static_cast<std::uint32_t>(a.x[i]) -
+                                           static_cast<std::uint32_t>(b.x[i]));
+    return r;
+}
+
 struct F32x16 {
+    using Int = I32x16;
     float x[16];
 
     static F32x16 zero() { return all(0.0f); }
@@ -62,12 +109,14 @@ struct F32x16 {
     void store_f16(std::uint16_t* p) const {
         for (int i = 0; i < 16; ++i) p[i] = f32_to_f16(x[i]);
     }
-    void store_i32(std::int32_t* p) const {
+    I32x16 to_i32() const {
+        I32x16 n;
         for (int i = 0; i < 16; ++i) {
             // What the vector units return for a lane that fits no int32.
             const float r = std::nearbyintf(x[i]);
-            p[i] = r >= -0x1p31f && r < 0x1p31f ? static_cast<std::int32_t>(r) : INT32_MIN;
+            n.x[i] = r >= -0x1p31f && r < 0x1p31f ? static_cast<std::int32_t>(r) : INT32_MIN;
         }
+        return n;
     }
     F32x16 round() const {
         F32x16 r;
@@ -75,11 +124,10 @@ struct F32x16 {
         return r;
     }
     F32x16 exp2i() const {
-        std::int32_t n[16];
-        store_i32(n);
+        const I32x16 n = to_i32();
         F32x16 r;
         for (int i = 0; i < 16; ++i)
-            r.x[i] = std::bit_cast<float>((static_cast<std::uint32_t>(n[i]) + 127u) << 23);
+            r.x[i] = std::bit_cast<float>((static_cast<std::uint32_t>(n.x[i]) + 127u) << 23);
         return r;
     }
     F32x16 abs() const {
