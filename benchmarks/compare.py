@@ -17,15 +17,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders import Contender, Halfbyte, Reading, Test, llama_benches
+from benchmarks.contenders import Contender, Halfbyte, Reading, Task, llama_benches
 from benchmarks.machine import commit, describe, now, pinned_cpus
 from benchmarks.process import guarded, run
 from benchmarks.rows import RESULTS, Row, Spread, append
 
-TESTS = {
-    "decode": Test("decode", 128, 16),
-    "prefill": Test("prefill", 512),
-    "depth": Test("decode", 64, 4096, repeats=2),
+TASKS = {
+    "decode": Task("decode", 128, 16),
+    "prefill": Task("prefill", 512),
+    "depth": Task("decode", 64, 4096, repeats=2),
 }
 DISTURBED = 0.1  # CPU seconds of others per second: a run above it is named on stderr
 
@@ -43,7 +43,7 @@ def main() -> None:
         contenders += llama_benches(
             arguments.peers, arguments.name, _names(arguments.formats), arguments.threads
         )
-    tests = [TESTS[name] for name in _names(arguments.tests)]
+    tests = [TASKS[name] for name in _names(arguments.tests)]
     machine = describe(arguments.threads)
     rows = compare(contenders, tests, cpus, arguments.processes, arguments.name, machine)
     append(arguments.output, rows)
@@ -57,7 +57,7 @@ def main() -> None:
 
 def compare(
     contenders: Sequence[Contender],
-    tests: Sequence[Test],
+    tests: Sequence[Task],
     cpus: Sequence[int],
     processes: int,
     model: str,
@@ -81,7 +81,7 @@ def compare(
 
 def _row(
     contender: Contender,
-    test: Test,
+    test: Task,
     values: Sequence[tuple[Reading, float]],
     model: str,
     machine: dict[str, Any],
@@ -106,7 +106,7 @@ def _row(
     )
 
 
-def _tell(turn: int, test: Test, contender: Contender, value: tuple[Reading, float]) -> None:
+def _tell(turn: int, test: Task, contender: Contender, value: tuple[Reading, float]) -> None:
     reading, foreign = value
     name = f"{contender.engine} {contender.cascade or contender.format}"
     note = f"  disturbed: {foreign:.2f} CPU of others" if foreign > DISTURBED else ""
@@ -131,9 +131,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, default=RESULTS / "compare.jsonl")
     arguments = parser.parse_args()
-    unknown = [name for name in _names(arguments.tests) if name not in TESTS]
+    unknown = [name for name in _names(arguments.tests) if name not in TASKS]
     if unknown:
-        parser.error(f"--tests {unknown[0]}: expected {', '.join(TESTS)}")
+        parser.error(f"--tests {unknown[0]}: expected {', '.join(TASKS)}")
     return arguments
 
 

@@ -23,7 +23,7 @@ PEER_ENVIRONMENT = {
 
 
 @dataclass(frozen=True, slots=True)
-class Test:
+class Task:
     """`decode`: `tokens` one by one; `prefill`: all at once. Either after `depth` tokens."""
 
     kind: str
@@ -61,7 +61,7 @@ class Contender(Protocol):
     @property
     def environment(self) -> Mapping[str, str]: ...
 
-    def command(self, test: Test) -> Sequence[str]: ...
+    def command(self, test: Task) -> Sequence[str]: ...
 
     def read(self, output: str) -> Reading: ...
 
@@ -89,7 +89,7 @@ class Halfbyte:
     def environment(self) -> Mapping[str, str]:
         return {}
 
-    def command(self, test: Test) -> Sequence[str]:
+    def command(self, test: Task) -> Sequence[str]:
         command = [sys.executable, "-m", "benchmarks.worker", test.kind, self.model]
         command += ["--level", self.level, "--tokens", str(test.tokens)]
         command += ["--depth", str(test.depth), "--repeats", str(test.repeats)]
@@ -119,7 +119,7 @@ class LlamaBench:
     def environment(self) -> Mapping[str, str]:
         return PEER_ENVIRONMENT
 
-    def command(self, test: Test) -> Sequence[str]:
+    def command(self, test: Task) -> Sequence[str]:
         command = [str(self.program), "-m", str(self.model), "-t", str(self.threads)]
         command += ["-r", str(test.repeats), "-o", "json"]
         if test.kind == "prefill":

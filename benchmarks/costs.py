@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders import LlamaBench, Test, llama_benches
+from benchmarks.contenders import LlamaBench, Task, llama_benches
 from benchmarks.machine import commit, describe, now, pinned_cpus
 from benchmarks.process import guarded, run
 from benchmarks.rows import RESULTS, Row, Spread, append
@@ -91,7 +91,7 @@ def _own_linear(arguments: argparse.Namespace, cpus: Sequence[int], values: Valu
 def _peer_curve(peer: LlamaBench, depth: int, cpus: Sequence[int], values: Values) -> float:
     foreign = []
     for count in PEER_ROWS:
-        test = Test("prefill", count, depth, repeats=20)
+        test = Task("prefill", count, depth, repeats=20)
         done = run(peer.command(test), cpus, peer.environment)
         reading = peer.read(done.output)
         metric = f"forward {count} @ {depth}"

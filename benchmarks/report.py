@@ -118,7 +118,7 @@ def _cost_table(model: str, rows: Sequence[Row]) -> str:
     if not rows:
         return ""
     counts = sorted({_rows_of(row) for row in rows if row.metric.startswith("forward")})
-    lines = _head(["engine", "weights", *(f"{count} rows" for count in counts), "drafting"])
+    lines = _head(["engine", "weights", *(f"M = {count}" for count in counts), "drafting"])
     for name in dict.fromkeys((row.engine, row.format, row.cascade) for row in rows):
         own = [r for r in rows if (r.engine, r.format, r.cascade) == name]
         curve = {_rows_of(r): r.spread.median for r in own if r.metric.startswith("forward")}
@@ -129,7 +129,7 @@ def _cost_table(model: str, rows: Sequence[Row]) -> str:
         ]
         cells.append(f"{draft[0]:.2f}" if draft else "")
         lines.append(_line([name[0], name[2] or name[1], *cells]))
-    title = f"**{model}**, one forward in ms (and against one row); drafting: ms a token"
+    title = f"**{model}**, one forward of M rows in ms (and against one row); drafting: ms a token"
     return title + "\n\n" + "\n".join(lines)
 
 
