@@ -79,6 +79,10 @@ class FakeRuntime:
     ) -> Sampled:
         self.calls.append(("forward_sample", len(batch.tokens)))
         hashes = self._hashes(batch, level, strict=True)
+        counts = np.diff(batch.row_starts)
+        offsets = np.arange(len(batch.tokens)) - np.repeat(batch.row_starts[:-1], counts)
+        positions = np.repeat(batch.first_positions, counts) + offsets
+        assert (sampling.positions == positions[logit_rows] + 1).all()
         tokens, logprobs = [], []
         for i, row in enumerate(logit_rows.tolist()):
             token, logprob = self._draw(hashes[row], sampling, i)

@@ -29,7 +29,7 @@ class RuntimeOptions:
     tier: str | None = None  # None: the best this processor runs
     num_tokens: int = 8192  # size of the KV pool
     page_size: int = 64
-    kv_dtype: str = "f16"  # f16 | bf16
+    kv_dtype: str = "f16"  # f16 | bf16 | f32
     max_rows: int = 512  # of one forward
 
     def __post_init__(self) -> None:
@@ -138,7 +138,8 @@ def levels_of(runtime: Runtime, names: tuple[str, ...]) -> list[str]:
 
 
 def _check_memory(config: ModelConfig, options: RuntimeOptions) -> None:
-    per_token = config.num_layers * config.num_kv_heads * config.head_dim * 2 * 2
+    width = 4 if options.kv_dtype == "f32" else 2
+    per_token = config.num_layers * config.num_kv_heads * config.head_dim * 2 * width
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     wanted = per_token * options.num_tokens
     if wanted > available:

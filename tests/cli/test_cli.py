@@ -45,8 +45,8 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_defaults_of_the_command_are_those_of_the_library() -> None:
-    assert options.DEFAULT_DRAFT_LENGTH == EngineOptions.draft_length
-    assert options.DEFAULT_NUM_TOKENS == RuntimeOptions.num_tokens
+    assert EngineOptions.draft_length == options.DEFAULT_DRAFT_LENGTH
+    assert RuntimeOptions.num_tokens == options.DEFAULT_NUM_TOKENS
 
 
 def test_generate_json_is_the_library_output(

@@ -133,6 +133,20 @@ def test_short_pages_make_sequences_wait_and_none_is_lost() -> None:
     assert [s.finish_reason for s in sequences] == ["length"] * 6
 
 
+def test_between_steps_a_sequence_holds_pages_for_its_committed_positions_only() -> None:
+    runtime = FakeRuntime(num_pages=64, page_size=2)
+    pool = PagePool(runtime.num_pages, runtime.page_size)
+    engine = Engine(runtime, pool, Cascade.parse("w4a8 > w8a16"), EngineOptions(draft_length=8))
+    sequences = [_sequence(pool, [i, 2], Choice(0.0, 0, 1.0, 0.0, 0), 30) for i in range(3)]
+    for sequence in sequences:
+        engine.add(sequence)
+    while engine.has_work:
+        engine.step()
+        held = [pool.pages_for(s.committed_len) for s in sequences]
+        assert [s.table.num_pages for s in sequences] == held
+        assert pool.num_free == pool.num_pages - sum(held)
+
+
 def test_several_prompts_share_one_prefill_forward() -> None:
     runtime = FakeRuntime(max_rows=64)
     requests = [([i] * 9, Choice(0.0, 0, 1.0, 0.0, 0), 2) for i in range(4)]
