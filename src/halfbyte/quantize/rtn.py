@@ -27,11 +27,10 @@ from halfbyte.errors import HalfbyteError, ModelError
 from halfbyte.formats.planes import MAX_CODE, MIN_CODE, pack, split
 from halfbyte.formats.weights import Planes
 
-NESTED_FACTORS = (1.0, 1.03, 1.06, 1.1)
+NESTED_FACTORS = (1.0, 1.02, 1.04, 1.07)
 HI_FACTORS = (0.82, 0.88, 0.94, 1.0, 1.06, 1.12)
-# The 8-bit squared error is about 1/256 of the draft's: at this weight it counts a quarter as
-# much as the draft's.
-LO_WEIGHT = 64.0
+# The 8-bit squared error is about 1/256 of the draft error: at this weight both count alike.
+LO_WEIGHT = 256.0
 BLOCK_WEIGHTS = 1 << 16  # 256 KB of float32: the trials stay in the second-level cache
 _TINIEST = np.float32(2.0**-24)  # smallest positive f16
 _LARGEST = np.float32(65504.0)
