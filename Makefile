@@ -23,7 +23,7 @@ test: $(VENV)/.halfbyte-test
 lint: $(VENV)/.halfbyte-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy src tests
+	$(BIN)/mypy src
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 
 format: $(VENV)/.halfbyte-lint

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.chat import ChatTemplate
-from halfbyte.config import Level, ModelConfig
+from halfbyte.config import ModelConfig
 from halfbyte.engine.pages import PagePool
 from halfbyte.errors import ArgumentError
 from halfbyte.formats.weights import Weights
@@ -130,11 +130,6 @@ def default_cascade(runtime: Runtime) -> Cascade:
     raise ArgumentError(
         "model", got="weights no level can run", expected="planes or dense", fix="convert it again"
     )
-
-
-def levels_of(runtime: Runtime, names: tuple[str, ...]) -> list[str]:
-    """Those of `names` that the weights can run."""
-    return [name for name in names if runtime.supports(Level.parse(name))]
 
 
 def _check_memory(config: ModelConfig, options: RuntimeOptions) -> None:
