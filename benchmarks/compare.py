@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.arguments import add_model, add_peers, names
 from benchmarks.contenders import Contender, Halfbyte, Reading, Task, llama_benches
 from benchmarks.machine import commit, describe, now, pinned_cpus
 from benchmarks.process import guarded, run
@@ -37,13 +38,13 @@ def main() -> None:
     os.sched_setaffinity(0, cpus)
     contenders: list[Contender] = [
         Halfbyte(arguments.model, level, arguments.threads, arguments.planes)
-        for level in _names(arguments.levels)
+        for level in arguments.levels
     ]
     if arguments.peers:
         contenders += llama_benches(
-            arguments.peers, arguments.name, _names(arguments.formats), arguments.threads
+            arguments.peers, arguments.name, arguments.formats, arguments.threads
         )
-    tests = [TASKS[name] for name in _names(arguments.tests)]
+    tests = [TASKS[name] for name in arguments.tests]
     machine = describe(arguments.threads)
     rows = compare(contenders, tests, cpus, arguments.processes, arguments.name, machine)
     append(arguments.output, rows)
@@ -114,24 +115,14 @@ def _tell(turn: int, test: Task, contender: Contender, value: tuple[Reading, flo
     print(line, file=sys.stderr, flush=True)
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--name", required=True, help="model name in rows and peer file names")
-    parser.add_argument("--model", required=True, help="what halfbyte loads")
-    parser.add_argument("--planes", type=int, choices=(4, 8), help="convert with that many planes")
-    parser.add_argument("--peers", type=Path, help="directory setup_llama_cpp prepared")
-    parser.add_argument("--levels", default="w4a8,w8a8,w8a16")
-    parser.add_argument("--formats", default="Q4_0-pure,Q4_0,Q8_0")
-    parser.add_argument("--tests", default="decode,prefill,depth")
-    parser.add_argument("--processes", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
+    add_model(parser)
+    add_peers(parser, formats="Q4_0-pure,Q4_0,Q8_0", levels="w4a8,w8a8,w8a16")
+    parser.add_argument("--tests", type=names, default="decode,prefill,depth")
     parser.add_argument("--output", type=Path, default=RESULTS / "compare.jsonl")
     arguments = parser.parse_args()
-    unknown = [name for name in _names(arguments.tests) if name not in TASKS]
+    unknown = [name for name in arguments.tests if name not in TASKS]
     if unknown:
         parser.error(f"--tests {unknown[0]}: expected {', '.join(TASKS)}")
     return arguments

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.arguments import add_model, add_peers, positive
 from benchmarks.contenders import LlamaBench, Task, llama_benches
 from benchmarks.machine import commit, describe, now, pinned_cpus
 from benchmarks.process import guarded, run
@@ -36,7 +37,7 @@ def main() -> None:
     os.sched_setaffinity(0, cpus)
     peers: list[LlamaBench] = []
     if arguments.peers:
-        formats = arguments.formats.split(",")
+        formats = arguments.formats
         found = llama_benches(arguments.peers, arguments.name, formats, arguments.threads)
         # ik's program takes no depth before a prefill.
         peers = [peer for peer in found if not peer.is_ik]
@@ -59,7 +60,7 @@ def main() -> None:
 
 def _own_curve(arguments: argparse.Namespace, cpus: Sequence[int], values: Values) -> float:
     command = [sys.executable, "-m", "benchmarks.worker", "cost", arguments.model]
-    command += ["--levels", arguments.levels, "--depth", str(arguments.depth)]
+    command += ["--levels", ",".join(arguments.levels), "--depth", str(arguments.depth)]
     command += ["--threads", str(arguments.threads)]
     if arguments.planes:
         command += ["--planes", str(arguments.planes)]
@@ -78,7 +79,7 @@ def _own_curve(arguments: argparse.Namespace, cpus: Sequence[int], values: Value
 
 def _own_linear(arguments: argparse.Namespace, cpus: Sequence[int], values: Values) -> float:
     command = [sys.executable, "-m", "benchmarks.worker", "linear"]
-    command += ["--levels", arguments.levels, "--threads", str(arguments.threads)]
+    command += ["--levels", ",".join(arguments.levels), "--threads", str(arguments.threads)]
     done = run(command, cpus, {})
     for level, found in json.loads(done.output)["linear"].items():
         for name, unit in (("gbs", "GB/s"), ("bandwidth_gbs", "GB/s"), ("share", "of reading")):
@@ -128,15 +129,9 @@ def _rows(
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--name", required=True, help="model name in rows and peer file names")
-    parser.add_argument("--model", required=True, help="what halfbyte loads")
-    parser.add_argument("--planes", type=int, choices=(4, 8), help="convert with that many planes")
-    parser.add_argument("--peers", type=Path, help="directory setup_llama_cpp prepared")
-    parser.add_argument("--levels", default="w4a4,w4a8,w4a16,w8a8,w8a16")
-    parser.add_argument("--formats", default="Q4_0-pure,Q8_0")
-    parser.add_argument("--depth", type=int, default=128)
-    parser.add_argument("--processes", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
+    add_model(parser)
+    add_peers(parser, formats="Q4_0-pure,Q8_0", levels="w4a4,w4a8,w4a16,w8a8,w8a16")
+    parser.add_argument("--depth", type=positive, default=128)
     parser.add_argument("--no-linear", action="store_true", help="leave out the linear layers")
     parser.add_argument("--output", type=Path, default=RESULTS / "costs.jsonl")
     return parser.parse_args()

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.arguments import add_model, positive
 from benchmarks.machine import commit, describe, now, pinned_cpus
 from benchmarks.process import guarded, run
 from benchmarks.prompts import load
@@ -26,6 +27,7 @@ from benchmarks.rows import RESULTS, Row, Spread, append
 from halfbyte import LLM, SamplingParams, __version__
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.statistics import Statistics
+from halfbyte.errors import ArgumentError
 from halfbyte.evaluate.exactness import identical
 from halfbyte.evaluate.prompts import BenchPrompt
 from halfbyte.results import Completion
@@ -53,9 +55,18 @@ class Variant:
 
     @classmethod
     def parse(cls, text: str) -> Variant:
-        name, _, length = text.partition("@")
+        name, at, length = text.partition("@")
         cascade = Cascade.parse(name)
-        return cls(cascade, int(length or 4) if cascade.draft else 0)
+        if cascade.draft is None and not at:
+            return cls(cascade, 0)
+        if cascade.draft is None or not length.strip().isdigit() or int(length) < 1:
+            raise ArgumentError(
+                "--variant",
+                got=repr(text),
+                expected="LEVEL or LEVEL > LEVEL @LENGTH",
+                fix="for example 'w4a8 > w8a16 @3'",
+            )
+        return cls(cascade, int(length))
 
     @property
     def plain(self) -> Variant:
@@ -189,15 +200,12 @@ def _memory(arguments: argparse.Namespace, cascade: Cascade, cpus: Sequence[int]
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--name", required=True, help="model name in rows")
-    parser.add_argument("--model", required=True, help="what halfbyte loads")
-    parser.add_argument("--planes", type=int, choices=(4, 8), help="convert with that many planes")
+    add_model(parser)
     parser.add_argument("--variant", action="append", help="CASCADE @LENGTH; may be repeated")
     parser.add_argument("--data", type=Path, help="directory of humaneval*.jsonl, gsm8k*.jsonl")
-    parser.add_argument("--prompts", type=int, default=4, help="of each kind")
-    parser.add_argument("--tokens", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--prompts", type=positive, default=4, help="of each kind")
+    parser.add_argument("--tokens", type=positive, default=128)
+    parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--output", type=Path, default=RESULTS / "speculation.jsonl")
     return parser.parse_args()
 

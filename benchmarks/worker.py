@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.arguments import names, positive
 from benchmarks.process import guarded
 from benchmarks.session import Session
 from benchmarks.synthetic import WideLayers
@@ -43,15 +44,15 @@ def main() -> None:
             continue
         sub.add_argument("--depth", type=int, default=0, help="tokens before what is timed")
         if verb == "cost":
-            sub.add_argument("--levels", required=True)
+            sub.add_argument("--levels", type=names, required=True)
         else:
             sub.add_argument("--level", required=True)
-            sub.add_argument("--tokens", type=int, required=True)
-        sub.add_argument("--repeats", type=int, default=3)
+            sub.add_argument("--tokens", type=positive, required=True)
+        sub.add_argument("--repeats", type=positive, default=3)
     linear = verbs.add_parser("linear")
-    linear.add_argument("--levels", required=True)
+    linear.add_argument("--levels", type=names, required=True)
     for sub in verbs.choices.values():
-        sub.add_argument("--threads", type=int, default=2)
+        sub.add_argument("--threads", type=positive, default=2)
     arguments = parser.parse_args()
     measure = {
         "decode": decode,
@@ -88,7 +89,7 @@ def prefill(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def cost(arguments: argparse.Namespace) -> dict[str, Any]:
     """T(level, M) in milliseconds at one context: every row's logits, every row sampled."""
-    levels, depth = _levels(arguments.levels), arguments.depth
+    levels, depth = [Level.parse(name) for name in arguments.levels], arguments.depth
     runtime = _open(arguments, depth + max(COST_ROWS))
     session = Session(runtime)
     if depth:
@@ -112,7 +113,7 @@ def cost(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def linear_share(arguments: argparse.Namespace) -> dict[str, Any]:
     """GB/s one-row linear layers read from matrices no cache holds, and GB/s of plain reading."""
-    levels = _levels(arguments.levels)
+    levels = [Level.parse(name) for name in arguments.levels]
     weights = WideLayers.larger_than(_largest_cache())
     runtime = NativeRuntime(weights, threads=arguments.threads, num_tokens=64, max_rows=8)
     session = Session(runtime)
@@ -145,10 +146,6 @@ def _open(arguments: argparse.Namespace, num_tokens: int) -> NativeRuntime:
     return NativeRuntime(
         weights, threads=arguments.threads, num_tokens=num_tokens + 64, page_size=64
     )
-
-
-def _levels(text: str) -> list[Level]:
-    return [Level.parse(name) for name in text.split(",")]
 
 
 def _report(runtime: NativeRuntime, level: Level, value: float) -> dict[str, Any]:

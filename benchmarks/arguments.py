@@ -1,0 +1,37 @@
+"""Options that several programs share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def positive(text: str) -> int:
+    """An argparse type: an integer of at least 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected an integer of at least 1")
+    return int(text)
+
+
+def names(text: str) -> list[str]:
+    """An argparse type: names between commas."""
+    found = [name.strip() for name in text.split(",") if name.strip()]
+    if not found:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected names between commas")
+    return found
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """`--name`, `--model`, `--planes`, `--threads`."""
+    parser.add_argument("--name", required=True, help="model name in rows and peer file names")
+    parser.add_argument("--model", required=True, help="what halfbyte loads")
+    parser.add_argument("--planes", type=int, choices=(4, 8), help="convert with that many planes")
+    parser.add_argument("--threads", type=positive, default=2)
+
+
+def add_peers(parser: argparse.ArgumentParser, formats: str, levels: str) -> None:
+    """`--peers`, `--formats`, `--levels`, `--processes`."""
+    parser.add_argument("--peers", type=Path, help="directory setup_llama_cpp prepared")
+    parser.add_argument("--formats", type=names, default=formats)
+    parser.add_argument("--levels", type=names, default=levels)
+    parser.add_argument("--processes", type=positive, default=5)
