@@ -1,11 +1,13 @@
 // Attention of a block of queries over one chunk of a paged KV cache, over any tier's F32x16.
 //
-// A page of one KV head:   K [D][S]   16 positions of one dimension are one vector, so a score needs no
-//                                     sum across lanes and one K vector serves every query of the block
+// A page of one KV head:   K [D][S]   16 positions of one dimension are one vector, so a score
+// needs no
+//                                     sum across lanes and one K vector serves every query of the
+//                                     block
 //                          V [S][D]   16 dimensions of one position
 //
-// Every query is its own chain of operations (scores: d ascending; output: position ascending), so neither
-// the number of queries nor how they are blocked can change a bit of the result.
+// Every query is its own chain of operations (scores: d ascending; output: position ascending), so
+// neither the number of queries nor how they are blocked can change a bit of the result.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -37,8 +39,8 @@ inline V load_kv(const typename KvElement<T>::Type* p) {
 
 // NQ queries x NB vectors of 16 positions.
 template <class V, KvType T, int NQ, int NB>
-inline void scores_block(const float* const* q, const typename KvElement<T>::Type* keys, int page_size,
-                         int head_dim, float* out) {
+inline void scores_block(const float* const* q, const typename KvElement<T>::Type* keys,
+                         int page_size, int head_dim, float* out) {
     V acc[NQ][NB];
     for (int i = 0; i < NQ; ++i)
         for (int b = 0; b < NB; ++b) acc[i][b] = V::zero();
@@ -55,8 +57,9 @@ inline void scores_block(const float* const* q, const typename KvElement<T>::Typ
 }
 
 template <class V, KvType T, int NB>
-inline void scores_queries(const float* const* q, int queries, const typename KvElement<T>::Type* keys,
-                           int page_size, int head_dim, float* out) {
+inline void scores_queries(const float* const* q, int queries,
+                           const typename KvElement<T>::Type* keys, int page_size, int head_dim,
+                           float* out) {
     int i = 0;
     for (; i + 3 <= queries; i += 3)
         scores_block<V, T, 3, NB>(q + i, keys, page_size, head_dim, out + i * kAttentionChunk);
@@ -77,9 +80,10 @@ inline void values_block(const AttentionArgs& a, int c0, int s0, int s1, int d0,
     for (int s = s0; s < s1;) {
         const int slot = s % S;
         const int end = s + S - slot < s1 ? s + S - slot : s1;
-        const auto* v = static_cast<const typename KvElement<T>::Type*>(a.kv.base) + a.pages[s / S] * a.kv.page_stride +
-                                 static_cast<std::size_t>(2 * a.kv_head + 1) * D * S +
-                                 static_cast<std::size_t>(slot) * D + d0;
+        const auto* v = static_cast<const typename KvElement<T>::Type*>(a.kv.base) +
+                        a.pages[s / S] * a.kv.page_stride +
+                        static_cast<std::size_t>(2 * a.kv_head + 1) * D * S +
+                        static_cast<std::size_t>(slot) * D + d0;
         for (; s < end; ++s, v += D) {
             V row[ND];
             for (int j = 0; j < ND; ++j) row[j] = load_kv<V, T>(v + 16 * j);
@@ -98,8 +102,7 @@ inline void values(const AttentionArgs& a, int c0, int s0, int s1, const float* 
                    float* const* states) {
     if (s0 >= s1) return;
     int d = 0;
-    for (; d + 64 <= a.head_dim; d += 64)
-        values_block<V, T, NQ, 4>(a, c0, s0, s1, d, p, states);
+    for (; d + 64 <= a.head_dim; d += 64) values_block<V, T, NQ, 4>(a, c0, s0, s1, d, p, states);
     for (; d < a.head_dim; d += 16) values_block<V, T, NQ, 1>(a, c0, s0, s1, d, p, states);
 }
 
@@ -117,7 +120,7 @@ inline void values_ragged(const AttentionArgs& a, int c0, const int* from, const
     const bool shared = begin < end;
     for (int i = 0; i < NQ; ++i)
         values<V, T, 1>(a, c0, from[i], shared ? begin : to[i], p + i * kAttentionChunk,
-                           states + i);
+                        states + i);
     if (!shared) return;
     values<V, T, NQ>(a, c0, begin, end, p, states);
     for (int i = 0; i < NQ; ++i)
@@ -125,8 +128,7 @@ inline void values_ragged(const AttentionArgs& a, int c0, const int* from, const
 }
 
 template <class V, KvType T>
-void attend_typed(const AttentionArgs& a, int c0, int c1, float* const* states,
-                  float* scratch) {
+void attend_typed(const AttentionArgs& a, int c0, int c1, float* const* states, float* scratch) {
     const int S = a.kv.page_size, D = a.head_dim;
     int low = c1, high = c0;
     for (int i = 0; i < a.queries; ++i) {
@@ -136,8 +138,9 @@ void attend_typed(const AttentionArgs& a, int c0, int c1, float* const* states,
     low = (low > c0 ? low : c0) / 16 * 16;
     high = high < c1 ? high : c1;
     for (int s = low; s < high;) {
-        const auto* keys = static_cast<const typename KvElement<T>::Type*>(a.kv.base) + a.pages[s / S] * a.kv.page_stride +
-                                    static_cast<std::size_t>(2 * a.kv_head) * D * S + s % S;
+        const auto* keys = static_cast<const typename KvElement<T>::Type*>(a.kv.base) +
+                           a.pages[s / S] * a.kv.page_stride +
+                           static_cast<std::size_t>(2 * a.kv_head) * D * S + s % S;
         const int room = S - s % S;
         float* out = scratch + (s - c0);
         if (room >= 64 && high - s > 32) {
@@ -193,8 +196,7 @@ void attend_typed(const AttentionArgs& a, int c0, int c1, float* const* states,
     }
     for (int j = 0; j < pending; ++j) {
         const int i = a.queries - pending + j;
-        values<V, T, 1>(a, c0, from[j], to[j], scratch + i * kAttentionChunk,
-                           states + i);
+        values<V, T, 1>(a, c0, from[j], to[j], scratch + i * kAttentionChunk, states + i);
     }
 }
 

@@ -1,5 +1,6 @@
-// How the attention of a step is cut into independent pieces. Which piece runs where, and whether chunks are
-// merged as they come or afterwards, changes no bit: chunks always merge in ascending order.
+// How the attention of a step is cut into independent pieces. Which piece runs where, and whether
+// chunks are merged as they come or afterwards, changes no bit: chunks always merge in ascending
+// order.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -14,8 +15,8 @@ struct AttentionItem {
 };
 
 struct AttentionPlan {
-    // false: an item covers every chunk of its rows and finishes them. true: one chunk an item, so that one
-    // long row keeps every thread busy; partial states are merged after a barrier.
+    // false: an item covers every chunk of its rows and finishes them. true: one chunk an item, so
+    // that one long row keeps every thread busy; partial states are merged after a barrier.
     bool split = false;
     std::vector<AttentionItem> items;
     std::vector<int> row_state;   // split: [M] first state of the row: [heads][chunks of the row]

@@ -52,8 +52,10 @@ class NativeModel {
                 int max_rows) {
         expect(vocab > 0 && layers > 0 && threads > 0 && threads <= 1024, "sizes must be positive");
         expect(hidden > 0 && hidden % 16 == 0, "hidden_size must be a multiple of 16");
-        expect(intermediate > 0 && intermediate % 16 == 0, "intermediate_size must be a multiple of 16");
-        expect(head_dim > 0 && head_dim % 16 == 0 && head_dim <= 256, "head_dim must be 16..256, a multiple of 16");
+        expect(intermediate > 0 && intermediate % 16 == 0,
+               "intermediate_size must be a multiple of 16");
+        expect(head_dim > 0 && head_dim % 16 == 0 && head_dim <= 256,
+               "head_dim must be 16..256, a multiple of 16");
         expect(kv_heads > 0 && heads > 0 && heads % kv_heads == 0 && heads / kv_heads <= 64,
                "num_heads must be a multiple of num_kv_heads, at most 64 to one");
         expect(max_rows > 0 && max_rows <= 1 << 16, "max_rows must be 1..65536");
@@ -79,9 +81,14 @@ class NativeModel {
         for (const auto& [hi, lo, scale, offset] : parts) {
             const std::size_t count = hi.shape(0), groups = k / group;
             expect(static_cast<int>(hi.shape(1)) == k / 2, slot + ".hi has the wrong width");
-            expect(scale.shape(0) == count && scale.shape(1) == groups, slot + ".scale has the wrong shape");
-            if (lo) expect(lo->shape(0) == count && lo->shape(1) == hi.shape(1), slot + ".lo has the wrong shape");
-            if (offset) expect(offset->shape(0) == count && offset->shape(1) == groups, slot + ".offset has the wrong shape");
+            expect(scale.shape(0) == count && scale.shape(1) == groups,
+                   slot + ".scale has the wrong shape");
+            if (lo)
+                expect(lo->shape(0) == count && lo->shape(1) == hi.shape(1),
+                       slot + ".lo has the wrong shape");
+            if (offset)
+                expect(offset->shape(0) == count && offset->shape(1) == groups,
+                       slot + ".offset has the wrong shape");
             for (std::size_t r = 0; r < count; ++r)
                 rows.push_back({hi.data() + r * (k / 2), lo ? lo->data() + r * (k / 2) : nullptr,
                                 scale.data() + r * groups,
@@ -97,7 +104,8 @@ class NativeModel {
         finish(slot);
     }
 
-    void set_dense(const std::string& slot, int layer, std::vector<nb::ndarray<nb::ndim<2>, nb::c_contig, nb::device::cpu>> parts,
+    void set_dense(const std::string& slot, int layer,
+                   std::vector<nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>> parts,
                    const std::string& type) {
         const auto [n, k] = expected(slot);
         const PackedDense::Type t = type == "f32"   ? PackedDense::Type::kF32
@@ -107,7 +115,8 @@ class NativeModel {
         std::vector<const void*> rows;
         std::vector<std::size_t> sizes;
         for (const auto& part : parts) {
-            expect(part.itemsize() == width && static_cast<int>(part.shape(1)) == k, slot + " has the wrong type or width");
+            expect(part.itemsize() == width && static_cast<int>(part.shape(1)) == k,
+                   slot + " has the wrong type or width");
             for (std::size_t r = 0; r < part.shape(0); ++r)
                 rows.push_back(static_cast<const char*>(part.data()) + r * k * width);
             sizes.push_back(part.shape(0));
@@ -135,23 +144,31 @@ class NativeModel {
             return;
         }
         Layer& l = model_->layers.at(layer);
-        if (bias) l.qkv_bias = copy;
-        else if (slot == "attn_norm") l.attn_norm = copy;
-        else if (slot == "mlp_norm") l.mlp_norm = copy;
-        else if (slot == "q_norm") l.q_norm = copy;
-        else if (slot == "k_norm") l.k_norm = copy;
-        else refuse("no vector named " + slot);
+        if (bias)
+            l.qkv_bias = copy;
+        else if (slot == "attn_norm")
+            l.attn_norm = copy;
+        else if (slot == "mlp_norm")
+            l.mlp_norm = copy;
+        else if (slot == "q_norm")
+            l.q_norm = copy;
+        else if (slot == "k_norm")
+            l.k_norm = copy;
+        else
+            refuse("no vector named " + slot);
     }
 
     void allocate_kv(int pages, int page_size, const std::string& dtype) {
         expect(dtype == "f16" || dtype == "bf16" || dtype == "f32", "KV must be f16, bf16 or f32");
         expect(pages > 0 && pages <= 1 << 22, "pages must be 1..4194304");
-        expect(page_size == 16 || page_size == 32 || page_size == 64 || page_size == 128 || page_size == 256,
+        expect(page_size == 16 || page_size == 32 || page_size == 64 || page_size == 128 ||
+                   page_size == 256,
                "page_size must be 16, 32, 64, 128 or 256");
         for (const Layer& l : model_->layers)
             expect(l.qkv.k() && l.o.k() && l.gate_up.k() && l.down.k() && l.attn_norm && l.mlp_norm,
                    "a layer's weights are not all set");
-        expect(model_->embed.k() && model_->head.k() && model_->final_norm, "embedding, head or final norm not set");
+        expect(model_->embed.k() && model_->head.k() && model_->final_norm,
+               "embedding, head or final norm not set");
         model_->allocate_kv(pages, page_size,
                             dtype == "f32"    ? KvType::kF32
                             : dtype == "bf16" ? KvType::kBF16
@@ -159,9 +176,10 @@ class NativeModel {
     }
 
     Result<float> forward(Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> row_starts,
-                          Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages, int weight_bits,
-                          int act_bits, int head_bits, Array<std::int32_t, 1> logit_rows) {
-        const Step step = checked(tokens, row_starts, first, pages, logit_rows, 1);
+                          Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages,
+                          int weight_bits, int act_bits, int head_bits,
+                          Array<std::int32_t, 1> logit_rows) {
+        const Step step = checked(tokens, row_starts, first, pages, logit_rows);
         const LevelSpec level = checked_level(weight_bits, act_bits, head_bits);
         {
             nb::gil_scoped_release release;
@@ -179,10 +197,11 @@ class NativeModel {
         int head_bits, Array<std::int32_t, 1> logit_rows, Array<float, 1> temperatures,
         Array<std::int32_t, 1> top_ks, Array<float, 1> top_ps, Array<float, 1> min_ps,
         Array<std::uint64_t, 1> seeds, Array<std::int32_t, 1> positions) {
-        const Step step = checked(tokens, row_starts, first, pages, logit_rows, 1);
+        const Step step = checked(tokens, row_starts, first, pages, logit_rows);
         const LevelSpec level = checked_level(weight_bits, act_bits, head_bits);
         const std::size_t R = step.num_logit_rows;
-        const auto sampling = sampling_rows(R, temperatures, top_ks, top_ps, min_ps, seeds, positions);
+        const auto sampling =
+            sampling_rows(R, temperatures, top_ks, top_ps, min_ps, seeds, positions);
         std::vector<Choice> chosen;
         {
             nb::gil_scoped_release release;
@@ -215,7 +234,7 @@ class NativeModel {
         const std::size_t shape[1] = {B + 1};
         const Array<std::int32_t, 1> row_starts(starts.data(), 1, shape);
         const Array<std::int32_t, 1> rows(starts.data(), 1, &B);
-        const Step step = checked(tokens, row_starts, first, pages, rows, std::max(most, 1));
+        const Step step = checked(tokens, row_starts, first, pages, rows, lengths.data());
         const LevelSpec level = checked_level(weight_bits, act_bits, head_bits);
         auto sampling = sampling_rows(B, temperatures, top_ks, top_ps, min_ps, seeds, positions);
         Draft drafted;
@@ -244,7 +263,8 @@ class NativeModel {
             k.insert(k.end(), base + 2 * h * half, base + (2 * h + 1) * half);
             v.insert(v.end(), base + (2 * h + 1) * half, base + (2 * h + 2) * half);
         }
-        return {to_numpy(std::move(k), {H, D, S * width}), to_numpy(std::move(v), {H, S, D * width})};
+        return {to_numpy(std::move(k), {H, D, S * width}),
+                to_numpy(std::move(v), {H, S, D * width})};
     }
 
     std::size_t bytes_read(int weight_bits, int act_bits, int head_bits) {
@@ -253,7 +273,8 @@ class NativeModel {
     std::size_t memory_bytes() { return model_->weights().bytes(); }
     bool has_lo() const {
         const Layer& l = model_->layers[0];
-        return !l.qkv.dense && l.qkv.planes.lo && l.o.planes.lo && l.gate_up.planes.lo && l.down.planes.lo;
+        return !l.qkv.dense && l.qkv.planes.lo && l.o.planes.lo && l.gate_up.planes.lo &&
+               l.down.planes.lo;
     }
     bool dense() const { return model_->layers[0].qkv.dense; }
 
@@ -280,12 +301,14 @@ class NativeModel {
         if (slot == "embed" && model_->shape().tied_head) model_->head = model_->embed;
     }
 
-    // Panels of gate_up hold 16 gate rows and the 16 up rows they multiply; all are padded to whole panels.
+    // Panels of gate_up hold 16 gate rows and the 16 up rows they multiply; all are padded to whole
+    // panels.
     template <typename Row>
     static void arrange(const std::string& slot, const std::vector<std::size_t>& sizes,
                         std::vector<Row>& rows) {
         if (slot == "gate_up") {
-            expect(sizes.size() == 2 && sizes[0] == sizes[1], "gate_up needs two parts of one size");
+            expect(sizes.size() == 2 && sizes[0] == sizes[1],
+                   "gate_up needs two parts of one size");
             std::vector<Row> mixed;
             for (std::size_t i = 0; i < sizes[0]; i += 16)
                 for (std::size_t part : {std::size_t{0}, sizes[0]})
@@ -295,38 +318,53 @@ class NativeModel {
         while (rows.size() % kPanel) rows.push_back({});
     }
 
+    // forwards[b]: steps of one row that sequence b goes on for (a draft); null: this one only.
     Step checked(const Array<std::int32_t, 1>& tokens, const Array<std::int32_t, 1>& row_starts,
                  const Array<std::int32_t, 1>& first, const Array<std::int32_t, 2>& pages,
-                 const Array<std::int32_t, 1>& logit_rows, int ahead) const {
+                 const Array<std::int32_t, 1>& logit_rows,
+                 const std::int32_t* forwards = nullptr) const {
         const std::size_t M = tokens.shape(0), B = first.shape(0);
         expect(model_->pages() > 0, "allocate_kv comes before forward");
-        expect(M > 0 && M <= static_cast<std::size_t>(model_->max_rows()), "rows must be 1..max_rows");
+        expect(M > 0 && M <= static_cast<std::size_t>(model_->max_rows()),
+               "rows must be 1..max_rows");
         expect(row_starts.shape(0) == B + 1 && pages.shape(0) == B && row_starts(0) == 0 &&
                    row_starts(B) == static_cast<std::int32_t>(M),
                "row_starts must run from 0 to M over B sequences");
         for (std::size_t m = 0; m < M; ++m)
-            expect(tokens(m) >= 0 && tokens(m) < model_->shape().vocab, "token id outside the vocabulary");
+            expect(tokens(m) >= 0 && tokens(m) < model_->shape().vocab,
+                   "token id outside the vocabulary");
         for (std::size_t b = 0; b < B; ++b) {
             const std::int64_t rows = row_starts(b + 1) - row_starts(b);
             expect(rows > 0 && first(b) >= 0, "every sequence needs rows and a position");
-            const std::int64_t last = first(b) + rows - 1 + ahead - 1;
-            const std::int64_t columns = last / model_->page_size() + 1;
-            expect(columns <= static_cast<std::int64_t>(pages.shape(1)), "page table too short for the positions");
+            const std::int64_t last = first(b) + (forwards ? forwards[b] : rows) - 1;
+            const std::int64_t columns = last < 0 ? 0 : last / model_->page_size() + 1;
+            expect(columns <= static_cast<std::int64_t>(pages.shape(1)),
+                   "page table too short for the positions");
             for (std::int64_t c = 0; c < columns; ++c)
-                expect(pages(b, c) >= 0 && pages(b, c) < model_->pages(), "page table names no page");
+                expect(pages(b, c) >= 0 && pages(b, c) < model_->pages(),
+                       "page table names no page");
         }
         for (std::size_t r = 0; r < logit_rows.shape(0); ++r)
-            expect(logit_rows(r) >= 0 && logit_rows(r) < static_cast<std::int32_t>(M), "logit row outside the step");
-        return {static_cast<int>(M), static_cast<int>(B), tokens.data(), row_starts.data(), first.data(),
-                pages.data(), static_cast<int>(pages.shape(1)), logit_rows.data(),
+            expect(logit_rows(r) >= 0 && logit_rows(r) < static_cast<std::int32_t>(M),
+                   "logit row outside the step");
+        return {static_cast<int>(M),
+                static_cast<int>(B),
+                tokens.data(),
+                row_starts.data(),
+                first.data(),
+                pages.data(),
+                static_cast<int>(pages.shape(1)),
+                logit_rows.data(),
                 static_cast<int>(logit_rows.shape(0))};
     }
 
     LevelSpec checked_level(int weight_bits, int act_bits, int head_bits) const {
         const bool dense = model_->layers[0].qkv.dense;
         expect(dense == (weight_bits == 32), "f32 needs dense weights, the other levels planes");
-        expect(dense || weight_bits == 4 || (weight_bits == 8 && has_lo()), "this model has no planes for that level");
-        expect(act_bits == 4 || act_bits == 8 || act_bits == 16 || act_bits == 32, "act_bits must be 4, 8, 16 or 32");
+        expect(dense || weight_bits == 4 || (weight_bits == 8 && has_lo()),
+               "this model has no planes for that level");
+        expect(act_bits == 4 || act_bits == 8 || act_bits == 16 || act_bits == 32,
+               "act_bits must be 4, 8, 16 or 32");
         return {weight_bits, act_bits, head_bits};
     }
 
@@ -353,21 +391,24 @@ NB_MODULE(_native, m) {
     using namespace halfbyte;
     m.def("tiers", &available_tiers);
     m.def("physical_cores", &physical_cores);
-    m.def("read_bandwidth", &read_bandwidth, "threads"_a, "bytes"_a, nb::call_guard<nb::gil_scoped_release>());
+    m.def("read_bandwidth", &read_bandwidth, "threads"_a, "bytes"_a,
+          nb::call_guard<nb::gil_scoped_release>());
     m.def(
         "linear_rate",
         [](int threads, const std::string& tier) {
             const Kernels* kernels = find_kernels(tier);
-            if (!kernels) throw std::invalid_argument("tier " + tier + " cannot run on this processor");
+            if (!kernels)
+                throw std::invalid_argument("tier " + tier + " cannot run on this processor");
             nb::gil_scoped_release release;
             return linear_rate(threads, *kernels);
         },
         "threads"_a, "tier"_a);
     nb::class_<NativeModel>(m, "NativeModel")
-        .def(nb::init<int, int, int, int, int, int, int, float, int, bool, Array<float, 1>, const std::string&, int, int>(),
-             "vocab"_a, "hidden"_a, "intermediate"_a, "layers"_a, "heads"_a, "kv_heads"_a, "head_dim"_a,
-             "norm_eps"_a, "sliding_window"_a, "tied_head"_a, "inverse_frequencies"_a, "tier"_a, "threads"_a,
-             "max_rows"_a)
+        .def(nb::init<int, int, int, int, int, int, int, float, int, bool, Array<float, 1>,
+                      const std::string&, int, int>(),
+             "vocab"_a, "hidden"_a, "intermediate"_a, "layers"_a, "heads"_a, "kv_heads"_a,
+             "head_dim"_a, "norm_eps"_a, "sliding_window"_a, "tied_head"_a, "inverse_frequencies"_a,
+             "tier"_a, "threads"_a, "max_rows"_a)
         .def("set_planes", &NativeModel::set_planes, "slot"_a, "layer"_a, "parts"_a, "group"_a)
         .def("set_dense", &NativeModel::set_dense, "slot"_a, "layer"_a, "parts"_a, "dtype"_a)
         .def("set_vector", &NativeModel::set_vector, "slot"_a, "layer"_a, "values"_a)

@@ -6,24 +6,26 @@
 
 namespace halfbyte {
 
-constexpr int kPanel = 32;         // output rows of a packed panel: two tiles of 16
-constexpr int kAttentionChunk = 256;  // positions reduced together; part of the numbers, docs/numerics.md
+constexpr int kPanel = 32;  // output rows of a packed panel: two tiles of 16
+constexpr int kAttentionChunk =
+    256;  // positions reduced together; part of the numbers, docs/numerics.md
 constexpr int kLogitChunk = 1024;  // vocabulary entries reduced together, likewise
 
-// A quantized matrix in the runtime's order. Panel p holds outputs 32p .. 32p+31; for each 8 inputs it
-// has 128 bytes, and byte (tile*64 + 4*row + j) holds input j of the 8 in its low nibble and input 4+j in
-// its high nibble:
+// A quantized matrix in the runtime's order. Panel p holds outputs 32p .. 32p+31; for each 8 inputs
+// it has 128 bytes, and byte (tile*64 + 4*row + j) holds input j of the 8 in its low nibble and
+// input 4+j in its high nibble:
 //
 //     inputs k .. k+7          tile 0: rows 0..15            tile 1: rows 16..31
 //     [ r0: 0|4 1|5 2|6 3|7 ][ r1: ... ] ... [ r15 ] [ r16 ] ... [ r31 ]
 //
-// So a 64-byte register is 16 outputs x 4 inputs after one AND or shift, and nothing is summed across lanes.
+// So a 64-byte register is 16 outputs x 4 inputs after one AND or shift, and nothing is summed
+// across lanes.
 struct PackedPlanes {
-    const std::uint8_t* hi = nullptr;     // [N/32][K/8][128]
-    const std::uint8_t* lo = nullptr;     // the same, or null
-    const std::uint16_t* scale = nullptr; // [N/32][K/G][32], f16
-    const float* offset = nullptr;        // [N/32][K/G][32], or null
-    int n = 0, k = 0, group = 0;          // n is a multiple of 32 (padded with zero scales)
+    const std::uint8_t* hi = nullptr;      // [N/32][K/8][128]
+    const std::uint8_t* lo = nullptr;      // the same, or null
+    const std::uint16_t* scale = nullptr;  // [N/32][K/G][32], f16
+    const float* offset = nullptr;         // [N/32][K/G][32], or null
+    int n = 0, k = 0, group = 0;           // n is a multiple of 32 (padded with zero scales)
 };
 
 // Dense weights: panel p, input k: 32 values.
@@ -66,13 +68,14 @@ struct AttentionArgs {
     KvView kv;
     const std::int32_t* pages = nullptr;  // of the sequence
     int kv_head = 0, head_dim = 0;
-    int queries = 0;          // rows * heads of the KV head's group
+    int queries = 0;                  // rows * heads of the KV head's group
     const float* const* q = nullptr;  // [queries] -> [D], scaled
     const int* first = nullptr;       // [queries] first and last position attended to
     const int* last = nullptr;
 };
 
-// State of one query's online softmax, D + 2 floats: [max, sum, o_0 .. o_{D-1}], o not yet divided by sum.
+// State of one query's online softmax, D + 2 floats: [max, sum, o_0 .. o_{D-1}], o not yet divided
+// by sum.
 constexpr int state_floats(int head_dim) { return head_dim + 2; }
 
 struct Kernels {

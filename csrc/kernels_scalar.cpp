@@ -1,7 +1,7 @@
-// The kernel table of the scalar tier; CMakeLists.txt compiles this file with that tier's instructions.
-#include "kernels.h"
-
+// The kernel table of the scalar tier; CMakeLists.txt compiles this file with that tier's
+// instructions.
 #include "attention-inl.h"
+#include "kernels.h"
 #include "linear_dense-inl.h"
 #include "linear_planes_scalar.h"
 #include "rowops-inl.h"

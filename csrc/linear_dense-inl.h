@@ -1,5 +1,5 @@
-// Dense (f32, f16, bf16) linear layers: the `f32` level. Four running sums per output, input k in sum
-// k mod 4, for instruction-level parallelism with a fixed order.
+// Dense (f32, f16, bf16) linear layers: the `f32` level. Four running sums per output, input k in
+// sum k mod 4, for instruction-level parallelism with a fixed order.
 #pragma once
 #include "epilogue-inl.h"
 #include "kernels.h"
@@ -8,7 +8,8 @@ namespace halfbyte {
 
 template <class V, PackedDense::Type T>
 inline V load_weights(const void* base, std::size_t at) {
-    if constexpr (T == PackedDense::Type::kF32) return V::load(static_cast<const float*>(base) + at);
+    if constexpr (T == PackedDense::Type::kF32)
+        return V::load(static_cast<const float*>(base) + at);
     const auto* half = static_cast<const std::uint16_t*>(base) + at;
     if constexpr (T == PackedDense::Type::kF16) return V::load_f16(half);
     return V::load_bf16(half);

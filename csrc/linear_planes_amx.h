@@ -1,10 +1,11 @@
 // Quantized linear layers on AMX: steps of 16 rows and more. Included by kernels_amx.cpp only.
 //
-// tdpbsud multiplies a tile of 16 rows x 64 signed bytes with one of 64 unsigned bytes x 16 outputs. The
-// panel unpacked to bytes (linear_planes_avx512.h) already has that layout: four inputs of 16 outputs a row.
-// Integers inside a group are exact and groups are added in the same order with the same roundings, so the
-// bits are those of the AVX-512 tier. The vector units, which scale and add every group, are the limit here
-// (about 50 cycles for 16 x 16 outputs of a group of 32 against 18 for the tile product).
+// tdpbsud multiplies a tile of 16 rows x 64 signed bytes with one of 64 unsigned bytes x 16
+// outputs. The panel unpacked to bytes (linear_planes_avx512.h) already has that layout: four
+// inputs of 16 outputs a row. Integers inside a group are exact and groups are added in the same
+// order with the same roundings, so the bits are those of the AVX-512 tier. The vector units, which
+// scale and add every group, are the limit here (about 50 cycles for 16 x 16 outputs of a group of
+// 32 against 18 for the tile product).
 #pragma once
 #include <immintrin.h>
 
@@ -23,8 +24,9 @@ struct alignas(64) TileConfig {
     std::uint8_t rows[16] = {};
 };
 
-// Two sets of tiles, so that the product of one group runs while the vector units finish the one before.
-// Set 0: tiles 0, 1 sums of activation planes 0 and 1; 2 activations; 3 weights. Set 1: tiles 4 to 7.
+// Two sets of tiles, so that the product of one group runs while the vector units finish the one
+// before. Set 0: tiles 0, 1 sums of activation planes 0 and 1; 2 activations; 3 weights. Set 1:
+// tiles 4 to 7.
 inline void configure(int step) {
     TileConfig c;
     for (int t = 0; t < 8; ++t) {
@@ -40,24 +42,25 @@ struct alignas(64) GroupSums {
     std::int32_t planes[2][16][16];
 };
 
-// GCC's tile intrinsics take literal register numbers only, hence a macro and not a template parameter.
-#define HALFBYTE_MULTIPLY(name, SUM0, SUM1, ROWS, WEIGHTS)                                        \
-    template <int X>                                                                              \
-    inline void name(const std::uint8_t* weights, const std::int8_t* codes, int k, int group,     \
-                     int step, GroupSums& out) {                                                  \
-        _tile_zero(SUM0);                                                                         \
-        if constexpr (X == 2) _tile_zero(SUM1);                                                   \
-        for (int i = 0; i < group; i += step) {                                                   \
-            _tile_loadd(WEIGHTS, weights + i / 4 * 128, 128);                                     \
-            _tile_loadd(ROWS, codes + i, X * k);                                                  \
-            _tile_dpbsud(SUM0, ROWS, WEIGHTS);                                                    \
-            if constexpr (X == 2) {                                                               \
-                _tile_loadd(ROWS, codes + k + i, X * k);                                          \
-                _tile_dpbsud(SUM1, ROWS, WEIGHTS);                                                \
-            }                                                                                     \
-        }                                                                                         \
-        _tile_stored(SUM0, out.planes[0], 64);                                                    \
-        if constexpr (X == 2) _tile_stored(SUM1, out.planes[1], 64);                              \
+// GCC's tile intrinsics take literal register numbers only, hence a macro and not a template
+// parameter.
+#define HALFBYTE_MULTIPLY(name, SUM0, SUM1, ROWS, WEIGHTS)                                    \
+    template <int X>                                                                          \
+    inline void name(const std::uint8_t* weights, const std::int8_t* codes, int k, int group, \
+                     int step, GroupSums& out) {                                              \
+        _tile_zero(SUM0);                                                                     \
+        if constexpr (X == 2) _tile_zero(SUM1);                                               \
+        for (int i = 0; i < group; i += step) {                                               \
+            _tile_loadd(WEIGHTS, weights + i / 4 * 128, 128);                                 \
+            _tile_loadd(ROWS, codes + i, X * k);                                              \
+            _tile_dpbsud(SUM0, ROWS, WEIGHTS);                                                \
+            if constexpr (X == 2) {                                                           \
+                _tile_loadd(ROWS, codes + k + i, X * k);                                      \
+                _tile_dpbsud(SUM1, ROWS, WEIGHTS);                                            \
+            }                                                                                 \
+        }                                                                                     \
+        _tile_stored(SUM0, out.planes[0], 64);                                                \
+        if constexpr (X == 2) _tile_stored(SUM1, out.planes[1], 64);                          \
     }
 HALFBYTE_MULTIPLY(multiply_even, 0, 1, 2, 3)
 HALFBYTE_MULTIPLY(multiply_odd, 4, 5, 6, 7)
@@ -105,8 +108,8 @@ inline void tile_block(const std::uint8_t* bytes, const PanelPointers& w, int t,
 }
 
 template <Source S, int X, bool kOffset>
-void panels(const PackedPlanes& w, const Activations& x, int rows, const Epilogue& e, int p0, int p1,
-            std::uint8_t* scratch) {
+void panels(const PackedPlanes& w, const Activations& x, int rows, const Epilogue& e, int p0,
+            int p1, std::uint8_t* scratch) {
     alignas(64) float values[16 * kPanel];
     const int step = w.group == 32 ? 32 : 64, whole = rows / 16 * 16;
     configure(step);

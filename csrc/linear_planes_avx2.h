@@ -1,8 +1,9 @@
 // Quantized linear layers on AVX2. Included by kernels_avx2.cpp only.
 //
-// A nibble (0..15) times an int8 fits vpmaddubsw: over 32 inputs each 16-bit lane sums 16 products of at
-// most 15 * 128, 30720 in all, so it cannot saturate. Every 32 inputs the lanes widen to 32 bits. The two
-// planes are summed apart and joined as 16 * hi + lo, the same integer as in the other tiers.
+// A nibble (0..15) times an int8 fits vpmaddubsw: over 32 inputs each 16-bit lane sums 16 products
+// of at most 15 * 128, 30720 in all, so it cannot saturate. Every 32 inputs the lanes widen to 32
+// bits. The two planes are summed apart and joined as 16 * hi + lo, the same integer as in the
+// other tiers.
 #pragma once
 #include <immintrin.h>
 
@@ -17,16 +18,15 @@ inline __m256i dot32(const std::uint8_t* nibbles, const std::int8_t* x) {
     const __m256i low = _mm256_set1_epi8(0x0f);
     __m256i sum = _mm256_setzero_si256();
     for (int kb = 0; kb < 4; ++kb) {
-        const __m256i n =
-            _mm256_load_si256(reinterpret_cast<const __m256i*>(nibbles + kb * 128));
+        const __m256i n = _mm256_load_si256(reinterpret_cast<const __m256i*>(nibbles + kb * 128));
         std::int32_t first, second;
         __builtin_memcpy(&first, x + kb * 8, 4);
         __builtin_memcpy(&second, x + kb * 8 + 4, 4);
         sum = _mm256_add_epi16(
             sum, _mm256_maddubs_epi16(_mm256_and_si256(n, low), _mm256_set1_epi32(first)));
-        sum = _mm256_add_epi16(
-            sum, _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(n, 4), low),
-                                      _mm256_set1_epi32(second)));
+        sum = _mm256_add_epi16(sum,
+                               _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(n, 4), low),
+                                                    _mm256_set1_epi32(second)));
     }
     return _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
 }
@@ -58,8 +58,8 @@ inline void eighth(const PackedPlanes& w, const std::uint8_t* hi, const std::uin
                                         dot32_planes<kLo>(hi + byte, l, codes + w.k + k));
             total = _mm256_add_epi32(total, part);
         }
-        const __m256 ws = _mm256_cvtph_ps(
-            _mm_load_si128(reinterpret_cast<const __m128i*>(scale + g * kPanel)));
+        const __m256 ws =
+            _mm256_cvtph_ps(_mm_load_si128(reinterpret_cast<const __m128i*>(scale + g * kPanel)));
         sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total),
                               _mm256_mul_ps(ws, _mm256_set1_ps(x.scale[at + g])), sum);
         if constexpr (kOffset)
@@ -78,11 +78,10 @@ void panels(const PackedPlanes& w, const Activations& x, int rows, const Epilogu
         const std::size_t groups = static_cast<std::size_t>(p) * (w.k / w.group) * kPanel;
         for (int m = 0; m < rows; ++m) {
             for (int q = 0; q < 4; ++q)
-                eighth<kLo, X, kOffset>(w, w.hi + plane + q * 32,
-                                        kLo ? w.lo + plane + q * 32 : nullptr,
-                                        w.scale + groups + q * 8,
-                                        kOffset ? w.offset + groups + q * 8 : nullptr, x, m,
-                                        values + q * 8);
+                eighth<kLo, X, kOffset>(
+                    w, w.hi + plane + q * 32, kLo ? w.lo + plane + q * 32 : nullptr,
+                    w.scale + groups + q * 8, kOffset ? w.offset + groups + q * 8 : nullptr, x, m,
+                    values + q * 8);
             apply_epilogue<F32x16>(e, p, m, 1, values);
         }
     }

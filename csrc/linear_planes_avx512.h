@@ -1,8 +1,9 @@
 // Quantized linear layers on AVX-512 VNNI. Included by kernels_avx512.cpp only.
 //
-// A register of weights is 16 outputs x 4 inputs (kernels.h draws it); 4 activation bytes are broadcast and
-// vpdpbusd adds the 4 products of each output in one instruction. Nibbles stay unsigned (code + 8): what
-// that adds, 8 or 136 times the sum of the activations, is what the accumulator starts from (`bias`).
+// A register of weights is 16 outputs x 4 inputs (kernels.h draws it); 4 activation bytes are
+// broadcast and vpdpbusd adds the 4 products of each output in one instruction. Nibbles stay
+// unsigned (code + 8): what that adds, 8 or 136 times the sum of the activations, is what the
+// accumulator starts from (`bias`).
 #pragma once
 #include <immintrin.h>
 
@@ -12,7 +13,11 @@
 
 namespace halfbyte::avx512 {
 
-enum class Source { kHi, kHiLo, kBytes };  // packed nibbles, both planes, or a panel unpacked to bytes
+enum class Source {
+    kHi,
+    kHiLo,
+    kBytes
+};  // packed nibbles, both planes, or a panel unpacked to bytes
 
 struct PanelPointers {
     const std::uint8_t* hi;  // kBytes: the unpacked panel, 256 bytes for each 8 inputs
@@ -102,8 +107,8 @@ inline void panel_block(const PanelPointers& w, int k, int group, const Activati
                                              sums[r][t]);
                 if constexpr (kOffset) {
                     const __m512 z = _mm512_load_ps(w.offset + g * kPanel + t * 16);
-                    sums[r][t] = _mm512_fmadd_ps(z, _mm512_set1_ps(x.sum[at + r * groups + g]),
-                                                 sums[r][t]);
+                    sums[r][t] =
+                        _mm512_fmadd_ps(z, _mm512_set1_ps(x.sum[at + r * groups + g]), sums[r][t]);
                 }
             }
         }

@@ -9,8 +9,8 @@
 namespace halfbyte::scalar {
 
 // Sum over a group of (unsigned code) * x for the 32 outputs of a panel.
-inline void dot_group(const std::uint8_t* hi, const std::uint8_t* lo, const std::int8_t* x, int group,
-                      std::int32_t* out) {
+inline void dot_group(const std::uint8_t* hi, const std::uint8_t* lo, const std::int8_t* x,
+                      int group, std::int32_t* out) {
     for (int r = 0; r < kPanel; ++r) out[r] = 0;
     for (int kb = 0; kb < group / 8; ++kb) {
         for (int r = 0; r < kPanel; ++r) {
@@ -51,8 +51,7 @@ inline void linear(const PackedPlanes& w, int bits, const Activations& x, int ro
                 const std::size_t at = (static_cast<std::size_t>(p) * groups + g) * kPanel;
                 for (int r = 0; r < kPanel; ++r) {
                     const float t = f16_to_f32(w.scale[at + r]) * x.scale[row];
-                    values[r] =
-                        std::fmaf(static_cast<float>(total[r] + x.bias[row]), t, values[r]);
+                    values[r] = std::fmaf(static_cast<float>(total[r] + x.bias[row]), t, values[r]);
                     if (w.offset) values[r] = std::fmaf(w.offset[at + r], x.sum[row], values[r]);
                 }
             }

@@ -40,10 +40,9 @@ std::vector<std::string> available_tiers() {
     std::vector<std::string> tiers;
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    const bool avx512 =
-        __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("f16c");
+    const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                        __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("f16c");
     if (avx512 && enable_amx()) tiers.push_back("amx");
     if (avx512) tiers.push_back("avx512");
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
@@ -73,7 +72,8 @@ double read_bandwidth(int threads, std::size_t bytes) {
     std::vector<std::uint64_t> sink(threads * 8);
     double best = 0.0;
     pool.run([&](int t) { std::memset(data + words * t, t + 1, words * 8); });
-    const int repeats = static_cast<int>(std::max<std::size_t>(1, (std::size_t{256} << 20) / bytes));
+    const int repeats =
+        static_cast<int>(std::max<std::size_t>(1, (std::size_t{256} << 20) / bytes));
     for (int trial = 0; trial < 5; ++trial) {
         const double start = seconds();
         pool.run([&](int t) {
@@ -85,8 +85,8 @@ double read_bandwidth(int threads, std::size_t bytes) {
                 for (int j = 0; j < 8; ++j) sink[t * 8 + j] += sums[j];
             }
         });
-        best = std::max(best, static_cast<double>(words) * 8 * threads * repeats /
-                                  (seconds() - start) / 1e9);
+        best = std::max(
+            best, static_cast<double>(words) * 8 * threads * repeats / (seconds() - start) / 1e9);
     }
     return best;
 }

@@ -9,8 +9,9 @@ namespace halfbyte {
 namespace {
 constexpr int round_up(int value, int unit) { return (value + unit - 1) / unit * unit; }
 
-// Steps of at most this many floats of input let every thread prepare all rows for itself: that costs less
-// than the barrier that sharing the work would need (0.5 us; a row of 576 takes 0.2 us to quantize).
+// Steps of at most this many floats of input let every thread prepare all rows for itself: that
+// costs less than the barrier that sharing the work would need (0.5 us; a row of 576 takes 0.2 us
+// to quantize).
 constexpr int kRedundantFloats = 4096;
 constexpr int kRedundantRows = 8;
 
@@ -49,8 +50,8 @@ Model::Model(ModelShape shape, const Kernels& kernels, int threads, int max_rows
         t.row = buffers_.array<float>(widest_input_);
         t.panel = buffers_.array<std::uint8_t>(static_cast<std::size_t>(widest_input_) * kPanel);
         t.scores = buffers_.array<float>(static_cast<std::size_t>(queries) * kAttentionChunk);
-        t.states = buffers_.array<float>(static_cast<std::size_t>(2 * queries) *
-                                         state_floats(s.head_dim));
+        t.states =
+            buffers_.array<float>(static_cast<std::size_t>(2 * queries) * state_floats(s.head_dim));
     }
 }
 
@@ -79,8 +80,8 @@ std::size_t Model::page_elements() const {
 }
 
 const void* Model::page(int layer, int page) const {
-    return kv_base_ + (static_cast<std::size_t>(layer) * pages_ + page) * page_elements() *
-                          kv_bytes(kv_type_);
+    return kv_base_ +
+           (static_cast<std::size_t>(layer) * pages_ + page) * page_elements() * kv_bytes(kv_type_);
 }
 
 KvView Model::kv_view(int layer) const {
@@ -95,7 +96,8 @@ std::size_t Model::bytes_read(LevelSpec level) const {
     return total;
 }
 
-// ---- one step -------------------------------------------------------------------------------------
+// ---- one step
+// -------------------------------------------------------------------------------------
 
 void Model::reserve(const Step& step) {
     const std::size_t rows = std::max(step.num_logit_rows, 1);
@@ -116,7 +118,8 @@ void Model::begin_step(const Step& step) {
     }
     plan_attention(step.sequences, step.row_starts, step.first, shape_.kv_heads, shape_.heads,
                    shape_.sliding_window, pool_.size(), plan_);
-    const std::size_t floats = static_cast<std::size_t>(plan_.states) * state_floats(shape_.head_dim);
+    const std::size_t floats =
+        static_cast<std::size_t>(plan_.states) * state_floats(shape_.head_dim);
     if (partial_states_.size() < floats) partial_states_.resize(floats);
 }
 
@@ -178,7 +181,8 @@ Draft Model::draft(const Step& step, LevelSpec level, const std::vector<std::int
         for (int i = 0; i < n; ++i) {
             rows[i] = i;
             std::copy_n(step.pages + static_cast<std::size_t>(active[i]) * step.page_columns,
-                        step.page_columns, pages.begin() + static_cast<std::size_t>(i) * step.page_columns);
+                        step.page_columns,
+                        pages.begin() + static_cast<std::size_t>(i) * step.page_columns);
         }
         begin_step({n, n, tokens.data(), starts.data(), first.data(), pages.data(),
                     step.page_columns, rows.data(), n});
@@ -230,7 +234,8 @@ Model::Slice Model::slice(int panels, int unit, int thread) const {
             std::min(panels, units * (thread + 1) / T * unit)};
 }
 
-// Makes the input of `linear` from rows given by row(m, thread's row buffer) -> pointer to K floats.
+// Makes the input of `linear` from rows given by row(m, thread's row buffer) -> pointer to K
+// floats.
 template <typename Row>
 Model::Input Model::prepare(const Linear& linear, int rows, int act_bits, int weight_bits,
                             int thread, Row&& row) {
@@ -240,9 +245,11 @@ Model::Input Model::prepare(const Linear& linear, int rows, int act_bits, int we
     in.stride = k;
     in.codes.planes = act_bits == 16 ? 2 : 1;
     const int T = pool_.size();
-    const int begin = redundant ? 0 : rows * thread / T, end = redundant ? rows : rows * (thread + 1) / T;
+    const int begin = redundant ? 0 : rows * thread / T,
+              end = redundant ? rows : rows * (thread + 1) / T;
     for (int m = begin; m < end; ++m) {
-        float* to = linear.dense ? in.dense + static_cast<std::size_t>(m) * k : threads_[thread].row;
+        float* to =
+            linear.dense ? in.dense + static_cast<std::size_t>(m) * k : threads_[thread].row;
         const float* values = row(m, to);
         if (linear.dense) {
             if (values != to) std::copy_n(values, k, to);
@@ -276,8 +283,7 @@ void Model::embed_rows(int thread) {
         else
             unpack_row(embed.planes, step_.tokens[m], x);
         for (int i = 0; i < half; ++i) {
-            const float angle =
-                static_cast<float>(position_[m]) * shape_.inverse_frequencies[i];
+            const float angle = static_cast<float>(position_[m]) * shape_.inverse_frequencies[i];
             cos_[static_cast<std::size_t>(m) * half + i] =
                 static_cast<float>(std::cos(static_cast<double>(angle)));
             sin_[static_cast<std::size_t>(m) * half + i] =
@@ -308,9 +314,10 @@ void Model::write_kv(const Layer& layer, int index, int thread) {
         const int kv_head = h - s.heads, position = position_[m], slot = position % S;
         const int page_id =
             step_.pages[static_cast<std::size_t>(sequence_[m]) * step_.page_columns + position / S];
-        char* k = kv_base_ + ((static_cast<std::size_t>(index) * pages_ + page_id) * page_elements() +
-                              static_cast<std::size_t>(2 * kv_head) * D * S) *
-                                 width;
+        char* k =
+            kv_base_ + ((static_cast<std::size_t>(index) * pages_ + page_id) * page_elements() +
+                        static_cast<std::size_t>(2 * kv_head) * D * S) *
+                           width;
         kernels_.narrow(x, D, kv_type_, narrow);
         if (width == 2)
             store_column<std::uint16_t>(k, narrow, D, S, slot);
@@ -329,10 +336,12 @@ void Model::attention(int layer, int thread) {
     float* states[kRowBlock * 64];
     float* folded[kRowBlock * 64];
     int first[kRowBlock * 64], last[kRowBlock * 64];
-    AttentionArgs a{.kv = kv_view(layer), .head_dim = D, .q = queries, .first = first, .last = last};
+    AttentionArgs a{
+        .kv = kv_view(layer), .head_dim = D, .q = queries, .first = first, .last = last};
     const int items = static_cast<int>(plan_.items.size()), T = pool_.size();
-    // Split pieces lie in context order: contiguous shares keep a thread on the same pages every layer and
-    // step. Whole rows are dealt out in turn, since later rows see more context and cost more.
+    // Split pieces lie in context order: contiguous shares keep a thread on the same pages every
+    // layer and step. Whole rows are dealt out in turn, since later rows see more context and cost
+    // more.
     const int begin = plan_.split ? items * thread / T : thread;
     const int end = plan_.split ? items * (thread + 1) / T : items;
     for (int i = begin; i < end; i += plan_.split ? 1 : T) {
@@ -346,7 +355,8 @@ void Model::attention(int layer, int thread) {
             last[q] = position_[m];
             first[q] = window_begin(position_[m], s.sliding_window);
             if (plan_.split) {
-                const int state = plan_.row_state[m] + h * plan_.row_chunks[m] + (item.state - plan_.row_state[item.row_begin]);
+                const int state = plan_.row_state[m] + h * plan_.row_chunks[m] +
+                                  (item.state - plan_.row_state[item.row_begin]);
                 states[q] = partial_states_.data() + static_cast<std::size_t>(state) * floats;
             } else {
                 states[q] = mine.states + static_cast<std::size_t>(q) * floats;
@@ -411,11 +421,13 @@ void Model::run_layers(LevelSpec level, int thread) {
         pool_.barrier();
 
         // Each thread quantizes the part of the hidden layer it made, so slices hold whole groups.
-        const int F = s.intermediate, down_group = layer.down.dense ? kPanel : layer.down.planes.group;
+        const int F = s.intermediate,
+                  down_group = layer.down.dense ? kPanel : layer.down.planes.group;
         const Slice part = slice(layer.gate_up.panels(), down_group / 16, thread);
         in = prepare(layer.gate_up, M, ab, wb, thread, normed(layer.mlp_norm));
         linear(layer.gate_up, wb, in, M,
-               {Epilogue::Kind::kSiluMul, nullptr, mlp_, static_cast<std::size_t>(F)}, part, thread);
+               {Epilogue::Kind::kSiluMul, nullptr, mlp_, static_cast<std::size_t>(F)}, part,
+               thread);
         Input hidden = shared_mlp_;
         hidden.stride = F;
         hidden.codes.planes = ab == 16 ? 2 : 1;
@@ -424,8 +436,8 @@ void Model::run_layers(LevelSpec level, int thread) {
         } else {
             const int bits = layer.down.planes.lo ? wb : 4;
             for (int m = 0; m < M; ++m)
-                kernels_.quantize(mlp_ + static_cast<std::size_t>(m) * F, F, down_group, ab, bits, m,
-                                  part.begin * 16 / down_group, part.end * 16 / down_group,
+                kernels_.quantize(mlp_ + static_cast<std::size_t>(m) * F, F, down_group, ab, bits,
+                                  m, part.begin * 16 / down_group, part.end * 16 / down_group,
                                   hidden.codes);
         }
         pool_.barrier();
@@ -439,18 +451,21 @@ void Model::run_layers(LevelSpec level, int thread) {
 void Model::run_head(LevelSpec level, int thread) {
     const int R = step_.num_logit_rows, x_stride = round_up(shape_.hidden, kPanel);
     if (R == 0) return;
-    const Input in = prepare(head, R, level.act_bits, level.head_bits, thread, [&](int r, float* to) {
-        kernels_.rmsnorm(x_ + static_cast<std::size_t>(step_.logit_rows[r]) * x_stride, final_norm,
-                         shape_.norm_eps, shape_.hidden, to);
-        return static_cast<const float*>(to);
-    });
+    const Input in =
+        prepare(head, R, level.act_bits, level.head_bits, thread, [&](int r, float* to) {
+            kernels_.rmsnorm(x_ + static_cast<std::size_t>(step_.logit_rows[r]) * x_stride,
+                             final_norm, shape_.norm_eps, shape_.hidden, to);
+            return static_cast<const float*>(to);
+        });
     const Slice part = slice(head.panels(), kLogitChunk / kPanel, thread);
-    linear(head, level.head_bits, in, R,
-           {Epilogue::Kind::kStore, nullptr, logits_.data(), static_cast<std::size_t>(logit_stride_)},
-           part, thread);
+    linear(
+        head, level.head_bits, in, R,
+        {Epilogue::Kind::kStore, nullptr, logits_.data(), static_cast<std::size_t>(logit_stride_)},
+        part, thread);
     const int chunks = (shape_.vocab + kLogitChunk - 1) / kLogitChunk;
     for (int r = 0; r < R; ++r) {
-        for (int c = part.begin * kPanel / kLogitChunk; c < chunks && c * kLogitChunk < part.end * kPanel; ++c) {
+        for (int c = part.begin * kPanel / kLogitChunk;
+             c < chunks && c * kLogitChunk < part.end * kPanel; ++c) {
             const int from = c * kLogitChunk, count = std::min(kLogitChunk, shape_.vocab - from);
             ChunkStats& stats = chunk_stats_[static_cast<std::size_t>(r) * chunks + c];
             kernels_.softmax_stats(logits(r) + from, count, &stats.argmax, &stats.max, &stats.sum);
@@ -465,8 +480,8 @@ void Model::sample_rows(const std::vector<SamplingRow>& sampling, std::vector<Ch
     const int chunks = (shape_.vocab + kLogitChunk - 1) / kLogitChunk;
     for (int r = thread; r < step_.num_logit_rows; r += pool_.size()) {
         const ChunkStats* stats = chunk_stats_.data() + static_cast<std::size_t>(r) * chunks;
-        out[r] = choose(logits(r), shape_.vocab, {stats, static_cast<std::size_t>(chunks)}, sampling[r],
-                        threads_[thread].candidates);
+        out[r] = choose(logits(r), shape_.vocab, {stats, static_cast<std::size_t>(chunks)},
+                        sampling[r], threads_[thread].candidates);
     }
 }
 

@@ -1,5 +1,5 @@
-// A dense decoder-only transformer (Llama, Mistral, Qwen2, Qwen3) and its KV pages. One call runs a whole
-// step on every thread of the pool: embedding to logits to tokens.
+// A dense decoder-only transformer (Llama, Mistral, Qwen2, Qwen3) and its KV pages. One call runs a
+// whole step on every thread of the pool: embedding to logits to tokens.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -91,7 +91,9 @@ class Model {
     Draft draft(const Step& step, LevelSpec level, const std::vector<std::int32_t>& lengths,
                 std::vector<SamplingRow> sampling, float min_confidence);
 
-    const float* logits(int row) const { return logits_.data() + static_cast<std::size_t>(row) * logit_stride_; }
+    const float* logits(int row) const {
+        return logits_.data() + static_cast<std::size_t>(row) * logit_stride_;
+    }
     std::size_t bytes_read(LevelSpec level) const;
 
   private:
@@ -119,7 +121,8 @@ class Model {
                 int thread);
     Slice slice(int panels, int unit, int thread) const;
     Input make_input(int rows);
-    void sample_rows(const std::vector<SamplingRow>& sampling, std::vector<Choice>& out, int thread);
+    void sample_rows(const std::vector<SamplingRow>& sampling, std::vector<Choice>& out,
+                     int thread);
     KvView kv_view(int layer) const;
 
     ModelShape shape_;
@@ -138,9 +141,9 @@ class Model {
     float *cos_ = nullptr, *sin_ = nullptr;
     Input shared_, shared_mlp_;
     struct PerThread {
-        Input input;                   // for steps of few rows: no barrier needed
-        float* row = nullptr;          // [widest]
-        std::uint8_t* panel = nullptr; // kernel scratch
+        Input input;                    // for steps of few rows: no barrier needed
+        float* row = nullptr;           // [widest]
+        std::uint8_t* panel = nullptr;  // kernel scratch
         float* scores = nullptr;
         float* states = nullptr;
         std::vector<std::pair<double, std::int32_t>> candidates;
@@ -151,8 +154,8 @@ class Model {
     std::vector<ChunkStats> chunk_stats_;  // [R][chunks]
 
     Step step_;
-    std::vector<std::int32_t> position_;     // [M]
-    std::vector<std::int32_t> sequence_;     // [M]
+    std::vector<std::int32_t> position_;  // [M]
+    std::vector<std::int32_t> sequence_;  // [M]
     AttentionPlan plan_;
 };
 

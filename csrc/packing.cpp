@@ -74,8 +74,8 @@ PackedDense pack_dense(const std::vector<const void*>& rows, int k, PackedDense:
                        Arena& arena, Pool& pool) {
     const int panels = static_cast<int>(rows.size()) / kPanel;
     const std::size_t width = type == PackedDense::Type::kF32 ? 4 : 2;
-    auto* out = static_cast<char*>(
-        arena.allocate(static_cast<std::size_t>(panels) * k * kPanel * width));
+    auto* out =
+        static_cast<char*>(arena.allocate(static_cast<std::size_t>(panels) * k * kPanel * width));
     pool.run([&](int thread) {
         const int begin = panels * thread / pool.size(), end = panels * (thread + 1) / pool.size();
         for (int p = begin; p < end; ++p) {

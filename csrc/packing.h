@@ -1,5 +1,5 @@
-// From the checkpoint's row-major tensors to the runtime's panels (kernels.h draws them), and back for
-// single rows (embedding look-up).
+// From the checkpoint's row-major tensors to the runtime's panels (kernels.h draws them), and back
+// for single rows (embedding look-up).
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -12,13 +12,14 @@ namespace halfbyte {
 
 // One output row of a quantized matrix as the checkpoint stores it; hi == null is a padding row.
 struct PlaneRow {
-    const std::uint8_t* hi = nullptr;     // [K/2]
-    const std::uint8_t* lo = nullptr;     // [K/2] or null
-    const std::uint16_t* scale = nullptr; // [K/G]
-    const float* offset = nullptr;        // [K/G] or null
+    const std::uint8_t* hi = nullptr;      // [K/2]
+    const std::uint8_t* lo = nullptr;      // [K/2] or null
+    const std::uint16_t* scale = nullptr;  // [K/G]
+    const float* offset = nullptr;         // [K/G] or null
 };
 
-// rows.size() must be a multiple of 32. Planes or offsets that only some rows have are filled with zeros.
+// rows.size() must be a multiple of 32. Planes or offsets that only some rows have are filled with
+// zeros.
 PackedPlanes pack_planes(const std::vector<PlaneRow>& rows, int k, int group, Arena& arena,
                          Pool& pool);
 

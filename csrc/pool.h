@@ -19,8 +19,8 @@ class Pool {
 
     int size() const { return size_; }
 
-    // Calls fn(thread) on every thread and returns when all have returned. The caller is thread 0 and
-    // is pinned for the duration of the call only.
+    // Calls fn(thread) on every thread and returns when all have returned. The caller is thread 0
+    // and is pinned for the duration of the call only.
     template <typename F>
     void run(F&& fn) {
         run_erased([](void* f, int thread) { (*static_cast<F*>(f))(thread); }, &fn);

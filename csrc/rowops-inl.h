@@ -1,4 +1,5 @@
-// Norm, activation quantization, RoPE, narrowing and logit statistics of one row, over any tier's F32x16.
+// Norm, activation quantization, RoPE, narrowing and logit statistics of one row, over any tier's
+// F32x16.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -33,7 +34,8 @@ void quantize(const float* x, int k, int group, int act_bits, int weight_bits, i
         V top = V::zero();
         for (int i = 0; i < group; i += 16) top = max(V::load(in + i).abs(), top);
         const float amax = top.reduce_max();
-        // Below this, largest / amax would overflow; such a group is zero in every precision that matters.
+        // Below this, largest / amax would overflow; such a group is zero in every precision that
+        // matters.
         const bool live = amax >= 0x1p-100f;
         const V inverse = V::all(live ? largest / amax : 0.0f);
         typename V::Int sums = V::Int::zero();
@@ -54,7 +56,8 @@ void quantize(const float* x, int k, int group, int act_bits, int weight_bits, i
         const float scale = live ? amax / largest : 0.0f;
         out.scale[at] = scale * weight_factor;
         out.sum[at] = scale * static_cast<float>(sum);
-        // Through unsigned: a row of infinities or NaN gives codes that may overflow, and must not trap.
+        // Through unsigned: a row of infinities or NaN gives codes that may overflow, and must not
+        // trap.
         out.bias[at] = static_cast<std::int32_t>(-static_cast<std::uint32_t>(code_offset) *
                                                  static_cast<std::uint32_t>(sum));
     }

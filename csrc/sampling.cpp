@@ -36,7 +36,8 @@ void keep_top_p(std::vector<Candidate>& c, double top, double p) {
     for (std::size_t i = 0; i < c.size(); ++i) {
         if (i == sorted) {  // sort a little further: the prefix is short as a rule
             const std::size_t end = std::min(c.size(), sorted + ahead);
-            if (end < c.size()) std::nth_element(c.begin() + sorted, c.begin() + end, c.end(), better);
+            if (end < c.size())
+                std::nth_element(c.begin() + sorted, c.begin() + end, c.end(), better);
             std::sort(c.begin() + sorted, c.begin() + end, better);
             sorted = end;
             ahead *= 4;
@@ -49,7 +50,8 @@ void keep_top_p(std::vector<Candidate>& c, double top, double p) {
     }
 }
 
-// Gumbel-max. `first` (the largest l) is tried first: a good early best rules most others out cheaply.
+// Gumbel-max. `first` (the largest l) is tried first: a good early best rules most others out
+// cheaply.
 std::int32_t draw(const std::vector<Candidate>& c, const Candidate& first, const SamplingRow& how) {
     const std::uint64_t base =
         mix(mix(how.seed) + static_cast<std::uint64_t>(static_cast<std::int64_t>(how.position)));

@@ -21,8 +21,8 @@ struct I32x16 {
         const __m256i low = _mm256_set1_epi32(0xff);  // packus saturates, so cut to the byte first
         const __m256i words = _mm256_permute4x64_epi64(
             _mm256_packus_epi32(_mm256_and_si256(a, low), _mm256_and_si256(b, low)), 0xD8);
-        const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(words),
-                                               _mm256_extracti128_si256(words, 1));
+        const __m128i bytes =
+            _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
         _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
     }
     std::int32_t reduce_add() const {
@@ -104,8 +104,8 @@ struct F32x16 {
         return _mm256_castsi256_ps(_mm256_slli_epi32(n, 23));
     }
     static __m256 lanes(int from, int to, int first) {
-        const __m256i lane = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
-                                              _mm256_set1_epi32(first));
+        const __m256i lane =
+            _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(first));
         const __m256i below = _mm256_cmpgt_epi32(_mm256_set1_epi32(to), lane);
         const __m256i early = _mm256_cmpgt_epi32(_mm256_set1_epi32(from), lane);
         return _mm256_castsi256_ps(_mm256_andnot_si256(early, below));
@@ -127,11 +127,7 @@ inline F32x16 operator/(F32x16 x, F32x16 y) {
 inline F32x16 fma(F32x16 x, F32x16 y, F32x16 z) {
     return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
 }
-inline F32x16 max(F32x16 x, F32x16 y) {
-    return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)};
-}
-inline F32x16 min(F32x16 x, F32x16 y) {
-    return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)};
-}
+inline F32x16 max(F32x16 x, F32x16 y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+inline F32x16 min(F32x16 x, F32x16 y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
 
 }  // namespace halfbyte::avx2

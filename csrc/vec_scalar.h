@@ -158,14 +158,14 @@ struct F32x16 {
     }
 };
 
-#define HALFBYTE_LANEWISE(name, expression)                    \
-    inline F32x16 name(const F32x16& a, const F32x16& b) {     \
-        F32x16 r;                                              \
-        for (int i = 0; i < 16; ++i) {                         \
-            const float p = a.x[i], q = b.x[i];                \
-            r.x[i] = (expression);                             \
-        }                                                      \
-        return r;                                              \
+#define HALFBYTE_LANEWISE(name, expression)                \
+    inline F32x16 name(const F32x16& a, const F32x16& b) { \
+        F32x16 r;                                          \
+        for (int i = 0; i < 16; ++i) {                     \
+            const float p = a.x[i], q = b.x[i];            \
+            r.x[i] = (expression);                         \
+        }                                                  \
+        return r;                                          \
     }
 HALFBYTE_LANEWISE(operator+, p + q)
 HALFBYTE_LANEWISE(operator-, p - q)

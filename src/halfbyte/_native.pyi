@@ -1,5 +1,7 @@
 """The native core (csrc/binding.cpp). Used through `halfbyte.runtime.native` only."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,7 +37,7 @@ class NativeModel:
         self,
         slot: str,
         layer: int,
-        parts: list[_F32] | list[NDArray[np.uint16]],
+        parts: Sequence[_F32] | Sequence[NDArray[np.uint16]],
         dtype: str,
     ) -> None: ...
     def set_vector(self, slot: str, layer: int, values: _F32) -> None: ...
@@ -85,9 +87,7 @@ class NativeModel:
         positions: _I32,
         min_confidence: float,
     ) -> tuple[_I32, _I32]: ...
-    def read_kv(
-        self, layer: int, page: int
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]: ...
+    def read_kv(self, layer: int, page: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]: ...
     def bytes_read(self, weight_bits: int, act_bits: int, head_bits: int) -> int: ...
     def memory_bytes(self) -> int: ...
     @property

@@ -20,7 +20,8 @@ GROUP_SIZES = (32, 64, 128)
 class RopeConfig:
     """Rotary embedding; pairs are (i, i + D/2), the Hugging Face order.
 
-    `frequency_factors` (GGUF `rope_freqs.weight`, D/2 values) divide the frequencies and exclude `kind`.
+    `frequency_factors` (GGUF `rope_freqs.weight`, D/2 values) divide the frequencies; they come
+    in place of `kind`.
     """
 
     base: float = 10_000.0
@@ -42,7 +43,10 @@ class RopeConfig:
         numbers = (self.base, self.factor, self.low_freq_factor, self.high_freq_factor)
         if not all(math.isfinite(x) and x > 0 for x in numbers):
             raise ModelError(
-                "rope parameters", got=numbers, expected="finite positive numbers", fix="check the model's config"
+                "rope parameters",
+                got=numbers,
+                expected="finite positive numbers",
+                fix="check the model's config",
             )
 
     def inverse_frequencies(self, head_dim: int) -> NDArray[np.float32]:
@@ -60,7 +64,9 @@ class RopeConfig:
                 self.high_freq_factor - self.low_freq_factor
             )
             blended = (1 - smooth) * freq / self.factor + smooth * freq
-            freq = np.where(wavelength > low, freq / self.factor, np.where(wavelength < high, freq, blended))
+            freq = np.where(
+                wavelength > low, freq / self.factor, np.where(wavelength < high, freq, blended)
+            )
         return freq.astype(np.float32)
 
 
@@ -89,7 +95,10 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
             raise ModelError(
-                "architecture", got=repr(self.family), expected=f"one of {', '.join(FAMILIES)}", fix="use one of those"
+                "architecture",
+                got=repr(self.family),
+                expected=f"one of {', '.join(FAMILIES)}",
+                fix="use one of those",
             )
         for name in (
             "vocab_size",
@@ -103,7 +112,12 @@ class ModelConfig:
         ):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 24:
-                raise ModelError(name, got=repr(value), expected="a positive integer", fix="check the model's config")
+                raise ModelError(
+                    name,
+                    got=repr(value),
+                    expected="a positive integer",
+                    fix="check the model's config",
+                )
         if self.num_heads % self.num_kv_heads:
             raise ModelError(
                 "num_heads",
@@ -113,16 +127,26 @@ class ModelConfig:
             )
         if self.head_dim % 16 or self.head_dim > 256:
             raise ModelError(
-                "head_dim", got=self.head_dim, expected="a multiple of 16, at most 256", fix="this head size cannot run"
+                "head_dim",
+                got=self.head_dim,
+                expected="a multiple of 16, at most 256",
+                fix="this head size cannot run",
             )
         if not (math.isfinite(self.norm_eps) and self.norm_eps > 0):
-            raise ModelError("norm_eps", got=self.norm_eps, expected="a small positive number", fix="check the config")
+            raise ModelError(
+                "norm_eps",
+                got=self.norm_eps,
+                expected="a small positive number",
+                fix="check the config",
+            )
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Read what `dataclasses.asdict` wrote; an unknown key is an error that names the nearest one."""
+        """Read what `dataclasses.asdict` wrote; an unknown key names the nearest known one."""
         values = dict(values)
-        values["rope"] = RopeConfig(**_checked(RopeConfig, _mapping(values.get("rope", {}), "rope")))
+        values["rope"] = RopeConfig(
+            **_checked(RopeConfig, _mapping(values.get("rope", {}), "rope"))
+        )
         for key in ("eos_ids",):
             values[key] = tuple(values.get(key, ()))
         return cls(**_checked(cls, values))
@@ -130,10 +154,13 @@ class ModelConfig:
 
 def _mapping(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ModelError(name, got=type(value).__name__, expected="a JSON object", fix="check the config")
-    if "frequency_factors" in value:
-        value = {**value, "frequency_factors": tuple(value["frequency_factors"])}
-    return value
+        raise ModelError(
+            name, got=type(value).__name__, expected="a JSON object", fix="check the config"
+        )
+    entries: dict[str, Any] = dict(value)
+    if "frequency_factors" in entries:
+        entries["frequency_factors"] = tuple(entries["frequency_factors"])
+    return entries
 
 
 def _checked(cls: type, values: dict[str, Any]) -> dict[str, Any]:
@@ -152,7 +179,8 @@ class Level:
 
     `weight_bits` 4 reads the `hi` plane, 8 reads `hi` and `lo`, 32 the dense source weights.
     `act_bits` 4, 8, 16: dynamic symmetric integers per group of inputs; 32: float32.
-    `head_bits` is the same choice for the output head; None: what the checkpoint says for `weight_bits`.
+    `head_bits` is the same choice for the output head; None: what the checkpoint says for
+    `weight_bits`.
     """
 
     weight_bits: int
@@ -162,7 +190,9 @@ class Level:
     def __str__(self) -> str:
         if self.weight_bits == 32:
             return "f32"
-        return f"w{self.weight_bits}a{self.act_bits}" + (f"+h{self.head_bits}" if self.head_bits else "")
+        return f"w{self.weight_bits}a{self.act_bits}" + (
+            f"+h{self.head_bits}" if self.head_bits else ""
+        )
 
     @classmethod
     def parse(cls, text: str) -> Self:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class HalfbyteError(Exception):
-    """A mistake in an argument, a file or a request. Shown as one line; the CLI exits with status 2."""
+    """A mistake in an argument, a file or a request: one line, and exit status 2 in the CLI."""
 
     def __init__(self, what: str, *, got: object, expected: object, fix: str) -> None:
         self.what = what

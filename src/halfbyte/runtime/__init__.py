@@ -1,0 +1,1 @@
+"""Runtimes: what runs a model's steps. `native` is the fast one, `reference` its numpy twin."""

@@ -1,4 +1,4 @@
-"""This machine: which instruction tier and how many threads to use, and what it can read and multiply."""
+"""This machine: which tier and how many threads to use, what it can read and multiply."""
 
 from __future__ import annotations
 

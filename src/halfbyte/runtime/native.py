@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,9 +21,10 @@ KV_DTYPES = ("f16", "bf16", "f32")
 
 
 class NativeRuntime:
-    """One model in panels on pinned threads, and its KV pages. Implements `runtime.protocol.Runtime`.
+    """One model in panels on pinned threads, and its KV pages: a `runtime.protocol.Runtime`.
 
-    `num_tokens` is the size of the KV pool in tokens (rounded up to pages); untouched pages cost no memory.
+    `num_tokens` is the size of the KV pool in tokens (rounded up to pages); untouched pages cost no
+    memory.
     """
 
     def __init__(
@@ -237,12 +240,14 @@ def _load_matrix(
         )
         return
     dense = [p for p in parts if isinstance(p, Dense)]
-    if len(dense) != len(parts) or len({p.dtype for p in dense}) != 1:
-        dense = [Dense(_widen(p), "f32") for p in dense]
+    dtype = dense[0].dtype
+    if any(p.dtype != dtype for p in dense):
+        dense, dtype = [Dense(_widen(p), "f32") for p in dense], "f32"
     values = [np.ascontiguousarray(p.values) for p in dense]
-    if dense[0].dtype == "f16":
-        values = [v.view(np.uint16) for v in values]
-    model.set_dense(slot, layer, values, dense[0].dtype)
+    if dtype == "f32":
+        model.set_dense(slot, layer, [_f32(v) for v in values], dtype)
+    else:
+        model.set_dense(slot, layer, [v.view(np.uint16) for v in values], dtype)
 
 
 def _widen(part: Dense) -> NDArray[np.float32]:
@@ -251,5 +256,5 @@ def _widen(part: Dense) -> NDArray[np.float32]:
     return part.values.astype(np.float32)
 
 
-def _f32(values: NDArray[np.float32]) -> NDArray[np.float32]:
+def _f32(values: NDArray[Any]) -> NDArray[np.float32]:
     return np.ascontiguousarray(values, dtype=np.float32)

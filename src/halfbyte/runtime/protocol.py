@@ -1,7 +1,7 @@
 """What a runtime offers to everything above it. `native.py` and `reference.py` implement it.
 
-A runtime holds one model and one pool of KV pages. It knows rows, positions and page tables; it never
-knows about requests. Nothing here is ambient: the level travels with each call.
+A runtime holds one model and one pool of KV pages. It knows rows, positions and page tables; it
+never knows about requests. Nothing here is ambient: the level travels with each call.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ KvBits = NDArray[np.uint16] | NDArray[np.uint32]  # f16 or bf16; f32
 class Batch:
     """B sequences, M rows in all; the rows of a sequence stand at consecutive positions.
 
-    Row m of sequence b has token `tokens[m]` and position `first_positions[b] + m - row_starts[b]`; its K and V
-    are written to slot `position % page_size` of page `page_tables[b, position // page_size]`. Row m attends to
-    positions 0 .. its own (less what a sliding window cuts off). Page table entries past a sequence's pages are -1.
+    Row m of sequence b has token `tokens[m]` and position `first_positions[b] + m - row_starts[b]`;
+    its K and V are written to slot `position % page_size` of page
+    `page_tables[b, position // page_size]`. Row m attends to positions 0 .. its own (less what a
+    sliding window cuts off). Page table entries past a sequence's pages are -1.
     """
 
     tokens: NDArray[np.int32]  # [M]
@@ -34,10 +35,11 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How each of R rows turns logits into a token. `temperature` 0 is greedy (lowest id wins a tie).
+    """How each of R rows turns logits into a token.
 
-    The noise is a pure function of (seed, position, token id); `positions` are those of the tokens being sampled.
-    Order: temperature, then top-k (0: off), top-p (1: off), min-p (0: off), then Gumbel-max.
+    `temperature` 0 is greedy (the lowest id wins a tie). The noise is a pure function of (seed,
+    position, token id); `positions` are those of the tokens being sampled. Order: temperature,
+    top-k (0: off), top-p (1: off), min-p (0: off), then Gumbel-max.
     """
 
     temperatures: NDArray[np.float32]  # [R]
@@ -50,12 +52,16 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
+    """What R rows drew."""
+
     tokens: NDArray[np.int32]  # [R]
     logprobs: NDArray[np.float32]  # [R] log-softmax of the raw logits (no temperature) at the token
 
 
 @dataclass(frozen=True, slots=True)
 class Drafted:
+    """What B sequences proposed."""
+
     tokens: NDArray[np.int32]  # [B, max(lengths)]; entries past `counts` are undefined
     counts: NDArray[np.int32]  # [B] proposed tokens, 0 .. lengths[b]
 
@@ -64,21 +70,27 @@ class Runtime(Protocol):
     """One model, one KV pool. Not thread-safe: one caller at a time."""
 
     @property
-    def config(self) -> ModelConfig: ...
+    def config(self) -> ModelConfig:
+        """Shape of the model."""
 
     @property
-    def page_size(self) -> int: ...
+    def page_size(self) -> int:
+        """Positions a KV page holds."""
 
     @property
-    def num_pages(self) -> int: ...
+    def num_pages(self) -> int:
+        """Pages in the pool."""
 
     @property
     def max_rows(self) -> int:
         """Most rows one `forward` takes; longer prefills are cut into chunks by the caller."""
 
-    def supports(self, level: Level) -> bool: ...
+    def supports(self, level: Level) -> bool:
+        """Whether the weights loaded have what `level` reads."""
 
-    def forward(self, batch: Batch, level: Level, logit_rows: NDArray[np.int32]) -> NDArray[np.float32]:
+    def forward(
+        self, batch: Batch, level: Level, logit_rows: NDArray[np.int32]
+    ) -> NDArray[np.float32]:
         """Run M rows, write their KV, return logits [R, V] of the rows named."""
 
     def forward_sample(
@@ -96,9 +108,10 @@ class Runtime(Protocol):
     ) -> Drafted:
         """Decode `lengths[b]` (>= 0) tokens of each sequence in one call.
 
-        `batch` has one row a sequence (the pending token); `sampling.positions[b]` is the position of the first token
-        drafted. A sequence stops early when the probability of the token it drew is below `min_confidence`; that
-        token is not proposed. Writes draft KV at the positions it runs over.
+        `batch` has one row a sequence (the pending token); `sampling.positions[b]` is the position
+        of the first token drafted. A sequence stops early when the probability of the token it
+        drew is below `min_confidence`; that token is not proposed. Writes draft KV at the positions
+        it runs over.
         """
 
     def read_kv(self, layer: int, page: int) -> tuple[KvBits, KvBits]:
