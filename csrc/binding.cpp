@@ -104,9 +104,10 @@ class NativeModel {
         finish(slot);
     }
 
-    void set_dense(const std::string& slot, int layer,
-                   std::vector<nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>> parts,
-                   const std::string& type) {
+    void set_dense(
+        const std::string& slot, int layer,
+        std::vector<nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>> parts,
+        const std::string& type) {
         const auto [n, k] = expected(slot);
         const PackedDense::Type t = type == "f32"   ? PackedDense::Type::kF32
                                     : type == "f16" ? PackedDense::Type::kF16
