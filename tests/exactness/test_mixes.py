@@ -58,7 +58,7 @@ def _check(
         assert got == expected
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     kind=st.sampled_from(NATIVE_KINDS),
     model=st.sampled_from(sorted(MODELS)),

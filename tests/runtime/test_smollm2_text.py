@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,9 +46,10 @@ def test_greedy_text_at_f32_equals_transformers(gguf: Path) -> None:
     Driver(runtime, Level.parse("f32")).run(requests)
     del runtime
 
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.float32
-    ).eval()
+    )
+    model.eval()
     for request in requests:
         text = torch.tensor([request.prompt + request.tokens])
         with torch.no_grad():
