@@ -1,6 +1,8 @@
 # make demo   set everything up, then decode with the demo model and show the table
 # make test   the whole default test suite
-# make lint   ruff, mypy --strict, clang-format
+# make slow   the tests that need minutes or a large model
+# make lint   ruff, mypy --strict, clang-format, generated parts of the README
+# make build  the native module again after a change in csrc/
 # make clean  remove what these made
 
 VENV ?= .venv
@@ -10,21 +12,31 @@ SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*)
 CPP := $(wildcard csrc/*.cpp csrc/*.h)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup demo test lint format clean
+FETCH := $(BIN)/python -c 'from halfbyte.importers.demo_model import demo_model; demo_model()'
+
+.PHONY: setup build demo test slow lint format clean
 
 setup: $(VENV)/.halfbyte
+	$(FETCH)
+
+build: $(VENV)/.halfbyte
 
 demo: setup
 	$(BIN)/halfbyte demo
 
 test: $(VENV)/.halfbyte-test
+	$(FETCH)
 	$(BIN)/python -m pytest
+
+slow: $(VENV)/.halfbyte-test
+	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.halfbyte-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy src
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	$(BIN)/python -m benchmarks.report --check README.md
 
 format: $(VENV)/.halfbyte-lint
 	$(BIN)/ruff check --fix .
