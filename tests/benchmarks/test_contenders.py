@@ -54,3 +54,15 @@ def test_output_that_is_no_json_is_one_error(tmp_path: Path) -> None:
     peer = LlamaBench("peer", tmp_path / "x", tmp_path / "y", "Q8_0", 2)
     with pytest.raises(SourceError, match="llama-bench's JSON"):
         peer.read("segfault")
+
+
+def test_the_faster_of_a_peers_settings_counts(tmp_path: Path) -> None:
+    model = tmp_path / "y"
+    model.write_bytes(b"12345")
+    peer = LlamaBench("peer", tmp_path / "x", model, "Q8_0", 2)
+    runs = [
+        {"samples_ts": [5.0], "build_commit": "abc", "flash_attn": True},
+        {"samples_ts": [9.0], "build_commit": "abc", "flash_attn": False},
+    ]
+    reading = peer.read(json.dumps(runs))
+    assert (reading.value, reading.details) == (9.0, {"flash_attention": False})
