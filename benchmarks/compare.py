@@ -2,7 +2,7 @@
 
     python -m benchmarks.compare --name smollm2-135m --model smollm2-135m --planes 8 --peers DIR
 
-Every round asks every contender once for every test, so a slow spell of the machine hits them all.
+Every round of a test asks every contender once, so a slow spell of the machine hits them all.
 Prepare DIR with `python -m benchmarks.setup_llama_cpp`.
 """
 
@@ -12,7 +12,6 @@ import argparse
 import os
 import statistics
 import sys
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,37 +45,38 @@ def main() -> None:
         )
     tests = [TASKS[name] for name in arguments.tests]
     machine = describe(arguments.threads)
-    rows = compare(contenders, tests, cpus, arguments.processes, arguments.name, machine)
-    append(arguments.output, rows)
-    for row in rows:
-        spread = row.spread
-        print(
-            f"{row.engine:22} {row.format:10} {row.cascade:6} {row.metric:18} "
-            f"{spread.median:8.1f} {row.unit}  {spread.min:.1f}-{spread.max:.1f} n={spread.n}"
-        )
+    for test in tests:
+        rows = compare(contenders, test, cpus, arguments.processes, arguments.name, machine)
+        # Written test by test: a run that is stopped keeps what it finished.
+        append(arguments.output, rows)
+        for row in rows:
+            spread = row.spread
+            print(
+                f"{row.engine:22} {row.format:10} {row.cascade:6} {row.metric:18} "
+                f"{spread.median:8.1f} {row.unit}  {spread.min:.1f}-{spread.max:.1f} n={spread.n}",
+                flush=True,
+            )
 
 
 def compare(
     contenders: Sequence[Contender],
-    tests: Sequence[Task],
+    test: Task,
     cpus: Sequence[int],
     processes: int,
     model: str,
     machine: dict[str, Any],
 ) -> list[Row]:
-    """`processes` rounds of every test by every contender; one row a pair."""
-    values: dict[tuple[int, int], list[tuple[Reading, float]]] = defaultdict(list)
+    """`processes` rounds of the test by every contender; one row each."""
+    values: list[list[tuple[Reading, float]]] = [[] for _ in contenders]
     started = now()
     for turn in range(processes):
-        for t, test in enumerate(tests):
-            for c, contender in enumerate(contenders):
-                done = run(contender.command(test), cpus, contender.environment)
-                values[t, c].append((contender.read(done.output), done.foreign))
-                _tell(turn, test, contender, values[t, c][-1])
+        for contender, own in zip(contenders, values, strict=True):
+            done = run(contender.command(test), cpus, contender.environment)
+            own.append((contender.read(done.output), done.foreign))
+            _tell(turn, test, contender, own[-1])
     return [
-        _row(contenders[c], tests[t], values[t, c], model, machine, started)
-        for t in range(len(tests))
-        for c in range(len(contenders))
+        _row(contender, test, own, model, machine, started)
+        for contender, own in zip(contenders, values, strict=True)
     ]
 
 
