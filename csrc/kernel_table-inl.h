@@ -1,0 +1,27 @@
+// The kernel table of a tier, from its F32x16 and its quantized linear layer.
+#pragma once
+#include "attention-inl.h"
+#include "kernels.h"
+#include "linear_dense-inl.h"
+#include "rowops-inl.h"
+
+namespace halfbyte {
+
+template <class V>
+constexpr Kernels kernel_table(const char* name, decltype(Kernels::linear) linear) {
+    return {
+        .name = name,
+        .linear = linear,
+        .linear_dense = linear_dense<V>,
+        .rmsnorm = rmsnorm<V>,
+        .quantize = quantize<V>,
+        .rope = rope<V>,
+        .narrow = narrow<V>,
+        .attend = attend<V>,
+        .merge = merge<V>,
+        .finish = finish<V>,
+        .softmax_stats = softmax_stats<V>,
+    };
+}
+
+}  // namespace halfbyte
