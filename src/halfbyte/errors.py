@@ -26,6 +26,14 @@ class SourceError(HalfbyteError):
     """A model file to import is missing, truncated, corrupt or of an unsupported kind."""
 
 
+class QueueFullError(HalfbyteError):
+    """There are more requests than the engine accepts; later there may be fewer."""
+
+
+class StoppedError(HalfbyteError):
+    """The engine does not run: not started, stopped or failed."""
+
+
 class FormatError(HalfbyteError):
     """A checkpoint breaks docs/format.md; `name` is the fault's name there."""
 

@@ -17,7 +17,7 @@ class Completion:
     text: str
     logprobs: list[float]  # log-softmax of the raw target logits
     fates: list[Fate]
-    finish_reason: str  # stop (end token, stop token, stop string) | length
+    finish_reason: str  # stop (end token, stop token, stop string) | length | cancelled | deadline
     seed: int  # the one used, so that a run without a seed can be repeated
     statistics: Statistics
 
@@ -31,8 +31,9 @@ class Chunk:
     logprobs: list[float]
     fates: list[Fate]
     completion: Completion | None = None
+    tail: str = ""  # text held back that a chunk without a token lets go
 
     @property
     def text(self) -> str:
         """What this chunk adds to the text."""
-        return "".join(self.pieces)
+        return "".join(self.pieces) + self.tail

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -66,6 +66,7 @@ class Engine:
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []  # oldest first
         self.statistics = Statistics()
+        self.last_choices: Counter[tuple[str, int]] = Counter()  # of the last step
 
     @property
     def has_work(self) -> bool:
@@ -76,6 +77,14 @@ class Engine:
         """Queue a sequence whose table is empty."""
         self.statistics.prompt_tokens += sequence.prompt_len
         self._waiting.append(sequence)
+
+    def cancel(self, sequence: Sequence) -> None:
+        """Forget a sequence, waiting or running, and give back its pages at once."""
+        if sequence in self._running:
+            self._running.remove(sequence)
+        elif sequence in self._waiting:
+            self._waiting.remove(sequence)
+        sequence.release()
 
     def close(self) -> None:
         """Give back every page, finished or not."""
@@ -141,6 +150,8 @@ class Engine:
         """One cycle over every sequence whose prompt is in."""
         started = perf_counter()
         batch, lengths = self._plan()
+        name = str(self._cascade)
+        self.last_choices = Counter((name, length) for length in lengths)
         if not batch:
             return []
         report = run_cycle(

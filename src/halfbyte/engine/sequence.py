@@ -58,9 +58,18 @@ class Sequence:
         return self.tokens[self.prompt_len :]
 
     @property
+    def emitted_len(self) -> int:
+        """Tokens after the prompt, counted."""
+        return len(self.tokens) - self.prompt_len
+
+    def emitted_since(self, count: int) -> list[int]:
+        """Emitted tokens but the first `count`."""
+        return self.tokens[self.prompt_len + count :]
+
+    @property
     def remaining(self) -> int:
         """Tokens it may still emit."""
-        return self.limit - (len(self.tokens) - self.prompt_len)
+        return self.limit - self.emitted_len
 
     @property
     def is_prefilled(self) -> bool:

@@ -1,0 +1,348 @@
+"""`AsyncEngine`: many requests at once over one `LLM`, streamed to an asyncio program.
+
+One worker thread runs the engine: a step is a native call without the GIL, so the event loop stays
+free. The loop hands over commands, the worker hands back chunks; nothing else is shared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import queue
+import threading
+import time
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+from halfbyte.cascade.cascade import Cascade
+from halfbyte.engine.run import Engine
+from halfbyte.errors import ArgumentError, QueueFullError, StoppedError
+from halfbyte.llm import LLM
+from halfbyte.metrics import Snapshot
+from halfbyte.params import SamplingParams
+from halfbyte.recorder import Recorder
+from halfbyte.request import Request
+from halfbyte.results import Chunk
+from halfbyte.stream import RequestStream
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncOptions:
+    """Limits of an `AsyncEngine`."""
+
+    max_waiting: int = 256  # requests accepted beyond those that run
+    # What a request may ask for besides the LLM's own cascade and its plain target; None: whatever
+    # the weights can run.
+    cascades: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if type(self.max_waiting) is not int or not 0 <= self.max_waiting <= 1_000_000:
+            raise ArgumentError(
+                "max_waiting",
+                got=repr(self.max_waiting),
+                expected="an integer, 0 to 1000000",
+                fix="256 suits most servers",
+            )
+        for text in self.cascades or ():
+            Cascade.parse(text)
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """A request and whom to tell; `order` is its place in the queue."""
+
+    request: Request
+    stream: RequestStream
+    cascade: Cascade
+    order: tuple[int, int]  # priority, arrival
+    deadline: float | None
+    submitted: float
+    told: float | None = None  # when its last tokens came
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    """Tells the worker to cancel what is left and return."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Cancel:
+    job: _Job
+
+
+class AsyncEngine:
+    """Submit, stream, cancel. Every method is called on one event loop; the `LLM` is its own."""
+
+    def __init__(self, llm: LLM, options: AsyncOptions | None = None) -> None:
+        self.llm = llm
+        self.options = options or AsyncOptions()
+        own = (llm.cascade, llm.cascade.plain)
+        named = self.options.cascades
+        self._allowed = (
+            None if named is None else frozenset((*own, *(Cascade.parse(c) for c in named)))
+        )
+        self._commands: queue.SimpleQueue[_Job | _Cancel | _Stop] = queue.SimpleQueue()
+        self._recorder = Recorder()
+        self._live: set[_Job] = set()  # accepted and not ended; of the event loop
+        self._arrivals = itertools.count()
+        self._idle = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._accepting = False
+        self._failure: BaseException | None = None
+        # Of the worker.
+        self._waiting: list[_Job] = []
+        self._running: list[_Job] = []
+        self._engine: Engine | None = None
+        self._cascade = llm.cascade
+
+    async def start(self) -> None:
+        """Begin to accept requests."""
+        if self._thread is not None:
+            raise StoppedError(
+                "engine",
+                got="a second start",
+                expected="one start of an engine",
+                fix="make another AsyncEngine",
+            )
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._work, name="halfbyte-engine", daemon=True)
+        self._accepting = True
+        self._thread.start()
+
+    async def stop(self, drain_seconds: float = 0.0) -> None:
+        """Accept nothing more, let requests finish for a while, then cancel the rest."""
+        if self._thread is None:
+            return
+        self._accepting = False
+        if self._live and drain_seconds > 0:
+            self._idle.clear()
+            with contextlib.suppress(TimeoutError):  # what is left then is cancelled
+                await asyncio.wait_for(self._idle.wait(), drain_seconds)
+        self._commands.put(_Stop())
+        await asyncio.to_thread(self._thread.join)
+
+    async def __aenter__(self) -> AsyncEngine:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    def submit(
+        self,
+        prompt_ids: Seq[int],
+        params: SamplingParams | None = None,
+        *,
+        cascade: str | Cascade | None = None,
+        priority: int = 0,
+        deadline: float | None = None,
+        request_id: str | None = None,
+    ) -> RequestStream:
+        """Queue a request; iterate over what is returned.
+
+        `cascade`: None for the LLM's own, `none` for its plain target. `priority`: lower goes
+        first, as in vLLM. `deadline`: `time.monotonic()` seconds after which it ends with reason
+        `deadline`. Raises `QueueFullError`, `StoppedError`, or `ArgumentError` for a bad request.
+        """
+        if not self._accepting or self._failure is not None:
+            raise StoppedError(
+                "engine",
+                got=f"a failure: {self._failure}" if self._failure else "a stopped engine",
+                expected="a started engine",
+                fix="start it, or send the request to another one",
+            )
+        chosen = self._choose(cascade)
+        _check_order(priority, deadline)
+        request = Request(self.llm.model, prompt_ids, params or SamplingParams(), follow=True)
+        limit = self.llm.options.max_batch + self.options.max_waiting
+        if len(self._live) >= limit:
+            self._recorder.refused()
+            raise QueueFullError(
+                "request queue",
+                got=f"{len(self._live)} unfinished requests",
+                expected=f"fewer than {limit}",
+                fix="try again later",
+            )
+        number = next(self._arrivals)
+        job = _Job(
+            request,
+            RequestStream(request_id or f"request-{number}", lambda: self._cancel(job)),
+            chosen,
+            (priority, number),
+            deadline,
+            time.monotonic(),
+        )
+        self._live.add(job)
+        self._recorder.accepted(request.sequence.prompt_len)
+        self._commands.put(job)
+        return job.stream
+
+    def snapshot(self) -> Snapshot:
+        """Counters and gauges now; any thread."""
+        return self._recorder.snapshot()
+
+    def _cancel(self, job: _Job) -> None:
+        self._commands.put(_Cancel(job))
+
+    def _choose(self, cascade: str | Cascade | None) -> Cascade:
+        if cascade is None:
+            return self.llm.cascade
+        if cascade == "none":
+            return self.llm.cascade.plain
+        chosen = Cascade.parse(cascade) if isinstance(cascade, str) else cascade
+        if self._allowed is not None and chosen not in self._allowed:
+            raise ArgumentError(
+                "cascade",
+                got=f"'{chosen}'",
+                expected=f"none, or one of {', '.join(sorted(map(repr, map(str, self._allowed))))}",
+                fix="leave it out for the default",
+            )
+        chosen.require(self.llm.model.runtime)
+        return chosen
+
+    # ---- the event loop's side of the worker ----
+
+    def _deliver(self, chunks: list[tuple[_Job, Chunk]]) -> None:
+        for job, chunk in chunks:
+            last = chunk.completion is not None
+            job.stream.deliver(chunk, last=last)
+            if last:
+                self._live.discard(job)
+        if not self._live:
+            self._idle.set()
+
+    def _fail(self, error: BaseException) -> None:
+        self._failure = error
+        for job in self._live:
+            job.stream.fail(error)
+        self._live.clear()
+        self._idle.set()
+
+    # ---- the worker ----
+
+    def _work(self) -> None:
+        assert self._loop is not None
+        try:
+            while self._obey():
+                if self._waiting or self._running:
+                    self._post(self._step())
+            self._post([self._end(job, "cancelled") for job in [*self._running, *self._waiting]])
+        except BaseException as error:  # a bug: every reader hears of it, none waits forever
+            self._loop.call_soon_threadsafe(self._fail, error)
+        finally:
+            if self._engine is not None:
+                self._engine.close()
+
+    def _obey(self) -> bool:
+        """Take every command; wait for one if there is nothing to run. False: stop."""
+        while True:
+            idle = not self._waiting and not self._running
+            try:
+                command = self._commands.get(block=idle)
+            except queue.Empty:
+                return True
+            if isinstance(command, _Stop):
+                return False
+            if isinstance(command, _Job):
+                self._waiting.append(command)
+            elif command.job in self._waiting or command.job in self._running:
+                self._post([self._end(command.job, "cancelled")])
+
+    def _post(self, chunks: list[tuple[_Job, Chunk]]) -> None:
+        if chunks:
+            assert self._loop is not None
+            self._loop.call_soon_threadsafe(self._deliver, chunks)
+
+    def _step(self) -> list[tuple[_Job, Chunk]]:
+        now = time.monotonic()
+        late = [
+            job
+            for job in (*self._waiting, *self._running)
+            if job.deadline is not None and job.deadline <= now
+        ]
+        told = [self._end(job, "deadline") for job in late]
+        self._admit()
+        if self._engine is not None and self._engine.has_work:
+            self._engine.step()
+        for job in list(self._running):
+            chunk = job.request.take_chunk()
+            if chunk is not None:
+                told.append((job, chunk))
+                self._count(job, len(chunk.token_ids))
+            if job.request.sequence.finish_reason is not None:
+                self._running.remove(job)
+                self._count_end(job)
+        self._gauge()
+        return told
+
+    def _count(self, job: _Job, tokens: int) -> None:
+        now = time.monotonic()
+        if tokens and job.told is None:
+            self._recorder.first_tokens(tokens, now - job.submitted)
+        elif tokens and job.told is not None:
+            self._recorder.more_tokens(tokens, now - job.told)
+        job.told = now
+
+    def _count_end(self, job: _Job) -> None:
+        reason = job.request.sequence.finish_reason
+        assert reason is not None
+        self._recorder.finished(reason, time.monotonic() - job.submitted)
+
+    def _gauge(self) -> None:
+        pool = self.llm.model.pool
+        if self._engine is not None:
+            self._recorder.stepped(self._engine.statistics, self._engine.last_choices)
+        self._recorder.gauges(
+            waiting=len(self._waiting),
+            running=len(self._running),
+            num_pages=pool.num_pages,
+            free_pages=pool.num_free,
+        )
+
+    def _admit(self) -> None:
+        """Hand over waiting jobs in order; one of another cascade waits until none runs."""
+        self._waiting.sort(key=lambda job: job.order)
+        while self._waiting and len(self._running) < self.llm.options.max_batch:
+            head = self._waiting[0]
+            if self._engine is None or (head.cascade != self._cascade and not self._running):
+                self._recorder.engine_changed()
+                self._engine = self.llm.with_cascade(head.cascade).engine()
+                self._cascade = head.cascade
+            if head.cascade != self._cascade:
+                break
+            self._engine.add(head.request.sequence)
+            self._running.append(self._waiting.pop(0))
+            self._recorder.started(time.monotonic() - head.submitted)
+
+    def _end(self, job: _Job, reason: str) -> tuple[_Job, Chunk]:
+        """End a job before its time; its pages are free when this returns."""
+        if job in self._waiting:
+            self._waiting.remove(job)
+        else:
+            self._running.remove(job)
+        if self._engine is not None:
+            self._engine.cancel(job.request.sequence)
+        job.request.sequence.finish_reason = reason
+        self._count_end(job)
+        chunk = job.request.take_chunk()
+        assert chunk is not None
+        return job, chunk
+
+
+def _check_order(priority: int, deadline: float | None) -> None:
+    if type(priority) is not int or not -(2**31) <= priority < 2**31:
+        raise ArgumentError(
+            "priority",
+            got=repr(priority),
+            expected="an integer of 32 bits",
+            fix="0 is the default; lower goes first",
+        )
+    if deadline is not None and not isinstance(deadline, int | float):
+        raise ArgumentError(
+            "deadline",
+            got=repr(deadline),
+            expected="seconds of time.monotonic(), or None",
+            fix="leave it out",
+        )

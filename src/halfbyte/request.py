@@ -1,0 +1,132 @@
+"""One request: its sequence, its text, what it has told so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+
+from halfbyte.engine.pages import PageTable
+from halfbyte.engine.sequence import Sequence
+from halfbyte.errors import ArgumentError
+from halfbyte.loading import LoadedModel
+from halfbyte.params import SamplingParams
+from halfbyte.results import Chunk, Completion
+from halfbyte.text import Detokenizer, StopStrings, TextCodec
+
+
+class Request:
+    """Prompt and parameters become a `Sequence`; what it emits becomes chunks and a completion."""
+
+    def __init__(
+        self, model: LoadedModel, prompt: Seq[int], params: SamplingParams, *, follow: bool = False
+    ) -> None:
+        """`follow`: text is wanted token by token."""
+        check_tokens(prompt, model.runtime.config.vocab_size)
+        room = model.context - len(prompt)
+        if room < 1:
+            raise ArgumentError(
+                "prompt",
+                got=f"{len(prompt)} tokens",
+                expected=f"fewer than the {model.context} of the context",
+                fix="shorten it, or raise num_tokens where the model's own context is longer",
+            )
+        codec = model.codec if params.stop or model.has_text else None
+        self._codec = codec
+        self._text = _Text(codec, params.stop) if codec and (params.stop or follow) else None
+        self._choice = params.choice()
+        self._told = 0  # emitted tokens that chunks have carried
+        eos = frozenset() if params.ignore_eos else model.eos_ids
+        self.sequence = Sequence(
+            list(prompt),
+            table=PageTable(model.pool, model.context),
+            choice=self._choice,
+            limit=min(params.max_tokens, room),
+            stop_ids=eos | frozenset(params.stop_token_ids),
+            watch=self._text.add if self._text else None,
+        )
+
+    def take_chunk(self) -> Chunk | None:
+        """What is new since the last call; None: nothing. The last one carries the completion."""
+        sequence, told = self.sequence, self._told
+        emitted = sequence.emitted_since(told)
+        if not emitted and sequence.finish_reason is None:
+            return None
+        self._told += len(emitted)
+        # The completion lets go of the text held back, so it comes first.
+        completion = self.completion() if sequence.finish_reason is not None else None
+        pieces, tail = self._text.take(len(emitted)) if self._text else ([""] * len(emitted), "")
+        return Chunk(
+            token_ids=emitted,
+            pieces=pieces,
+            logprobs=sequence.logprobs[told:],
+            fates=sequence.fates[told:],
+            completion=completion,
+            tail=tail,
+        )
+
+    def completion(self) -> Completion:
+        """The finished request."""
+        sequence = self.sequence
+        assert sequence.finish_reason is not None
+        if self._text is not None:
+            text = self._text.finish()
+        else:
+            ended = sequence.tokens[-1] in sequence.stop_ids and sequence.emitted_len > 0
+            shown = sequence.emitted[:-1] if ended else sequence.emitted
+            text = self._codec.decode(shown) if self._codec else ""
+        return Completion(
+            prompt_token_ids=sequence.tokens[: sequence.prompt_len],
+            token_ids=sequence.emitted,
+            text=text,
+            logprobs=sequence.logprobs,
+            fates=sequence.fates,
+            finish_reason=sequence.finish_reason,
+            seed=self._choice.seed,
+            statistics=sequence.statistics,
+        )
+
+
+class _Text:
+    """Text of a sequence as it grows, ended by stop strings."""
+
+    def __init__(self, codec: TextCodec, stops: Seq[str]) -> None:
+        self._detokenizer = Detokenizer(codec)
+        self._stops = StopStrings(stops)
+        self._pieces: list[str] = []
+        self._taken = 0
+
+    def add(self, token: int) -> bool:
+        """Follow one token; True: a stop string is complete."""
+        self._pieces.append(self._stops.add(self._detokenizer.add(token)))
+        return self._stops.found
+
+    def finish(self) -> str:
+        """The whole text, with what was held back."""
+        if not self._stops.found:
+            tail = self._stops.add(self._detokenizer.flush())
+            self._pieces.append(tail + ("" if self._stops.found else self._stops.flush()))
+        return "".join(self._pieces)
+
+    def take(self, count: int) -> tuple[list[str], str]:
+        """Pieces not taken yet as `count` entries, what is over in the last; with none, apart.
+
+        A stop token has no text, and what was held back has no token.
+        """
+        pieces = self._pieces[self._taken :]
+        self._taken = len(self._pieces)
+        if count == 0:
+            return [], "".join(pieces)
+        shown = pieces[:count] + [""] * (count - len(pieces))
+        shown[-1] += "".join(pieces[count:])
+        return shown, ""
+
+
+def check_tokens(prompt: Seq[int], vocab_size: int) -> None:
+    """Refuse a prompt that is empty or has a token the model does not."""
+    bad = [t for t in prompt if not isinstance(t, int) or not 0 <= t < vocab_size]
+    if bad or not prompt:
+        raise ArgumentError(
+            "prompt",
+            got=f"token {bad[0]!r}" if bad else "no tokens",
+            expected=f"text, or token ids from 0 to {vocab_size - 1}",
+            fix="give a prompt of at least one token",
+        )
