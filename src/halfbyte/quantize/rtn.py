@@ -19,6 +19,7 @@ and the multiples reach lower.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from halfbyte.errors import HalfbyteError, ModelError
 from halfbyte.formats.planes import MAX_CODE, MIN_CODE, pack, split
 from halfbyte.formats.weights import Planes
+from halfbyte.quantize.scheme import Grid, InputStatistics, RoundRows, Statistics
 
 NESTED_FACTORS = (1.0, 1.02, 1.04, 1.07)
 HI_FACTORS = (0.82, 0.88, 0.94, 1.0, 1.06, 1.12)
@@ -34,6 +36,22 @@ LO_WEIGHT = 256.0
 BLOCK_WEIGHTS = 1 << 16  # 256 KB of float32: the trials stay in the second-level cache
 _TINIEST = np.float32(2.0**-24)  # smallest positive f16
 _LARGEST = np.float32(65504.0)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundToNearest:
+    """`quantize` as the rounder of a scheme: it looks at no inputs."""
+
+    statistics: Statistics = Statistics.NONE
+
+    def fit(self, inputs: InputStatistics | None, grid: Grid) -> RoundRows:
+        """Nothing to prepare."""
+
+        def round_rows(name: str, rows: NDArray[np.float32]) -> Planes:
+            shape = (rows.shape[0], rows.shape[1])
+            return quantize(name, [rows], shape, grid.group_size, grid.planes)
+
+        return round_rows
 
 
 def quantize(

@@ -1,0 +1,126 @@
+"""What a quantization scheme is: up to three parts, each of which leaves the others alone.
+
+    rewrite   the whole dense model, without data: rotations, folded norms      Weights -> Weights
+    fold      one dense layer, by what calibration saw at its linears             Layer -> Layer
+    rounder   one matrix, by the statistics of its inputs                          rows -> planes
+
+Rewrites and folds keep the function the model computes. Where that takes work at run time (an
+online rotation, a gather of inputs), a rewrite carries it in the `Weights` it returns and a fold
+as extra arrays of its layer; both end in the checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfbyte.config import ModelConfig
+from halfbyte.formats.weights import Planes, Weights
+
+F32 = NDArray[np.float32]
+
+# A dense layer: names below `layers.i.` (attn.q, attn.q.bias, norm.attn, mlp.up …) -> [N, K] or [n]
+Layer = dict[str, F32]
+
+# Inputs of a layer's linears, in the order of a forward, and the matrices that read each.
+LINEAR_INPUTS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("attn.qkv", ("attn.q", "attn.k", "attn.v")),
+    ("attn.o", ("attn.o",)),
+    ("mlp.gate_up", ("mlp.gate", "mlp.up")),
+    ("mlp.down", ("mlp.down",)),
+)
+HEAD_INPUT = "head"  # the normed residual that the output head reads
+
+
+class Statistics(IntEnum):
+    """What a part wants to know of the inputs of a linear; each includes those before it."""
+
+    NONE = 0
+    CHANNELS = 1  # per input channel
+    SECOND_MOMENTS = 2  # every pair of channels: [K, K]
+
+
+@dataclass(frozen=True, slots=True)
+class InputStatistics:
+    """What calibration saw at one linear's input."""
+
+    rows: int
+    largest: F32  # [K] max |x|
+    mean_abs: F32  # [K] mean |x|
+    mean_square: F32  # [K] mean x^2
+    second_moments: F32 | None  # [K, K] mean x x^T
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """What the codes of a matrix may be."""
+
+    planes: int  # 8: hi and lo; 4: hi alone
+    group_size: int
+
+
+RoundRows = Callable[[str, F32], Planes]  # rows [n, K] of the matrix named
+
+
+class Rounder(Protocol):
+    """Turns dense matrices into planes."""
+
+    @property
+    def statistics(self) -> Statistics:
+        """What `fit` needs of the inputs."""
+
+    def fit(self, inputs: InputStatistics | None, grid: Grid) -> RoundRows:
+        """Prepare for the matrices that read these inputs (None: nothing is known of them).
+
+        Rows are independent: the caller may hand any block of them to the function returned.
+        """
+
+
+class Fold(Protocol):
+    """Rewrites one dense layer by what calibration saw."""
+
+    @property
+    def statistics(self) -> Statistics:
+        """What a call needs of the inputs."""
+
+    def __call__(
+        self,
+        config: ModelConfig,
+        layer: Layer,
+        inputs: Mapping[str, InputStatistics],  # by the names of LINEAR_INPUTS
+        grid: Grid,
+    ) -> Layer:
+        """The same function with other weights; `layer` is left as it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """A named combination of parts."""
+
+    name: str
+    rounder: Rounder
+    rewrite: Callable[[Weights], Weights] | None = None
+    fold: Fold | None = None
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether any part looks at inputs."""
+        folds = self.fold is not None and self.fold.statistics > Statistics.NONE
+        return folds or self.rounder.statistics > Statistics.NONE
+
+
+def input_of(name: str) -> str:
+    """The linear input that a matrix of a layer (`attn.q` …) reads."""
+    return next(source for source, readers in LINEAR_INPUTS if name in readers)
+
+
+def row_blocks(rows: int, inputs: int, most: int = 1 << 24) -> Iterator[tuple[int, int]]:
+    """(begin, end) of blocks of at most `most` weights: 64 MB of float32."""
+    step = max(1, most // inputs)
+    for begin in range(0, rows, step):
+        yield begin, min(begin + step, rows)

@@ -1,0 +1,30 @@
+"""Schemes by name: `rtn` …, and their combinations."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from halfbyte.errors import ArgumentError
+from halfbyte.quantize.rtn import RoundToNearest
+from halfbyte.quantize.scheme import Scheme
+
+SCHEMES: Mapping[str, Callable[[], Scheme]] = MappingProxyType(
+    {
+        "rtn": lambda: Scheme("rtn", RoundToNearest()),
+    }
+)
+
+
+def scheme_named(name: str) -> Scheme:
+    """Raises ArgumentError that names the nearest known scheme."""
+    if name in SCHEMES:
+        return SCHEMES[name]()
+    near = difflib.get_close_matches(name, SCHEMES, n=1)
+    raise ArgumentError(
+        "scheme",
+        got=repr(name),
+        expected=", ".join(SCHEMES),
+        fix=f"did you mean {near[0]!r}?" if near else "choose one of those",
+    )
