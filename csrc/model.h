@@ -61,6 +61,11 @@ struct Draft {
     std::vector<std::int32_t> counts;  // [B]
 };
 
+// Rows that a thread can prepare alone (model_layers.cpp).
+constexpr int kRedundantRows = 8;
+
+constexpr int round_up(int value, int unit) { return (value + unit - 1) / unit * unit; }
+
 class Model {
   public:
     Model(ModelShape shape, const Kernels& kernels, int threads, int max_rows);

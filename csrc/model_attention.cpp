@@ -1,0 +1,116 @@
+// KV of a step's rows, and their attention.
+#include <cmath>
+#include <cstring>
+
+#include "model.h"
+
+namespace halfbyte {
+
+namespace {
+// One position of a K block [D][S].
+template <typename T>
+void store_column(char* block, const char* values, int head_dim, int page_size, int slot) {
+    T* to = reinterpret_cast<T*>(block) + slot;
+    for (int d = 0; d < head_dim; ++d, to += page_size)
+        std::memcpy(to, values + d * sizeof(T), sizeof(T));
+}
+}  // namespace
+
+// Norms (Qwen3), rotates and stores: q in place, k and v into their page.
+void Model::write_kv(const Layer& layer, int index, int thread) {
+    const ModelShape& s = shape_;
+    const int D = s.head_dim, half = D / 2, S = page_size_;
+    const int heads = s.heads + s.kv_heads;  // v travels with its k
+    const float query_factor = 1.0f / std::sqrt(static_cast<float>(D));
+    const std::size_t width = kv_bytes(kv_type_);
+    alignas(64) char narrow[256 * 4];
+    const int items = step_.rows * heads;
+    for (int i = items * thread / pool_.size(); i < items * (thread + 1) / pool_.size(); ++i) {
+        const int m = i / heads, h = i % heads;
+        float* x = qkv_ + static_cast<std::size_t>(m) * qkv_width_ + h * D;
+        const float* c = cos_ + static_cast<std::size_t>(m) * half;
+        const float* sn = sin_ + static_cast<std::size_t>(m) * half;
+        const bool query = h < s.heads;
+        const float* norm = query ? layer.q_norm : layer.k_norm;
+        if (norm) kernels_.rmsnorm(x, norm, s.norm_eps, D, x);
+        kernels_.rope(x, c, sn, D, query ? query_factor : 1.0f);
+        if (query) continue;
+        const int kv_head = h - s.heads, position = position_[m], slot = position % S;
+        const int page_id =
+            step_.pages[static_cast<std::size_t>(sequence_[m]) * step_.page_columns + position / S];
+        char* k =
+            kv_base_ + ((static_cast<std::size_t>(index) * pages_ + page_id) * page_elements() +
+                        static_cast<std::size_t>(2 * kv_head) * D * S) *
+                           width;
+        kernels_.narrow(x, D, kv_type_, narrow);
+        if (width == 2)
+            store_column<std::uint16_t>(k, narrow, D, S, slot);
+        else
+            store_column<float>(k, narrow, D, S, slot);
+        kernels_.narrow(x + s.kv_heads * D, D, kv_type_,
+                        k + static_cast<std::size_t>(D) * (S + slot) * width);
+    }
+}
+
+void Model::attention(int layer, int thread) {
+    const ModelShape& s = shape_;
+    const int D = s.head_dim, group = s.heads / s.kv_heads, floats = state_floats(D);
+    PerThread& mine = threads_[thread];
+    const float* queries[kRowBlock * 64];
+    float* states[kRowBlock * 64];
+    float* folded[kRowBlock * 64];
+    int first[kRowBlock * 64], last[kRowBlock * 64];
+    AttentionArgs a{
+        .kv = kv_view(layer), .head_dim = D, .q = queries, .first = first, .last = last};
+    const int items = static_cast<int>(plan_.items.size()), T = pool_.size();
+    // Split pieces lie in context order: contiguous shares keep a thread on the same pages every
+    // layer and step. Whole rows are dealt out in turn, since later rows see more context and cost
+    // more.
+    const int begin = plan_.split ? items * thread / T : thread;
+    const int end = plan_.split ? items * (thread + 1) / T : items;
+    for (int i = begin; i < end; i += plan_.split ? 1 : T) {
+        const AttentionItem& item = plan_.items[i];
+        a.pages = step_.pages + static_cast<std::size_t>(item.sequence) * step_.page_columns;
+        a.kv_head = item.kv_head;
+        a.queries = (item.row_end - item.row_begin) * group;
+        for (int q = 0; q < a.queries; ++q) {
+            const int m = item.row_begin + q / group, h = item.kv_head * group + q % group;
+            queries[q] = qkv_ + static_cast<std::size_t>(m) * qkv_width_ + h * D;
+            last[q] = position_[m];
+            first[q] = window_begin(position_[m], s.sliding_window);
+            if (plan_.split) {
+                const int state = plan_.row_state[m] + h * plan_.row_chunks[m] +
+                                  (item.state - plan_.row_state[item.row_begin]);
+                states[q] = partial_states_.data() + static_cast<std::size_t>(state) * floats;
+            } else {
+                states[q] = mine.states + static_cast<std::size_t>(q) * floats;
+                folded[q] = mine.states + static_cast<std::size_t>(a.queries + q) * floats;
+                folded[q][1] = 0.0f;
+            }
+        }
+        for (int c = item.chunk_begin; c < item.chunk_end; ++c) {
+            kernels_.attend(a, c * kAttentionChunk, (c + 1) * kAttentionChunk, states, mine.scores);
+            if (plan_.split) continue;
+            for (int q = 0; q < a.queries; ++q) kernels_.merge(folded[q], states[q], D);
+        }
+        if (plan_.split) continue;
+        for (int q = 0; q < a.queries; ++q) {
+            const int m = item.row_begin + q / group, h = item.kv_head * group + q % group;
+            kernels_.finish(folded[q], D,
+                            attended_ + (static_cast<std::size_t>(m) * s.heads + h) * D);
+        }
+    }
+    pool_.barrier();
+    if (!plan_.split) return;
+    const int pieces = step_.rows * s.heads;
+    for (int i = pieces * thread / T; i < pieces * (thread + 1) / T; ++i) {
+        const int m = i / s.heads, h = i % s.heads, chunks = plan_.row_chunks[m];
+        float* state = partial_states_.data() +
+                       static_cast<std::size_t>(plan_.row_state[m] + h * chunks) * floats;
+        for (int c = 1; c < chunks; ++c) kernels_.merge(state, state + c * floats, D);
+        kernels_.finish(state, D, attended_ + (static_cast<std::size_t>(m) * s.heads + h) * D);
+    }
+    pool_.barrier();
+}
+
+}  // namespace halfbyte

@@ -1,0 +1,177 @@
+// What every thread runs in a step: embedding, layers, head, sampling.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "model.h"
+
+namespace halfbyte {
+
+namespace {
+// Up to this many floats of input, every thread prepares all rows for itself: that costs less than
+// the barrier that sharing the work would need (0.5 us; a row of 576 takes 0.2 us to quantize).
+constexpr int kRedundantFloats = 4096;
+}  // namespace
+
+Model::Slice Model::slice(int panels, int unit, int thread) const {
+    const int units = (panels + unit - 1) / unit, T = pool_.size();
+    // Always the same rows of a matrix on the same thread: what fits its cache stays there.
+    return {std::min(panels, units * thread / T * unit),
+            std::min(panels, units * (thread + 1) / T * unit)};
+}
+
+// Makes the input of `linear` from rows given by row(m, thread's row buffer) -> pointer to K
+// floats.
+template <typename Row>
+Model::Input Model::prepare(const Linear& linear, int rows, int act_bits, int weight_bits,
+                            int thread, Row&& row) {
+    const int k = linear.k();
+    const bool redundant = rows <= kRedundantRows && rows * k <= kRedundantFloats;
+    Input in = redundant ? threads_[thread].input : shared_;
+    in.stride = k;
+    in.codes.planes = act_bits == 16 ? 2 : 1;
+    const int T = pool_.size();
+    const int begin = redundant ? 0 : rows * thread / T,
+              end = redundant ? rows : rows * (thread + 1) / T;
+    for (int m = begin; m < end; ++m) {
+        float* to =
+            linear.dense ? in.dense + static_cast<std::size_t>(m) * k : threads_[thread].row;
+        const float* values = row(m, to);
+        if (linear.dense) {
+            if (values != to) std::copy_n(values, k, to);
+        } else {
+            const int bits = linear.planes.lo ? weight_bits : 4;
+            kernels_.quantize(values, k, linear.planes.group, act_bits, bits, m, 0,
+                              k / linear.planes.group, in.codes);
+        }
+    }
+    if (!redundant) pool_.barrier();
+    return in;
+}
+
+void Model::linear(const Linear& w, int bits, const Input& in, int rows, const Epilogue& e, Slice s,
+                   int thread) {
+    if (s.begin >= s.end) return;
+    if (w.dense)
+        kernels_.linear_dense(w.matrix, in.dense, in.stride, rows, e, s.begin, s.end);
+    else
+        kernels_.linear(w.planes, w.planes.lo ? bits : 4, in.codes, rows, e, s.begin, s.end,
+                        threads_[thread].panel);
+}
+
+void Model::embed_rows(int thread) {
+    const int T = pool_.size(), H = shape_.hidden, half = shape_.head_dim / 2;
+    const int stride = round_up(H, kPanel);
+    for (int m = step_.rows * thread / T; m < step_.rows * (thread + 1) / T; ++m) {
+        float* x = x_ + static_cast<std::size_t>(m) * stride;
+        if (embed.dense)
+            unpack_row(embed.matrix, step_.tokens[m], x);
+        else
+            unpack_row(embed.planes, step_.tokens[m], x);
+        for (int i = 0; i < half; ++i) {
+            const float angle = static_cast<float>(position_[m]) * shape_.inverse_frequencies[i];
+            cos_[static_cast<std::size_t>(m) * half + i] =
+                static_cast<float>(std::cos(static_cast<double>(angle)));
+            sin_[static_cast<std::size_t>(m) * half + i] =
+                static_cast<float>(std::sin(static_cast<double>(angle)));
+        }
+    }
+}
+
+void Model::run_layers(LevelSpec level, int thread) {
+    const ModelShape& s = shape_;
+    const int M = step_.rows, wb = level.weight_bits, ab = level.act_bits;
+    const int x_stride = round_up(s.hidden, kPanel), attended = s.heads * s.head_dim;
+    const auto normed = [&](const float* weight) {
+        return [this, weight, x_stride](int m, float* to) {
+            kernels_.rmsnorm(x_ + static_cast<std::size_t>(m) * x_stride, weight, shape_.norm_eps,
+                             shape_.hidden, to);
+            return static_cast<const float*>(to);
+        };
+    };
+    embed_rows(thread);
+    pool_.barrier();
+    for (int l = 0; l < s.layers; ++l) {
+        const Layer& layer = layers[l];
+        Input in = prepare(layer.qkv, M, ab, wb, thread, normed(layer.attn_norm));
+        linear(layer.qkv, wb, in, M,
+               {Epilogue::Kind::kStore, layer.qkv_bias, qkv_, static_cast<std::size_t>(qkv_width_)},
+               slice(layer.qkv.panels(), 1, thread), thread);
+        pool_.barrier();
+        write_kv(layer, l, thread);
+        pool_.barrier();
+        attention(l, thread);
+        in = prepare(layer.o, M, ab, wb, thread, [&](int m, float*) {
+            return static_cast<const float*>(attended_ + static_cast<std::size_t>(m) * attended);
+        });
+        linear(layer.o, wb, in, M,
+               {Epilogue::Kind::kAdd, nullptr, x_, static_cast<std::size_t>(x_stride)},
+               slice(layer.o.panels(), 1, thread), thread);
+        pool_.barrier();
+
+        // Each thread quantizes the part of the hidden layer it made, so slices hold whole groups.
+        const int F = s.intermediate,
+                  down_group = layer.down.dense ? kPanel : layer.down.planes.group;
+        const Slice part = slice(layer.gate_up.panels(), down_group / 16, thread);
+        in = prepare(layer.gate_up, M, ab, wb, thread, normed(layer.mlp_norm));
+        linear(layer.gate_up, wb, in, M,
+               {Epilogue::Kind::kSiluMul, nullptr, mlp_, static_cast<std::size_t>(F)}, part,
+               thread);
+        Input hidden = shared_mlp_;
+        hidden.stride = F;
+        hidden.codes.planes = ab == 16 ? 2 : 1;
+        if (layer.down.dense) {
+            hidden.dense = mlp_;
+        } else {
+            const int bits = layer.down.planes.lo ? wb : 4;
+            for (int m = 0; m < M; ++m)
+                kernels_.quantize(mlp_ + static_cast<std::size_t>(m) * F, F, down_group, ab, bits,
+                                  m, part.begin * 16 / down_group, part.end * 16 / down_group,
+                                  hidden.codes);
+        }
+        pool_.barrier();
+        linear(layer.down, wb, hidden, M,
+               {Epilogue::Kind::kAdd, nullptr, x_, static_cast<std::size_t>(x_stride)},
+               slice(layer.down.panels(), 1, thread), thread);
+        pool_.barrier();
+    }
+}
+
+void Model::run_head(LevelSpec level, int thread) {
+    const int R = step_.num_logit_rows, x_stride = round_up(shape_.hidden, kPanel);
+    if (R == 0) return;
+    const Input in =
+        prepare(head, R, level.act_bits, level.head_bits, thread, [&](int r, float* to) {
+            kernels_.rmsnorm(x_ + static_cast<std::size_t>(step_.logit_rows[r]) * x_stride,
+                             final_norm, shape_.norm_eps, shape_.hidden, to);
+            return static_cast<const float*>(to);
+        });
+    const Slice part = slice(head.panels(), kLogitChunk / kPanel, thread);
+    linear(
+        head, level.head_bits, in, R,
+        {Epilogue::Kind::kStore, nullptr, logits_.data(), static_cast<std::size_t>(logit_stride_)},
+        part, thread);
+    const int chunks = (shape_.vocab + kLogitChunk - 1) / kLogitChunk;
+    for (int r = 0; r < R; ++r) {
+        for (int c = part.begin * kPanel / kLogitChunk;
+             c < chunks && c * kLogitChunk < part.end * kPanel; ++c) {
+            const int from = c * kLogitChunk, count = std::min(kLogitChunk, shape_.vocab - from);
+            ChunkStats& stats = chunk_stats_[static_cast<std::size_t>(r) * chunks + c];
+            kernels_.softmax_stats(logits(r) + from, count, &stats.argmax, &stats.max, &stats.sum);
+            stats.argmax += from;
+        }
+    }
+    pool_.barrier();
+}
+
+void Model::sample_rows(const std::vector<SamplingRow>& sampling, std::vector<Choice>& out,
+                        int thread) {
+    const int chunks = (shape_.vocab + kLogitChunk - 1) / kLogitChunk;
+    for (int r = thread; r < step_.num_logit_rows; r += pool_.size()) {
+        const ChunkStats* stats = chunk_stats_.data() + static_cast<std::size_t>(r) * chunks;
+        out[r] = choose(logits(r), shape_.vocab, {stats, static_cast<std::size_t>(chunks)},
+                        sampling[r], threads_[thread].candidates);
+    }
+}
+
+}  // namespace halfbyte
