@@ -60,6 +60,7 @@ class FakeRuntime:
         self.values = np.zeros((num_pages, page_size), dtype=np.uint64)  # [P, S]
         self.writers = np.zeros((num_pages, page_size), dtype=np.int64)  # 0: never written
         self.calls: list[tuple[str, int]] = []  # verb, rows
+        self.speed_key = "fake"
 
     def supports(self, level: Level) -> bool:
         return (level.weight_bits == 32) != self.has_planes

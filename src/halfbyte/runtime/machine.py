@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+from pathlib import Path
 
 from halfbyte import _native
 from halfbyte.errors import ArgumentError
@@ -50,3 +52,13 @@ def measure_bandwidth(threads: int) -> float:
 def measure_linear_rate(threads: int, tier: str) -> float:
     """GMAC/s of a cache-resident quantized linear layer, all threads together."""
     return _native.linear_rate(threads, tier)
+
+
+def processor_name() -> str:
+    """What the system calls the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.machine()

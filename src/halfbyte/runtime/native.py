@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from halfbyte import _native
 from halfbyte.config import Level, ModelConfig
 from halfbyte.errors import ArgumentError, ModelError
 from halfbyte.formats.weights import Dense, Planes, Weights
-from halfbyte.runtime.machine import choose_threads, choose_tier
+from halfbyte.runtime.machine import choose_threads, choose_tier, processor_name
 from halfbyte.runtime.protocol import Batch, Drafted, KvBits, Sampled, Sampling
 
 DEFAULT_NUM_TOKENS = 8192
@@ -73,6 +74,7 @@ class NativeRuntime:
         )
         _load(self._model, weights)
         self._model.allocate_kv(self._num_pages, page_size, kv_dtype)
+        self._kv_dtype = kv_dtype
         self._kv_type = np.dtype(np.uint32 if kv_dtype == "f32" else np.uint16)
 
     @property
@@ -94,6 +96,15 @@ class NativeRuntime:
     def max_rows(self) -> int:
         """Most rows of one forward."""
         return self._max_rows
+
+    @property
+    def speed_key(self) -> str:
+        """Processor, tier, threads, KV type and build of the core."""
+        build = Path(_native.__file__).stat()
+        return (
+            f"{processor_name()}; {self.tier}; {self.threads} threads; KV {self._kv_dtype}; "
+            f"core {build.st_size} {build.st_mtime_ns}"
+        )
 
     def supports(self, level: Level) -> bool:
         """Whether the weights loaded have what `level` reads."""

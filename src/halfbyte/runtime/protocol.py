@@ -85,6 +85,10 @@ class Runtime(Protocol):
     def max_rows(self) -> int:
         """Most rows one `forward` takes; longer prefills are cut into chunks by the caller."""
 
+    @property
+    def speed_key(self) -> str:
+        """What, beside the model's shape, decides how fast it runs: for caches of timings."""
+
     def supports(self, level: Level) -> bool:
         """Whether the weights loaded have what `level` reads."""
 

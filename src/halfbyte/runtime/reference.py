@@ -81,6 +81,11 @@ class ReferenceRuntime:
         """Most rows of one forward."""
         return self._max_rows
 
+    @property
+    def speed_key(self) -> str:
+        """The twin is slow everywhere."""
+        return "reference"
+
     def supports(self, level: Level) -> bool:
         """Dense weights run at `f32` only, planes at the others; w8 needs `lo` in every layer."""
         stored = [m.stored for layer in self._model.layers for m in layer.matrices]
