@@ -9,6 +9,7 @@
 // Every query is its own chain of operations (scores: d ascending; output: position ascending), so
 // neither the number of queries nor how they are blocked can change a bit of the result.
 #pragma once
+#include <climits>
 #include <cmath>
 #include <cstdint>
 
@@ -127,9 +128,110 @@ inline void values_ragged(const AttentionArgs& a, int c0, const int* from, const
         values<V, T, 1>(a, c0, end, to[i], p + i * kAttentionChunk, states + i);
 }
 
+// Scores of slots [low, high), low a multiple of 16, into out[i * kAttentionChunk + slot - low].
+template <class V, KvType T>
+void score_slots(const AttentionArgs& a, int low, int high, float* out) {
+    const int S = a.kv.page_size, D = a.head_dim;
+    for (int s = low; s < high;) {
+        const auto* keys = static_cast<const typename KvElement<T>::Type*>(a.kv.base) +
+                           a.pages[s / S] * a.kv.page_stride +
+                           static_cast<std::size_t>(2 * a.kv_head) * D * S + s % S;
+        const int room = S - s % S;
+        float* at = out + (s - low);
+        if (room >= 64 && high - s > 32) {
+            scores_queries<V, T, 4>(a.q, a.queries, keys, S, D, at);
+            s += 64;
+        } else if (room >= 32 && high - s > 16) {
+            scores_queries<V, T, 2>(a.q, a.queries, keys, S, D, at);
+            s += 32;
+        } else {
+            scores_queries<V, T, 1>(a.q, a.queries, keys, S, D, at);
+            s += 16;
+        }
+    }
+}
+
+// ---- token trees
+//
+// Rows of a tree share the prefix below `base`; past it each row's context is its path, whose nodes
+// may stand in any slots:
+//
+//     slot        0 …… base-1   base   +1   +2   +3   +4
+//     holds       prefix        root   a    b    c    d      root ── a ── c ── d,  root ── b
+//     d's path                   0     1         3    4
+//     d sees      0 …… base-1   base  +1        +2   +3      as positions
+//
+// A score depends on its query and its key only, so slots are scored where they stand, every query
+// against every slot its block names, and the scores are then put in order of position. From there
+// on (maximum, sum, weighted values in ascending position) nothing differs from a plain row, so
+// neither can a bit of the result. Nothing is copied but scores.
+
+template <class V, KvType T>
+void score_paths(const AttentionArgs& a, int c0, int high, float* scratch) {
+    const int p0 = a.base > c0 ? a.base : c0;  // first position of a path in this chunk
+    float* by_slot = scratch + a.queries * kAttentionChunk;
+    int lowest = INT_MAX, highest = 0;
+    for (int i = 0; i < a.queries; ++i) {
+        const int end = a.last[i] + 1 < high ? a.last[i] + 1 : high;
+        for (int s = p0; s < end; ++s) {
+            const int slot = a.base + a.paths[i][s - a.base];
+            lowest = slot < lowest ? slot : lowest;
+            highest = slot > highest ? slot : highest;
+        }
+    }
+    lowest = lowest / 16 * 16;
+    for (int w = lowest / kAttentionChunk * kAttentionChunk; w <= highest; w += kAttentionChunk) {
+        const int begin = lowest > w ? lowest : w;
+        const int stop = highest + 1 < w + kAttentionChunk ? highest + 1 : w + kAttentionChunk;
+        score_slots<V, T>(a, begin, stop, by_slot + (begin - w));
+        for (int i = 0; i < a.queries; ++i) {
+            const int end = a.last[i] + 1 < high ? a.last[i] + 1 : high;
+            for (int s = p0; s < end; ++s) {
+                const int slot = a.base + a.paths[i][s - a.base];
+                if (slot >= w && slot < stop)
+                    scratch[i * kAttentionChunk + s - c0] = by_slot[i * kAttentionChunk + slot - w];
+            }
+        }
+    }
+}
+
+template <class V, KvType T, int ND>
+inline void path_values_block(const AttentionArgs& a, const std::int32_t* path, int s0, int s1,
+                              int d0, const float* p, float* state) {
+    const int S = a.kv.page_size, D = a.head_dim;
+    V acc[ND];
+    for (int j = 0; j < ND; ++j) acc[j] = V::load(state + 2 + d0 + 16 * j);
+    for (int s = s0; s < s1; ++s) {
+        const int slot = a.base + path[s - a.base];
+        const auto* v = static_cast<const typename KvElement<T>::Type*>(a.kv.base) +
+                        a.pages[slot / S] * a.kv.page_stride +
+                        static_cast<std::size_t>(2 * a.kv_head + 1) * D * S +
+                        static_cast<std::size_t>(slot % S) * D + d0;
+        const V weight = V::all(p[s]);
+        for (int j = 0; j < ND; ++j) acc[j] = fma(weight, load_kv<V, T>(v + 16 * j), acc[j]);
+    }
+    for (int j = 0; j < ND; ++j) acc[j].store(state + 2 + d0 + 16 * j);
+}
+
+template <class V, KvType T>
+void values_of_paths(const AttentionArgs& a, int c0, int high, const float* scratch,
+                     float* const* states) {
+    const int p0 = a.base > c0 ? a.base : c0;
+    for (int i = 0; i < a.queries; ++i) {
+        const int s0 = a.first[i] > p0 ? a.first[i] : p0;
+        const int s1 = a.last[i] + 1 < high ? a.last[i] + 1 : high;
+        const float* p = scratch + i * kAttentionChunk - c0;
+        int d = 0;
+        for (; d + 64 <= a.head_dim; d += 64)
+            path_values_block<V, T, 4>(a, a.paths[i], s0, s1, d, p, states[i]);
+        for (; d < a.head_dim; d += 16)
+            path_values_block<V, T, 1>(a, a.paths[i], s0, s1, d, p, states[i]);
+    }
+}
+
 template <class V, KvType T>
 void attend_typed(const AttentionArgs& a, int c0, int c1, float* const* states, float* scratch) {
-    const int S = a.kv.page_size, D = a.head_dim;
+    const int D = a.head_dim;
     int low = c1, high = c0;
     for (int i = 0; i < a.queries; ++i) {
         low = a.first[i] < low ? a.first[i] : low;
@@ -137,23 +239,9 @@ void attend_typed(const AttentionArgs& a, int c0, int c1, float* const* states, 
     }
     low = (low > c0 ? low : c0) / 16 * 16;
     high = high < c1 ? high : c1;
-    for (int s = low; s < high;) {
-        const auto* keys = static_cast<const typename KvElement<T>::Type*>(a.kv.base) +
-                           a.pages[s / S] * a.kv.page_stride +
-                           static_cast<std::size_t>(2 * a.kv_head) * D * S + s % S;
-        const int room = S - s % S;
-        float* out = scratch + (s - c0);
-        if (room >= 64 && high - s > 32) {
-            scores_queries<V, T, 4>(a.q, a.queries, keys, S, D, out);
-            s += 64;
-        } else if (room >= 32 && high - s > 16) {
-            scores_queries<V, T, 2>(a.q, a.queries, keys, S, D, out);
-            s += 32;
-        } else {
-            scores_queries<V, T, 1>(a.q, a.queries, keys, S, D, out);
-            s += 16;
-        }
-    }
+    const int solid = a.paths && a.base < high ? a.base : high;  // positions that are their slots
+    score_slots<V, T>(a, low, solid, scratch + (low - c0));
+    if (solid < high) score_paths<V, T>(a, c0, high, scratch);
     int from[3], to[3];
     int pending = 0;
     for (int i = 0; i < a.queries; ++i) {
@@ -186,8 +274,9 @@ void attend_typed(const AttentionArgs& a, int c0, int c1, float* const* states, 
             state[0] = best;
             state[1] = sum.reduce_add();
         }
+        const int end = a.paths && a.base < t ? a.base : t;
         from[pending] = f;
-        to[pending] = t > f ? t : f;
+        to[pending] = end > f ? end : f;
         ++pending;
         if (pending == 3) {
             values_ragged<V, T, 3>(a, c0, from, to, p - 2 * kAttentionChunk, states + i - 2);
@@ -198,6 +287,7 @@ void attend_typed(const AttentionArgs& a, int c0, int c1, float* const* states, 
         const int i = a.queries - pending + j;
         values<V, T, 1>(a, c0, from[j], to[j], scratch + i * kAttentionChunk, states + i);
     }
+    if (solid < high) values_of_paths<V, T>(a, c0, high, scratch, states);
 }
 
 template <class V>

@@ -6,7 +6,7 @@
 
 namespace halfbyte {
 
-void plan_attention(int sequences, const std::int32_t* row_starts, const std::int32_t* first,
+void plan_attention(int sequences, const std::int32_t* row_starts, const std::int32_t* positions,
                     int kv_heads, int heads, int window, int threads, AttentionPlan& plan) {
     plan.items.clear();
     plan.row_state.clear();
@@ -17,16 +17,18 @@ void plan_attention(int sequences, const std::int32_t* row_starts, const std::in
     for (int b = 0; b < sequences; ++b) {
         const int rows = row_starts[b + 1] - row_starts[b];
         blocks += (rows + kRowBlock - 1) / kRowBlock;
-        several_chunks |= first[b] + rows > kAttentionChunk;
     }
+    for (int m = 0; m < row_starts[sequences]; ++m)
+        several_chunks |= positions[m] >= kAttentionChunk;
     // Few blocks leave threads idle or badly balanced; many need no splitting.
     plan.split = threads > 1 && several_chunks && blocks < 4 * threads;
     for (int b = 0; b < sequences; ++b) {
         for (int m = row_starts[b]; m < row_starts[b + 1]; m += kRowBlock) {
             const int end = std::min<int>(m + kRowBlock, row_starts[b + 1]);
-            const int low = first[b] + m - row_starts[b], high = first[b] + end - 1 - row_starts[b];
-            const int c0 = window_begin(low, window) / kAttentionChunk;
-            const int c1 = high / kAttentionChunk + 1;
+            // Ascending in a sequence's plain rows, in any order in a tree's.
+            const auto [low, high] = std::minmax_element(positions + m, positions + end);
+            const int c0 = window_begin(*low, window) / kAttentionChunk;
+            const int c1 = *high / kAttentionChunk + 1;
             if (!plan.split) {
                 for (int h = 0; h < kv_heads; ++h) plan.items.push_back({b, h, m, end, c0, c1, 0});
                 continue;

@@ -179,8 +179,9 @@ class NativeModel {
     Result<float> forward(Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> row_starts,
                           Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages,
                           int weight_bits, int act_bits, int head_bits,
-                          Array<std::int32_t, 1> logit_rows) {
-        const Step step = checked(tokens, row_starts, first, pages, logit_rows);
+                          Array<std::int32_t, 1> logit_rows,
+                          std::optional<Array<std::int32_t, 2>> paths) {
+        const Step step = checked(tokens, row_starts, first, pages, logit_rows, paths);
         const LevelSpec level = checked_level(weight_bits, act_bits, head_bits);
         {
             nb::gil_scoped_release release;
@@ -197,8 +198,9 @@ class NativeModel {
         Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages, int weight_bits, int act_bits,
         int head_bits, Array<std::int32_t, 1> logit_rows, Array<float, 1> temperatures,
         Array<std::int32_t, 1> top_ks, Array<float, 1> top_ps, Array<float, 1> min_ps,
-        Array<std::uint64_t, 1> seeds, Array<std::int32_t, 1> positions) {
-        const Step step = checked(tokens, row_starts, first, pages, logit_rows);
+        Array<std::uint64_t, 1> seeds, Array<std::int32_t, 1> positions,
+        std::optional<Array<std::int32_t, 2>> paths) {
+        const Step step = checked(tokens, row_starts, first, pages, logit_rows, paths);
         const LevelSpec level = checked_level(weight_bits, act_bits, head_bits);
         const std::size_t R = step.num_logit_rows;
         const auto sampling =
@@ -235,7 +237,8 @@ class NativeModel {
         const std::size_t shape[1] = {B + 1};
         const Array<std::int32_t, 1> row_starts(starts.data(), 1, shape);
         const Array<std::int32_t, 1> rows(starts.data(), 1, &B);
-        const Step step = checked(tokens, row_starts, first, pages, rows, lengths.data());
+        const Step step =
+            checked(tokens, row_starts, first, pages, rows, std::nullopt, lengths.data());
         const LevelSpec level = checked_level(weight_bits, act_bits, head_bits);
         auto sampling = sampling_rows(B, temperatures, top_ks, top_ps, min_ps, seeds, positions);
         Draft drafted;
@@ -248,6 +251,21 @@ class NativeModel {
         }
         return {to_numpy(std::move(drafted.tokens), {B, static_cast<std::size_t>(most)}),
                 to_numpy(std::move(drafted.counts), {B})};
+    }
+
+    void copy_kv(Array<std::int32_t, 1> pages, Array<std::int32_t, 1> sources,
+                 Array<std::int32_t, 1> targets) {
+        const std::size_t count = sources.shape(0);
+        expect(targets.shape(0) == count, "copy_kv: as many targets as sources");
+        for (const auto* slots : {&sources, &targets})
+            for (std::size_t i = 0; i < count; ++i) {
+                const std::int64_t column = (*slots)(i) / model_->page_size();
+                expect((*slots)(i) >= 0 && column < static_cast<std::int64_t>(pages.shape(0)) &&
+                           pages(column) >= 0 && pages(column) < model_->pages(),
+                       "copy_kv: a slot outside the page table");
+            }
+        nb::gil_scoped_release release;
+        model_->copy_kv(pages.data(), sources.data(), targets.data(), static_cast<int>(count));
     }
 
     // Raw bytes: K [Hkv, D, S * width], V [Hkv, S, D * width].
@@ -323,6 +341,7 @@ class NativeModel {
     Step checked(const Array<std::int32_t, 1>& tokens, const Array<std::int32_t, 1>& row_starts,
                  const Array<std::int32_t, 1>& first, const Array<std::int32_t, 2>& pages,
                  const Array<std::int32_t, 1>& logit_rows,
+                 const std::optional<Array<std::int32_t, 2>>& paths,
                  const std::int32_t* forwards = nullptr) const {
         const std::size_t M = tokens.shape(0), B = first.shape(0);
         expect(model_->pages() > 0, "allocate_kv comes before forward");
@@ -334,10 +353,13 @@ class NativeModel {
         for (std::size_t m = 0; m < M; ++m)
             expect(tokens(m) >= 0 && tokens(m) < model_->shape().vocab,
                    "token id outside the vocabulary");
+        expect(!paths || (paths->shape(0) == M && paths->shape(1) > 0), "paths must be [M, W]");
         for (std::size_t b = 0; b < B; ++b) {
             const std::int64_t rows = row_starts(b + 1) - row_starts(b);
             expect(rows > 0 && first(b) >= 0, "every sequence needs rows and a position");
-            const std::int64_t last = first(b) + (forwards ? forwards[b] : rows) - 1;
+            std::int64_t beyond = 0, last = first(b) + (forwards ? forwards[b] : rows) - 1;
+            if (paths && checked_paths(*paths, row_starts(b), row_starts(b + 1), beyond))
+                last = first(b) + beyond;
             const std::int64_t columns = last < 0 ? 0 : last / model_->page_size() + 1;
             expect(columns <= static_cast<std::int64_t>(pages.shape(1)),
                    "page table too short for the positions");
@@ -356,7 +378,27 @@ class NativeModel {
                 pages.data(),
                 static_cast<int>(pages.shape(1)),
                 logit_rows.data(),
-                static_cast<int>(logit_rows.shape(0))};
+                static_cast<int>(logit_rows.shape(0)),
+                paths ? paths->data() : nullptr,
+                paths ? static_cast<int>(paths->shape(1)) : 0};
+    }
+
+    // Whether rows [begin, end), all of one sequence, are a tree; `last`: its last slot past base.
+    static bool checked_paths(const Array<std::int32_t, 2>& paths, std::int64_t begin,
+                              std::int64_t end, std::int64_t& last) {
+        std::vector<std::int32_t> own;
+        for (std::int64_t m = begin; m < end; ++m) {
+            std::size_t length = 0;
+            for (; length < paths.shape(1) && paths(m, length) >= 0; ++length)
+                last = std::max<std::int64_t>(last, paths(m, length));
+            if (length > 0) own.push_back(paths(m, length - 1));
+        }
+        expect(own.empty() || static_cast<std::int64_t>(own.size()) == end - begin,
+               "either every row of a sequence has a path or none");
+        std::sort(own.begin(), own.end());
+        expect(std::adjacent_find(own.begin(), own.end()) == own.end(),
+               "two rows of a tree share a slot");
+        return !own.empty();
     }
 
     LevelSpec checked_level(int weight_bits, int act_bits, int head_bits) const {
@@ -417,6 +459,7 @@ NB_MODULE(_native, m) {
         .def("forward", &NativeModel::forward)
         .def("forward_sample", &NativeModel::forward_sample)
         .def("draft", &NativeModel::draft)
+        .def("copy_kv", &NativeModel::copy_kv)
         .def("read_kv", &NativeModel::read_kv, "layer"_a, "page"_a)
         .def("bytes_read", &NativeModel::bytes_read)
         .def("memory_bytes", &NativeModel::memory_bytes)

@@ -72,6 +72,9 @@ struct AttentionArgs {
     const float* const* q = nullptr;  // [queries] -> [D], scaled
     const int* first = nullptr;       // [queries] first and last position attended to
     const int* last = nullptr;
+    // Rows of a token tree: position base + j of query i stands in slot base + paths[i][j].
+    const std::int32_t* const* paths = nullptr;  // [queries]; null: every position is its own slot
+    int base = 0;
 };
 
 // State of one query's online softmax, D + 2 floats: [max, sum, o_0 .. o_{D-1}], o not yet divided
@@ -97,7 +100,7 @@ struct Kernels {
     void (*narrow)(const float* x, int count, KvType type, void* out);
     // One chunk of positions [c0, c1) for all queries, the state of query i at states[i].
     // A query with no position in the chunk gets max = -inf, sum = 0 and zeros.
-    // scratch: queries * kAttentionChunk floats.
+    // scratch: queries * kAttentionChunk floats, twice that with paths.
     void (*attend)(const AttentionArgs& a, int c0, int c1, float* const* states, float* scratch);
     // into = merge(into, from): the earlier chunk first.
     void (*merge)(float* into, const float* from, int head_dim);

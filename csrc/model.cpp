@@ -31,7 +31,7 @@ Model::Model(ModelShape shape, const Kernels& kernels, int threads, int max_rows
         t.input = make_input(kRedundantRows);
         t.row = buffers_.array<float>(widest_input_);
         t.panel = buffers_.array<std::uint8_t>(static_cast<std::size_t>(widest_input_) * kPanel);
-        t.scores = buffers_.array<float>(static_cast<std::size_t>(queries) * kAttentionChunk);
+        t.scores = buffers_.array<float>(static_cast<std::size_t>(2 * queries) * kAttentionChunk);
         t.states =
             buffers_.array<float>(static_cast<std::size_t>(2 * queries) * state_floats(s.head_dim));
     }
@@ -91,14 +91,23 @@ void Model::reserve(const Step& step) {
 void Model::begin_step(const Step& step) {
     step_ = step;
     position_.resize(step.rows);
+    slot_.resize(step.rows);
     sequence_.resize(step.rows);
     for (int b = 0; b < step.sequences; ++b) {
         for (int m = step.row_starts[b]; m < step.row_starts[b + 1]; ++m) {
             sequence_[m] = b;
-            position_[m] = step.first[b] + m - step.row_starts[b];
+            position_[m] = slot_[m] = step.first[b] + m - step.row_starts[b];
+            const std::int32_t* path = path_of(m);
+            if (!path) continue;
+            const int length =
+                static_cast<int>(std::find_if(path, path + step.path_width,
+                                              [](std::int32_t slot) { return slot < 0; }) -
+                                 path);
+            position_[m] = step.first[b] + length - 1;
+            slot_[m] = step.first[b] + path[length - 1];
         }
     }
-    plan_attention(step.sequences, step.row_starts, step.first, shape_.kv_heads, shape_.heads,
+    plan_attention(step.sequences, step.row_starts, position_.data(), shape_.kv_heads, shape_.heads,
                    shape_.sliding_window, pool_.size(), plan_);
     const std::size_t floats =
         static_cast<std::size_t>(plan_.states) * state_floats(shape_.head_dim);

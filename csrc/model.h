@@ -44,7 +44,9 @@ struct Layer {
     const float *q_norm = nullptr, *k_norm = nullptr;
 };
 
-// Rows of one step. Row m of sequence b stands at position first[b] + m - row_starts[b].
+// Rows of one step. Row m of sequence b stands at position first[b] + m - row_starts[b], and in the
+// slot of that number; or, in a token tree, at first[b] + depth, its path being the slots past
+// first[b] that hold its ancestors from the root, and itself.
 struct Step {
     int rows = 0, sequences = 0;
     const std::int32_t* tokens = nullptr;      // [M]
@@ -54,6 +56,8 @@ struct Step {
     int page_columns = 0;
     const std::int32_t* logit_rows = nullptr;  // [R]
     int num_logit_rows = 0;
+    const std::int32_t* paths = nullptr;  // [M][path_width], -1 past the end; null: no trees
+    int path_width = 0;
 };
 
 struct Draft {
@@ -87,6 +91,9 @@ class Model {
     int page_size() const { return page_size_; }
     std::size_t page_elements() const;  // of one layer
     const void* page(int layer, int page) const;
+    // Copies K and V of every layer from slots to slots of one sequence, all read before any write.
+    void copy_kv(const std::int32_t* pages, const std::int32_t* sources,
+                 const std::int32_t* targets, int count);
 
     // Writes KV of every row; logits of the rows asked for are left in logits().
     void forward(const Step& step, LevelSpec level);
@@ -129,6 +136,12 @@ class Model {
     void sample_rows(const std::vector<SamplingRow>& sampling, std::vector<Choice>& out,
                      int thread);
     KvView kv_view(int layer) const;
+    // The path of row m; null: a plain row.
+    const std::int32_t* path_of(int m) const {
+        const std::int32_t* path =
+            step_.paths ? step_.paths + static_cast<std::size_t>(m) * step_.path_width : nullptr;
+        return path && path[0] >= 0 ? path : nullptr;
+    }
 
     ModelShape shape_;
     const Kernels& kernels_;
@@ -160,6 +173,7 @@ class Model {
 
     Step step_;
     std::vector<std::int32_t> position_;  // [M]
+    std::vector<std::int32_t> slot_;      // [M]
     std::vector<std::int32_t> sequence_;  // [M]
     AttentionPlan plan_;
 };

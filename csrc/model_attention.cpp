@@ -35,9 +35,9 @@ void Model::write_kv(const Layer& layer, int index, int thread) {
         if (norm) kernels_.rmsnorm(x, norm, s.norm_eps, D, x);
         kernels_.rope(x, c, sn, D, query ? query_factor : 1.0f);
         if (query) continue;
-        const int kv_head = h - s.heads, position = position_[m], slot = position % S;
+        const int kv_head = h - s.heads, slot = slot_[m] % S;
         const int page_id =
-            step_.pages[static_cast<std::size_t>(sequence_[m]) * step_.page_columns + position / S];
+            step_.pages[static_cast<std::size_t>(sequence_[m]) * step_.page_columns + slot_[m] / S];
         char* k =
             kv_base_ + ((static_cast<std::size_t>(index) * pages_ + page_id) * page_elements() +
                         static_cast<std::size_t>(2 * kv_head) * D * S) *
@@ -60,6 +60,7 @@ void Model::attention(int layer, int thread) {
     float* states[kRowBlock * 64];
     float* folded[kRowBlock * 64];
     int first[kRowBlock * 64], last[kRowBlock * 64];
+    const std::int32_t* paths[kRowBlock * 64];
     AttentionArgs a{
         .kv = kv_view(layer), .head_dim = D, .q = queries, .first = first, .last = last};
     const int items = static_cast<int>(plan_.items.size()), T = pool_.size();
@@ -72,11 +73,14 @@ void Model::attention(int layer, int thread) {
         const AttentionItem& item = plan_.items[i];
         a.pages = step_.pages + static_cast<std::size_t>(item.sequence) * step_.page_columns;
         a.kv_head = item.kv_head;
+        a.paths = path_of(item.row_begin) ? paths : nullptr;
+        a.base = step_.first[item.sequence];
         a.queries = (item.row_end - item.row_begin) * group;
         for (int q = 0; q < a.queries; ++q) {
             const int m = item.row_begin + q / group, h = item.kv_head * group + q % group;
             queries[q] = qkv_ + static_cast<std::size_t>(m) * qkv_width_ + h * D;
             last[q] = position_[m];
+            paths[q] = path_of(m);
             first[q] = window_begin(position_[m], s.sliding_window);
             if (plan_.split) {
                 const int state = plan_.row_state[m] + h * plan_.row_chunks[m] +

@@ -52,6 +52,7 @@ class NativeModel:
         act_bits: int,
         head_bits: int,
         logit_rows: _I32,
+        paths: _I32 | None,
     ) -> _F32: ...
     def forward_sample(
         self,
@@ -69,6 +70,7 @@ class NativeModel:
         min_ps: _F32,
         seeds: NDArray[np.uint64],
         positions: _I32,
+        paths: _I32 | None,
     ) -> tuple[_I32, _F32]: ...
     def draft(
         self,
@@ -87,6 +89,7 @@ class NativeModel:
         positions: _I32,
         min_confidence: float,
     ) -> tuple[_I32, _I32]: ...
+    def copy_kv(self, pages: _I32, sources: _I32, targets: _I32) -> None: ...
     def read_kv(self, layer: int, page: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]: ...
     def bytes_read(self, weight_bits: int, act_bits: int, head_bits: int) -> int: ...
     def memory_bytes(self) -> int: ...

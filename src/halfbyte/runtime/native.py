@@ -123,6 +123,7 @@ class NativeRuntime:
             batch.page_tables,
             *self._bits(level),
             logit_rows,
+            batch.paths,
         )
 
     def forward_sample(
@@ -142,6 +143,7 @@ class NativeRuntime:
             sampling.min_ps,
             sampling.seeds,
             sampling.positions,
+            batch.paths,
         )
         return Sampled(tokens, logprobs)
 
@@ -169,6 +171,12 @@ class NativeRuntime:
             min_confidence,
         )
         return Drafted(tokens, counts)
+
+    def copy_kv(
+        self, pages: NDArray[np.int32], sources: NDArray[np.int32], targets: NDArray[np.int32]
+    ) -> None:
+        """Copy K and V of every layer between slots of one sequence."""
+        self._model.copy_kv(pages, sources, targets)
 
     def read_kv(self, layer: int, page: int) -> tuple[KvBits, KvBits]:
         """Raw bits of one page: K [Hkv, D, S], V [Hkv, S, D]."""

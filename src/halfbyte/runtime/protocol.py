@@ -25,12 +25,22 @@ class Batch:
     its K and V are written to slot `position % page_size` of page
     `page_tables[b, position // page_size]`. Row m attends to positions 0 .. its own (less what a
     sliding window cuts off). Page table entries past a sequence's pages are -1.
+
+    The rows of a token tree stand at `first + depth`, wherever their slot is. `paths[m]` names the
+    slots past `first` of the row's ancestors, root first, and last its own; entry j is position
+    `first + j`. -1 past the end; all -1: the sequence's rows are plain. A row attends to the
+    positions below `first` and to its path, with the result of a plain row over that text, bit for
+    bit. Ancestors may be rows of an earlier forward.
+
+        root ── a ── c        rows     root      a         b         c
+           └── b              paths    0 -1 -1   0  1 -1   0  2 -1   0  1  3
     """
 
     tokens: NDArray[np.int32]  # [M]
     row_starts: NDArray[np.int32]  # [B + 1], from 0 to M
     first_positions: NDArray[np.int32]  # [B]
     page_tables: NDArray[np.int32]  # [B, P]
+    paths: NDArray[np.int32] | None = None  # [M, W]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +126,14 @@ class Runtime(Protocol):
         of the first token drafted. A sequence stops early when the probability of the token it
         drew is below `min_confidence`; that token is not proposed. Writes draft KV at the positions
         it runs over.
+        """
+
+    def copy_kv(
+        self, pages: NDArray[np.int32], sources: NDArray[np.int32], targets: NDArray[np.int32]
+    ) -> None:
+        """Copy K and V of every layer from slot `sources[i]` to `targets[i]` of one sequence.
+
+        All sources are read before a target is written. `pages` [P] is its row of the page table.
         """
 
     def read_kv(self, layer: int, page: int) -> tuple[KvBits, KvBits]:

@@ -103,14 +103,13 @@ class ReferenceRuntime:
 
     def _forward(self, batch: Batch, level: Level, logit_rows: NDArray[np.int32]) -> F32:
         model, eps = self._model, self._config.norm_eps
-        counts = np.diff(batch.row_starts)
-        within = np.arange(len(batch.tokens)) - np.repeat(batch.row_starts[:-1], counts)
-        positions = (np.repeat(batch.first_positions, counts) + within).astype(np.int32)
+        contexts = row_contexts(batch)
+        positions = np.array([len(slots) - 1 for slots in contexts], dtype=np.int32)
         angles = rope_angles(positions, self._frequencies)
         x = model.embed.rows(batch.tokens)
         for i, layer in enumerate(model.layers):
             normed = rms_norm(x, layer.attn_norm, eps)
-            mixed = self._attention(i, layer, normed, batch, positions, angles, level)
+            mixed = self._attention(i, layer, normed, batch, contexts, angles, level)
             x = x + layer.o.linear(mixed, level.weight_bits, level.act_bits)
             normed = rms_norm(x, layer.mlp_norm, eps)
             gate = layer.gate.linear(normed, level.weight_bits, level.act_bits)
@@ -160,6 +159,16 @@ class ReferenceRuntime:
             going = going[lengths[going] > step + 1]
         return Drafted(tokens, counts)
 
+    def copy_kv(
+        self, pages: NDArray[np.int32], sources: NDArray[np.int32], targets: NDArray[np.int32]
+    ) -> None:
+        """Copy K and V of every layer between slots of one sequence."""
+        size = self._page_size
+        keys = self._keys[:, pages[sources // size], :, :, sources % size]
+        values = self._values[:, pages[sources // size], :, sources % size]
+        self._keys[:, pages[targets // size], :, :, targets % size] = keys
+        self._values[:, pages[targets // size], :, targets % size] = values
+
     def read_kv(self, layer: int, page: int) -> tuple[KvBits, KvBits]:
         """Raw bits of one page: K [Hkv, D, S], V [Hkv, S, D]."""
         return self._keys[layer, page].copy(), self._values[layer, page].copy()
@@ -182,7 +191,7 @@ class ReferenceRuntime:
         layer: Layer,
         normed: F32,  # [M, hidden]
         batch: Batch,
-        positions: NDArray[np.int32],  # [M]
+        contexts: list[NDArray[np.int32]],  # [M] slots each row attends to
         angles: tuple[F32, F32],
         level: Level,
     ) -> F32:
@@ -204,8 +213,9 @@ class ReferenceRuntime:
         q = rope(q, *angles) * np.float32(c.head_dim**-0.5)
         k = rope(k, *angles)
         sequences = np.repeat(np.arange(len(batch.first_positions)), np.diff(batch.row_starts))
-        pages = batch.page_tables[sequences, positions // self._page_size]
-        slots = positions % self._page_size
+        own = np.array([slots[-1] for slots in contexts])
+        pages = batch.page_tables[sequences, own // self._page_size]
+        slots = own % self._page_size
         self._keys[index, pages, :, :, slots] = narrow(k, self._kv_dtype)
         self._values[index, pages, :, slots, :] = narrow(v, self._kv_dtype)
         out = np.empty((rows, c.num_heads * c.head_dim), dtype=np.float32)
@@ -214,12 +224,15 @@ class ReferenceRuntime:
         ):
             if start == stop:
                 continue
-            keys, values = self._gather(index, batch.page_tables[b], int(positions[stop - 1]) + 1)
+            length = int(max(slots.max() for slots in contexts[start:stop])) + 1
+            keys, values = self._gather(index, batch.page_tables[b], length)
             for m in range(start, stop):
-                last = int(positions[m])
+                last = len(contexts[m]) - 1
                 first = max(0, last - c.sliding_window + 1) if c.sliding_window else 0
                 grouped = q[m].reshape(c.num_kv_heads, -1, c.head_dim)
-                out[m] = attend(grouped, keys, values, first, last).reshape(-1)
+                own_keys = np.take(keys, contexts[m], axis=2)
+                own_values = np.take(values, contexts[m], axis=1)
+                out[m] = attend(grouped, own_keys, own_values, first, last).reshape(-1)
         return out
 
     def _gather(self, layer: int, table: NDArray[np.int32], length: int) -> tuple[F32, F32]:
@@ -260,6 +273,19 @@ class ReferenceRuntime:
                 expected=f"0 to {self._config.vocab_size - 1}",
                 fix="use this model's tokenizer",
             )
+
+
+def row_contexts(batch: Batch) -> list[NDArray[np.int32]]:
+    """Per row, the slot of each position it attends to, its own last: [M] of [position + 1]."""
+    contexts = []
+    for b, first in enumerate(batch.first_positions.tolist()):
+        for m in range(int(batch.row_starts[b]), int(batch.row_starts[b + 1])):
+            past = np.arange(first, first + m - int(batch.row_starts[b]) + 1)
+            if batch.paths is not None and batch.paths[m, 0] >= 0:
+                path = batch.paths[m]
+                past = first + path[: int(np.argmax(np.append(path, -1) < 0))]
+            contexts.append(np.concatenate([np.arange(first), past]).astype(np.int32))
+    return contexts
 
 
 def _rows_of(sampling: Sampling, rows: NDArray[np.intp], step: int) -> Sampling:

@@ -1,0 +1,37 @@
+// Moves KV between slots: an accepted path of a token tree becomes the next committed positions.
+#include <cstring>
+
+#include "model.h"
+
+namespace halfbyte {
+
+void Model::copy_kv(const std::int32_t* pages, const std::int32_t* sources,
+                    const std::int32_t* targets, int count) {
+    // K [D][S]: a slot is a column; V [S][D]: a slot is a row.
+    const int D = shape_.head_dim, S = page_size_;
+    const std::size_t width = kv_bytes(kv_type_), half = static_cast<std::size_t>(D) * S;
+    std::vector<char> held(static_cast<std::size_t>(count) * 2 * D * width);
+    const auto move = [&](char* block, int slot, char* kept, bool in) {
+        for (int d = 0; d < D; ++d) {
+            char* k = block + (static_cast<std::size_t>(d) * S + slot) * width;
+            std::memcpy(in ? kept + d * width : k, in ? k : kept + d * width, width);
+        }
+        char* v = block + (half + static_cast<std::size_t>(slot) * D) * width;
+        kept += D * width;
+        std::memcpy(in ? kept : v, in ? v : kept, D * width);
+    };
+    for (int layer = 0; layer < shape_.layers; ++layer) {
+        char* base = kv_base_ + static_cast<std::size_t>(layer) * pages_ * page_elements() * width;
+        for (int h = 0; h < shape_.kv_heads; ++h) {
+            for (const bool in : {true, false}) {
+                const std::int32_t* slots = in ? sources : targets;
+                for (int i = 0; i < count; ++i)
+                    move(base + (pages[slots[i] / S] * page_elements() + 2 * h * half) * width,
+                         slots[i] % S, held.data() + static_cast<std::size_t>(i) * 2 * D * width,
+                         in);
+            }
+        }
+    }
+}
+
+}  // namespace halfbyte

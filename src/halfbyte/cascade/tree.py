@@ -1,0 +1,166 @@
+"""Token trees: grown by cumulative log-probability (EAGLE-2, arXiv 2406.16858), verified by a walk.
+
+    root (the pending token)          tokens    a   b   c   d   e
+    ├── a ── c                        parents  -1  -1   0   1   1
+    └── b ──┬ d
+            └ e
+
+Nodes stand parents first. The root is no node: its index as a parent is -1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfbyte.errors import ArgumentError
+
+ROOT = -1
+
+
+@dataclass(frozen=True, slots=True)
+class TreeShape:
+    """How a tree is grown: children per node and frontier width, levels, nodes kept."""
+
+    top_k: int = 8
+    depth: int = 4
+    nodes: int = 24
+
+    def __post_init__(self) -> None:
+        for name, most in (("top_k", 64), ("depth", 64), ("nodes", 4096)):
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= most:
+                raise ArgumentError(
+                    f"tree {name}",
+                    got=repr(value),
+                    expected=f"an integer, 1 to {most}",
+                    fix="8 children, 4 levels and 24 nodes suit small models",
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class TokenTree:
+    """Proposed tokens, parents before children; siblings have different tokens."""
+
+    tokens: tuple[int, ...]
+    parents: tuple[int, ...]  # index of the parent node, or ROOT
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @classmethod
+    def chain(cls, tokens: Seq[int]) -> TokenTree:
+        """A sequence as the tree without branches."""
+        return cls(tuple(tokens), tuple(range(ROOT, len(tokens) - 1)))
+
+    @property
+    def depths(self) -> list[int]:
+        """Level of each node; a child of the root is 1."""
+        depths: list[int] = []
+        for parent in self.parents:
+            depths.append(1 if parent == ROOT else depths[parent] + 1)
+        return depths
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether no node has a sibling."""
+        return all(parent == i - 1 for i, parent in enumerate(self.parents))
+
+    def paths(self) -> NDArray[np.int32]:
+        """`Batch.paths` of the root and every node: [N + 1, deepest + 1], -1 past the end.
+
+        The root stands in slot 0 past the committed prefix, node i in slot i + 1.
+        """
+        depths = self.depths
+        paths = np.full((len(self) + 1, 1 + max(depths, default=0)), -1, dtype=np.int32)
+        paths[0, 0] = 0
+        for i, (parent, depth) in enumerate(zip(self.parents, depths, strict=True)):
+            paths[i + 1, :depth] = paths[parent + 1, :depth]
+            paths[i + 1, depth] = i + 1
+        return paths
+
+    def walk(self, sampled: Seq[int]) -> list[int]:
+        """Nodes accepted, from the root down, given what the target drew at the root and each node.
+
+        `sampled[0]` was drawn at the root and `sampled[i + 1]` at node i. A node is accepted iff
+        its parent is and its token is the one drawn there, so the tokens are the target's own.
+        """
+        children = {
+            (parent, token): i
+            for i, (parent, token) in enumerate(zip(self.parents, self.tokens, strict=True))
+        }
+        accepted: list[int] = []
+        at = ROOT
+        while (child := children.get((at, sampled[at + 1]))) is not None:
+            accepted.append(child)
+            at = child
+        return accepted
+
+
+class TreeGrowth:
+    """The tree of one sequence while it is drafted: every candidate seen, and the frontier.
+
+    A candidate's score is the sum of the log-probabilities on its path. Candidates are numbered as
+    they come, level by level, so a parent's number is below its children's.
+    """
+
+    def __init__(self, shape: TreeShape) -> None:
+        self.shape = shape
+        self.depth = 0  # levels seen
+        self._tokens: list[int] = []
+        self._parents: list[int] = []
+        self._scores: list[float] = []
+        self._frontier: list[int] = [ROOT]
+
+    @property
+    def frontier(self) -> list[int]:
+        """Candidates to expand next, best first; ROOT at the beginning, empty at full depth."""
+        return self._frontier if self.depth < self.shape.depth else []
+
+    def token(self, candidate: int) -> int:
+        """The token of a candidate."""
+        return self._tokens[candidate]
+
+    def parent(self, candidate: int) -> int:
+        """The parent of a candidate, or ROOT."""
+        return self._parents[candidate]
+
+    def expand(self, tokens: NDArray[np.int32], logprobs: NDArray[np.float32]) -> None:
+        """Add a level: `tokens` and `logprobs` [F, K] are the children of each frontier candidate.
+
+        The new frontier is the `top_k` best of the level, ties to the earlier. A child whose
+        log-probability is not a number or -inf is no candidate, nor is a token seen twice.
+        """
+        begin = len(self._tokens)
+        for parent, row, scores in zip(
+            self._frontier, tokens.tolist(), logprobs.tolist(), strict=True
+        ):
+            above = 0.0 if parent == ROOT else self._scores[parent]
+            seen: set[int] = set()
+            for token, logprob in zip(row[: self.shape.top_k], scores, strict=False):
+                if token in seen or not logprob > -np.inf:
+                    continue
+                seen.add(token)
+                self._tokens.append(token)
+                self._parents.append(parent)
+                self._scores.append(above + min(logprob, 0.0))
+        level = range(begin, len(self._tokens))
+        self._frontier = sorted(level, key=lambda c: -self._scores[c])[: self.shape.top_k]
+        self.depth += 1
+
+    def best(self, nodes: int | None = None) -> TokenTree:
+        """The tree of the best `nodes` candidates (shape.nodes), ties to the shallower and earlier.
+
+        A child never scores above its parent, so the set is closed under taking the parent.
+        """
+        most = self.shape.nodes if nodes is None else min(nodes, self.shape.nodes)
+        ranked = sorted(range(len(self._tokens)), key=lambda c: -self._scores[c])
+        chosen = sorted(ranked[:most])
+        place = {ROOT: ROOT} | {c: i for i, c in enumerate(chosen)}
+        return TokenTree(
+            tuple(self._tokens[c] for c in chosen),
+            tuple(place[self._parents[c]] for c in chosen),
+        )
