@@ -171,7 +171,6 @@ def _answer(llm: LLM, prompt: BenchPrompt, tokens: int) -> Completion:
 
 def _details(llm: LLM, variant: Variant, found: Measured, plain: Measured) -> dict[str, Any]:
     total, runtime = found.rounds[0], llm.model.runtime
-    draft = variant.cascade.draft
     pairs = zip(found.speeds(), plain.speeds(), strict=True)
     return {
         "draft_length": variant.draft_length,
@@ -179,10 +178,7 @@ def _details(llm: LLM, variant: Variant, found: Measured, plain: Measured) -> di
         "tau": total.tau,
         "alpha": total.alpha,
         "identical": identical(found.outputs, plain.outputs),
-        "bytes_per_token": total.bytes_per_token(
-            runtime.weight_bytes(variant.cascade.target),
-            runtime.weight_bytes(draft) if draft else 0,
-        ),
+        "bytes_per_token": total.bytes_per_token(runtime.weight_bytes(variant.cascade.target)),
         "draft_share": total.draft_seconds / total.decode_seconds,
         "host_share": total.host_seconds / total.decode_seconds,
         "prompts": len(found.outputs),

@@ -11,7 +11,7 @@ import pytest
 
 from halfbyte import LLM, SamplingParams
 from halfbyte.async_engine import AsyncEngine, AsyncOptions
-from halfbyte.cascade.cycle import Fate
+from halfbyte.cascade.verify import Fate
 from halfbyte.errors import ArgumentError, QueueFullError, StoppedError
 from halfbyte.evaluate.exactness import identical
 from halfbyte.results import Chunk

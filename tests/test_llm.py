@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from halfbyte import LLM, SamplingParams
-from halfbyte.cascade.cycle import Fate
+from halfbyte.cascade.verify import Fate
 from halfbyte.errors import ArgumentError, HalfbyteError
 from halfbyte.evaluate.exactness import first_difference, identical
 from halfbyte.results import Completion

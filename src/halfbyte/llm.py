@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from halfbyte.cascade.cascade import Cascade
+from halfbyte.cascade.proposers import Proposers
 from halfbyte.chat import Message
-from halfbyte.engine.run import Engine, EngineOptions
+from halfbyte.engine.run import Engine, EngineOptions, fixed_plan
 from halfbyte.errors import ArgumentError
 from halfbyte.loading import LoadedModel, Progress, RuntimeOptions, default_cascade, load
 from halfbyte.params import SamplingParams
@@ -60,6 +61,7 @@ class LLM:
         self.model = model
         self.cascade = chosen or default_cascade(model.runtime)
         self.cascade.require(model.runtime)
+        self._proposers = Proposers(model.runtime, self.options.min_confidence)
 
     def with_cascade(
         self,
@@ -137,7 +139,8 @@ class LLM:
 
     def engine(self) -> Engine:
         """An engine with no work, over this model, cascade and options."""
-        return Engine(self.model.runtime, self.model.pool, self.cascade, self.options)
+        planner = fixed_plan(self._proposers, self.cascade, self.options)
+        return Engine(self.model.runtime, self.model.pool, self.cascade, self.options, planner)
 
     def _engine(self, requests: list[Request]) -> Engine:
         engine = self.engine()

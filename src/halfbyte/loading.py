@@ -107,9 +107,9 @@ def load(
     progress: Progress | None = None,
 ) -> LoadedModel:
     """Open (converting on first use) and load a model; the cascade says which weights it needs."""
-    stages = cascade.stages if cascade is not None else ()
-    dense = any(level.weight_bits == 32 for level in stages)
-    if dense and any(level.weight_bits != 32 for level in stages):
+    levels = cascade.levels if cascade is not None else ()
+    dense = any(level.weight_bits == 32 for level in levels)
+    if dense and any(level.weight_bits != 32 for level in levels):
         raise ArgumentError(
             f"cascade '{cascade}'",
             got="dense and quantized stages together",

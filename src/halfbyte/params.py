@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
-from halfbyte.cascade.cycle import Choice
+from halfbyte.cascade.decoding import Choice
 from halfbyte.errors import ArgumentError
 
 MAX_STOPS = 64

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from halfbyte.cascade.cycle import Fate
 from halfbyte.cascade.statistics import Statistics
+from halfbyte.cascade.verify import Fate
 
 
 @dataclass(frozen=True, slots=True)

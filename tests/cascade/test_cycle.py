@@ -8,7 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halfbyte.cascade.cascade import Cascade
-from halfbyte.cascade.cycle import Choice, Fate, Outcome, accept, run_cycle
+from halfbyte.cascade.cycle import CycleReport, Turn, run_cycle
+from halfbyte.cascade.decoding import Choice
+from halfbyte.cascade.proposers import Proposers
+from halfbyte.cascade.verify import Fate, Outcome, accept
 from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.sequence import Sequence
 from tests.fake_runtime import FakeRuntime
@@ -40,6 +43,18 @@ def _sequence(pool: PagePool, prompt: list[int]) -> Sequence:
     return Sequence(prompt, table=table, choice=GREEDY, limit=100, stop_ids=frozenset())
 
 
+def _cycle(
+    runtime: FakeRuntime,
+    cascade: str,
+    sequences: list[Sequence],
+    lengths: list[int],
+    min_confidence: float = 0.0,
+) -> CycleReport:
+    parsed = Cascade.parse(cascade)
+    proposer = Proposers(runtime, min_confidence).of(parsed)
+    return run_cycle(runtime, parsed.target, sequences, [Turn(proposer, n) for n in lengths])
+
+
 def _decode(cascade: str, lengths: list[list[int]], min_confidence: float = 0.0) -> list[list[int]]:
     """Token ids of two one-token prompts after one cycle per entry of `lengths`."""
     runtime = FakeRuntime(num_pages=128, page_size=4, disagree_percent=30)
@@ -47,7 +62,7 @@ def _decode(cascade: str, lengths: list[list[int]], min_confidence: float = 0.0)
     sequences = [_sequence(pool, [5]), _sequence(pool, [11])]
     for per_sequence in lengths:
         before = [s.committed_len for s in sequences]
-        report = run_cycle(runtime, Cascade.parse(cascade), sequences, per_sequence, min_confidence)
+        report = _cycle(runtime, cascade, sequences, per_sequence, min_confidence)
         for sequence, old, outcome in zip(sequences, before, report.outcomes, strict=True):
             assert sequence.committed_len == old + outcome.accepted + 1
             assert sequence.committed_len == len(sequence.tokens) - 1
@@ -73,10 +88,7 @@ def test_any_ragged_draft_lengths_emit_the_plain_tokens(
 def test_acceptance_is_partial_so_the_property_above_is_not_vacuous() -> None:
     runtime = FakeRuntime(num_pages=128)
     sequence = _sequence(PagePool(128, 4), [5])
-    outcomes = [
-        run_cycle(runtime, Cascade.parse("w4a8 > w8a16"), [sequence], [3], 0.0).outcomes[0]
-        for _ in range(20)
-    ]
+    outcomes = [_cycle(runtime, "w4a8 > w8a16", [sequence], [3]).outcomes[0] for _ in range(20)]
     assert {o.accepted for o in outcomes} == {0, 1, 2, 3}
 
 
@@ -84,5 +96,5 @@ def test_a_cycle_with_nothing_proposed_never_calls_the_draft() -> None:
     runtime = FakeRuntime(num_pages=128)
     sequence = _sequence(PagePool(128, 4), [5])
     for cascade, length in itertools.product(["w8a16", "w4a8 > w8a16"], [0]):
-        run_cycle(runtime, Cascade.parse(cascade), [sequence], [length], 0.0)
+        _cycle(runtime, cascade, [sequence], [length])
     assert [verb for verb, _ in runtime.calls] == ["forward_sample", "forward_sample"]

@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halfbyte.cascade.statistics import Statistics
+from halfbyte.cascade.cycle import CycleReport
+from halfbyte.cascade.proposer import Link
+from halfbyte.cascade.statistics import Statistics, record_cycle
+from halfbyte.cascade.verify import Outcome
 
 outcome = st.integers(0, 6).flatmap(lambda p: st.tuples(st.just(p), st.integers(0, p)))
 
@@ -53,6 +56,80 @@ def test_adding_runs_equals_one_run_over_both(
 
 
 def test_bytes_per_token_weighs_draft_and_target_forwards() -> None:
-    s = Statistics(emitted_tokens=10, target_forwards=4, draft_forwards=12)
-    assert s.bytes_per_token(100, 50) == pytest.approx((4 * 100 + 12 * 50) / 10)
-    assert Statistics().bytes_per_token(100, 50) == 0.0
+    s = Statistics(emitted_tokens=10, target_forwards=4)
+    s.link("w4a8 > w8a16").count(Link("w4a8 > w8a16", forwards=12, bytes_read=12 * 50))
+    assert s.draft_forwards == 12
+    assert s.bytes_per_token(100) == pytest.approx((4 * 100 + 12 * 50) / 10)
+    assert Statistics().bytes_per_token(100) == 0.0
+
+
+def _report() -> CycleReport:
+    """Three sequences: two under one proposer, with an inner link, the third alone."""
+    return CycleReport(
+        outcomes=[_outcome(4, 2), _outcome(0, 0), _outcome(3, 3)],
+        links=[
+            Link("w4a8 > w8a16", 3, 300, 0.5, [(0, 4, 2), (2, 3, 3)]),
+            Link("ngram > w4a8", 0, 0, 0.25, [(0, 2, 1), (0, 2, 2), (2, 1, 0)]),
+        ],
+        draft_seconds=1.0,
+        verify_seconds=2.0,
+    )
+
+
+def _outcome(proposed: int, accepted: int) -> Outcome:
+    return Outcome([0] * (accepted + 1), [0.0] * (accepted + 1), proposed, accepted)
+
+
+def test_a_cycle_is_counted_once_in_total_and_once_for_each_that_took_part() -> None:
+    total, each = Statistics(), [Statistics() for _ in range(3)]
+    record_cycle(_report(), total, each)
+    assert total.target_forwards == 1
+    assert [s.target_forwards for s in each] == [1, 1, 1]
+    assert total.outcomes == {(4, 2): 1, (0, 0): 1, (3, 3): 1}
+    assert total.links["ngram > w4a8"].outcomes == {(2, 1): 1, (2, 2): 1, (1, 0): 1}
+    assert each[0].links["ngram > w4a8"].outcomes == {(2, 1): 1, (2, 2): 1}
+    assert each[1].links == {}
+    assert each[2].links["w4a8 > w8a16"].outcomes == {(3, 3): 1}
+    assert each[2].draft_forwards == total.draft_forwards == 3
+    assert total.draft_seconds == each[1].draft_seconds == 1.0
+
+
+def test_alpha_of_every_link_stands_alone() -> None:
+    total = Statistics()
+    record_cycle(_report(), total, [Statistics() for _ in range(3)])
+    shown = total.as_dict()["links"]
+    assert shown["ngram > w4a8"]["alpha"] == [2 / 3, 1 / 2]
+    assert shown["w4a8 > w8a16"]["alpha"] == [1.0, 1.0, 1 / 2]
+    assert shown["ngram > w4a8"]["tau"] == 1 + 3 / 3
+
+
+def test_time_shares_name_every_stage_and_add_up_to_one() -> None:
+    total = Statistics()
+    record_cycle(_report(), total, [Statistics() for _ in range(3)])
+    total.host_seconds = 1.0
+    shares = total.time_shares
+    assert shares == {
+        "w4a8 > w8a16": 0.5 / 4,
+        "ngram > w4a8": 0.25 / 4,
+        "verify": 0.5,
+        "host": pytest.approx(1.25 / 4),
+    }
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert Statistics().time_shares == {}
+
+
+@given(st.lists(outcome, max_size=20), st.lists(outcome, max_size=20))
+def test_adding_links_equals_one_run_over_both(
+    first: list[tuple[int, int]], second: list[tuple[int, int]]
+) -> None:
+    def of(outcomes: list[tuple[int, int]]) -> Statistics:
+        statistics = Statistics()
+        for p, a in outcomes:
+            link = Link("a > b", 1, 2, 0.0, [(0, p, a)])
+            report = CycleReport([_outcome(p, a)], [link], 0.0, 0.0)
+            record_cycle(report, Statistics(), [statistics])
+        return statistics
+
+    total = of(first)
+    total.add(of(second))
+    assert total == of(first + second)

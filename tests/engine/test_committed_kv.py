@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from halfbyte.cascade.cascade import Cascade
-from halfbyte.cascade.cycle import Choice
+from halfbyte.cascade.decoding import Choice
 from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.run import Engine, EngineOptions
 from halfbyte.engine.sequence import Sequence

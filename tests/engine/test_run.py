@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halfbyte.cascade.cascade import Cascade
-from halfbyte.cascade.cycle import Choice, Fate
+from halfbyte.cascade.decoding import Choice
+from halfbyte.cascade.verify import Fate
 from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.run import Engine, EngineOptions
 from halfbyte.engine.sequence import Sequence

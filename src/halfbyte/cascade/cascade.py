@@ -1,33 +1,52 @@
-"""The cascade string: ordered stages `draft > target`, every one a level of the same weights."""
+"""The cascade string: ordered stages `proposer > … > target`; each judges the one before it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from halfbyte.cascade.stages import Auto, Eagle, Model, Ngram, Stage, parse_stage, split_stages
 from halfbyte.config import LEVEL_NAMES, Level
 from halfbyte.errors import ArgumentError
 
 if TYPE_CHECKING:
     from halfbyte.runtime.protocol import Runtime
 
-MAX_STAGES = 2
+MAX_STAGES = 3
+MAX_CHARS = 16384
+EXAMPLE = "a string such as 'w8a16', 'w4a8 > w8a16' or 'ngram > w4a8 > w8a16'"
 
 
 @dataclass(frozen=True, slots=True)
 class Cascade:
-    """One stage decodes plainly; of two, the first drafts. `parse(str(x)) == x`."""
+    """One stage decodes plainly; of more, all but the last propose. `parse(str(x)) == x`."""
 
-    stages: tuple[Level, ...]
+    stages: tuple[Stage, ...]
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.stages) <= MAX_STAGES:
             raise ArgumentError(
                 "cascade",
                 got=f"{len(self.stages)} stages",
-                expected="LEVEL or LEVEL > LEVEL",
-                fix="name one target level and at most one draft level",
+                expected="TARGET, A > TARGET or A > B > TARGET",
+                fix=f"name at most {MAX_STAGES} stages",
             )
+        last, first = len(self.stages) - 1, 0
+        for i, stage in enumerate(self.stages):
+            if i == last and not isinstance(stage, Level | Auto):
+                raise self._misplaced(stage, "a level as the last stage")
+            if first < i < last and not isinstance(stage, Level | Model):
+                raise self._misplaced(stage, "a level or a model as the stage in the middle")
+            if isinstance(stage, Auto) and (i > first or last > 1):
+                raise self._misplaced(stage, "auto, or auto > LEVEL")
+
+    def _misplaced(self, stage: Stage, expected: str) -> ArgumentError:
+        return ArgumentError(
+            f"stage '{stage}' of cascade '{self}'",
+            got=f"it as stage {self.stages.index(stage) + 1} of {len(self.stages)}",
+            expected=expected,
+            fix="put the cheapest proposer first and the level wanted last",
+        )
 
     def __str__(self) -> str:
         return " > ".join(str(stage) for stage in self.stages)
@@ -35,12 +54,30 @@ class Cascade:
     @property
     def target(self) -> Level:
         """The level whose output the user gets."""
-        return self.stages[-1]
+        stage = self.stages[-1]
+        if not isinstance(stage, Level):
+            raise ArgumentError(
+                f"cascade '{self}'",
+                got="no target level",
+                expected="a level as the last stage",
+                fix="write for example 'auto > w8a16'",
+            )
+        return stage
 
     @property
-    def draft(self) -> Level | None:
-        """The level that proposes; None: plain decoding."""
-        return self.stages[0] if len(self.stages) > 1 else None
+    def draft(self) -> Stage | None:
+        """The stage that proposes to the target; None: plain decoding."""
+        return self.stages[-2] if len(self.stages) > 1 else None
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The stages that run on the target's own weights."""
+        return tuple(stage for stage in self.stages if isinstance(stage, Level))
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """The stages that bring a model of their own."""
+        return tuple(stage for stage in self.stages if isinstance(stage, Model))
 
     @property
     def plain(self) -> Cascade:
@@ -49,19 +86,28 @@ class Cascade:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """`w8a16` (plain), `w4a8 > w8a16` (self-speculation), `w4a8+h8 > w8a16`, `f32`."""
+        """`w8a16` (plain), `w4a8 > w8a16`, `ngram > w4a8+h8 > w8a16`; see `stages`."""
         if not isinstance(text, str) or not text.strip():
             raise ArgumentError(
-                "cascade",
-                got=repr(text),
-                expected="a string such as 'w8a16' or 'w4a8 > w8a16'",
-                fix="name a target level",
+                "cascade", got=repr(text), expected=EXAMPLE, fix="name a target level"
             )
-        return cls(tuple(_parse_stage(part, text) for part in text.split(">")))
+        if len(text) > MAX_CHARS:
+            raise ArgumentError(
+                "cascade", got=f"{len(text)} characters", expected=EXAMPLE, fix="shorten it"
+            )
+        return cls(tuple(parse_stage(part) for part in split_stages(text)))
 
     def require(self, runtime: Runtime) -> None:
-        """Refuse a cascade whose levels the loaded weights cannot run."""
-        for level in self.stages:
+        """Refuse a cascade that the loaded weights, or this version, cannot run."""
+        for stage in self.stages:
+            if isinstance(stage, Auto | Eagle | Model | Ngram):
+                raise ArgumentError(
+                    f"stage '{stage}' of cascade '{self}'",
+                    got=f"a stage of kind {str(stage).partition(':')[0]!r}",
+                    expected="LEVEL or LEVEL > LEVEL",
+                    fix="this version cannot run it",
+                )
+        for level in self.levels:
             if not runtime.supports(level):
                 runs = [name for name in LEVEL_NAMES if runtime.supports(Level.parse(name))]
                 raise ArgumentError(
@@ -70,19 +116,6 @@ class Cascade:
                     expected=f"a level these weights can run: {', '.join(runs) or 'none'}",
                     fix=_remedy(level),
                 )
-
-
-def _parse_stage(part: str, text: str) -> Level:
-    stage = part.strip()
-    kind = stage.partition(":")[0]
-    if kind in ("ngram", "eagle", "model", "auto"):
-        raise ArgumentError(
-            f"stage {stage!r} of cascade '{text}'",
-            got=f"a stage of kind {kind!r}",
-            expected=f"a level: {', '.join(LEVEL_NAMES)}",
-            fix="this version runs LEVEL or LEVEL > LEVEL",
-        )
-    return Level.parse(stage)
 
 
 def _missing(level: Level) -> str:

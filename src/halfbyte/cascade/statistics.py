@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Any
 
+from halfbyte.cascade.cycle import CycleReport
+from halfbyte.cascade.proposer import Link
+
 
 @dataclass(slots=True)
-class Statistics:
-    """Counts and seconds of one sequence, or of a whole run (seconds then counted once).
-
-    `outcomes[proposed, accepted]` is how many cycles ended so; all about acceptance follows.
-    """
+class Agreement:
+    """`outcomes[proposed, accepted]`: how often a judge's look at proposals ended so."""
 
     outcomes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    emitted_tokens: int = 0  # kept, after a stop cut the last cycle short
-    prompt_tokens: int = 0
-    target_forwards: int = 0  # verify calls; prefill is not counted
-    draft_forwards: int = 0  # passes over the draft level's weights
-    prefill_seconds: float = 0.0
-    draft_seconds: float = 0.0
-    verify_seconds: float = 0.0
-    host_seconds: float = 0.0  # decoding time outside the runtime
 
     @property
     def cycles(self) -> int:
-        """Cycles, one per sequence that took part."""
+        """Looks; one per sequence that took part."""
         return self.outcomes.total()
 
     @property
@@ -36,13 +29,8 @@ class Statistics:
 
     @property
     def accepted_tokens(self) -> int:
-        """Proposed tokens that the target agreed with."""
+        """Proposed tokens that the judge agreed with."""
         return sum(accepted * n for (_, accepted), n in self.outcomes.items())
-
-    @property
-    def tau(self) -> float:
-        """Mean tokens emitted per target forward, recovered and bonus tokens included."""
-        return self.emitted_tokens / self.cycles if self.cycles else 0.0
 
     @property
     def proposed_by_position(self) -> list[int]:
@@ -58,7 +46,7 @@ class Statistics:
 
     @property
     def alpha(self) -> list[float]:
-        """Per draft position: agreement with the target where all earlier positions agreed."""
+        """Per draft position: agreement with the judge where all earlier positions agreed."""
         result = []
         for i, accepted in enumerate(self.accepted_by_position):
             judged = sum(n for (p, a), n in self.outcomes.items() if p > i and a >= i)
@@ -66,6 +54,79 @@ class Statistics:
                 break
             result.append(accepted / judged)
         return result
+
+    def _acceptance(self) -> dict[str, Any]:
+        return {
+            "draft_tokens": self.draft_tokens,
+            "accepted_tokens": self.accepted_tokens,
+            "alpha": self.alpha,
+            "proposed_by_position": self.proposed_by_position,
+            "accepted_by_position": self.accepted_by_position,
+        }
+
+
+@dataclass(slots=True)
+class LinkStatistics(Agreement):
+    """One proposer and its judge, `ngram > w4a8`, over many cycles."""
+
+    forwards: int = 0  # passes over the proposer's weights
+    bytes_read: int = 0  # of them
+    seconds: float = 0.0  # the proposer's own
+
+    @property
+    def tau(self) -> float:
+        """Mean tokens the judge gave for one look, its own token included."""
+        return 1.0 + self.accepted_tokens / self.cycles if self.cycles else 0.0
+
+    def count(self, link: Link) -> None:
+        """Add the cost of a link of one cycle; its outcomes are counted apart."""
+        self.forwards += link.forwards
+        self.bytes_read += link.bytes_read
+        self.seconds += link.seconds
+
+    def add(self, other: LinkStatistics) -> None:
+        """Add another run's counts and seconds."""
+        self.outcomes.update(other.outcomes)
+        self.forwards += other.forwards
+        self.bytes_read += other.bytes_read
+        self.seconds += other.seconds
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers for JSON."""
+        return {
+            "cycles": self.cycles,
+            "forwards": self.forwards,
+            "tau": self.tau,
+            **self._acceptance(),
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(slots=True)
+class Statistics(Agreement):
+    """Counts and seconds of one sequence, or of a whole run (seconds then counted once).
+
+    Its own outcomes are those of the target, whoever proposed; `links` tells the stages apart.
+    """
+
+    emitted_tokens: int = 0  # kept, after a stop cut the last cycle short
+    prompt_tokens: int = 0
+    target_forwards: int = 0  # verify calls; prefill is not counted
+    prefill_seconds: float = 0.0
+    draft_seconds: float = 0.0
+    verify_seconds: float = 0.0
+    host_seconds: float = 0.0  # decoding time outside the runtime
+    links: dict[str, LinkStatistics] = field(default_factory=dict)  # "ngram > w4a8" -> …
+
+    @property
+    def draft_forwards(self) -> int:
+        """Passes over the weights of every stage but the target."""
+        return sum(link.forwards for link in self.links.values())
+
+    @property
+    def tau(self) -> float:
+        """Mean tokens emitted per target forward, recovered and bonus tokens included."""
+        return self.emitted_tokens / self.cycles if self.cycles else 0.0
 
     @property
     def decode_seconds(self) -> float:
@@ -82,14 +143,31 @@ class Statistics:
         """Emitted tokens over the time after prefill."""
         return self.emitted_tokens / self.decode_seconds if self.decode_seconds > 0 else 0.0
 
-    def bytes_per_token(self, target_bytes: int, draft_bytes: int) -> float:
-        """Weight bytes read per emitted token, from the bytes one forward of a level reads."""
-        read = self.target_forwards * target_bytes + self.draft_forwards * draft_bytes
+    @property
+    def time_shares(self) -> dict[str, float]:
+        """Decoding time by who used it: each link's proposer, `verify`, and the `host`'s rest."""
+        total = self.decode_seconds
+        if total <= 0:
+            return {}
+        shares = {name: link.seconds / total for name, link in self.links.items()}
+        shares["verify"] = self.verify_seconds / total
+        return shares | {"host": max(0.0, 1.0 - sum(shares.values()))}
+
+    def bytes_per_token(self, target_bytes: int) -> float:
+        """Weight bytes read per emitted token; `target_bytes`: of one forward of the target."""
+        drafts = sum(link.bytes_read for link in self.links.values())
+        read = self.target_forwards * target_bytes + drafts
         return read / self.emitted_tokens if self.emitted_tokens else 0.0
+
+    def link(self, name: str) -> LinkStatistics:
+        """Those of a link, `proposer > judge`."""
+        return self.links.setdefault(name, LinkStatistics())
 
     def add(self, other: Statistics) -> None:
         """Add another run's counts and seconds to this one."""
         self.outcomes.update(other.outcomes)
+        for name, link in other.links.items():
+            self.link(name).add(link)
         for name in _SUMMED:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
@@ -101,24 +179,41 @@ class Statistics:
             "cycles": self.cycles,
             "target_forwards": self.target_forwards,
             "draft_forwards": self.draft_forwards,
-            "draft_tokens": self.draft_tokens,
-            "accepted_tokens": self.accepted_tokens,
             "tau": self.tau,
-            "alpha": self.alpha,
-            "proposed_by_position": self.proposed_by_position,
-            "accepted_by_position": self.accepted_by_position,
+            **self._acceptance(),
             "prefill_seconds": self.prefill_seconds,
             "draft_seconds": self.draft_seconds,
             "verify_seconds": self.verify_seconds,
             "host_seconds": self.host_seconds,
+            "time_shares": self.time_shares,
+            "links": {name: link.as_dict() for name, link in self.links.items()},
         }
+
+
+def record_cycle(report: CycleReport, total: Statistics, each: Seq[Statistics]) -> None:
+    """Count a cycle once for the run, and once for every sequence that waited for it."""
+    for statistics in (total, *each):
+        statistics.target_forwards += 1
+        statistics.draft_seconds += report.draft_seconds
+        statistics.verify_seconds += report.verify_seconds
+    for own, outcome in zip(each, report.outcomes, strict=True):
+        key = outcome.proposed, outcome.accepted
+        own.outcomes[key] += 1
+        total.outcomes[key] += 1
+    for link in report.links:
+        of_all = total.link(link.name)
+        of_all.count(link)
+        for i in {i for i, _, _ in link.rounds}:
+            each[i].link(link.name).count(link)
+        for i, proposed, accepted in link.rounds:
+            each[i].link(link.name).outcomes[proposed, accepted] += 1
+            of_all.outcomes[proposed, accepted] += 1
 
 
 _SUMMED = (
     "emitted_tokens",
     "prompt_tokens",
     "target_forwards",
-    "draft_forwards",
     "prefill_seconds",
     "draft_seconds",
     "verify_seconds",

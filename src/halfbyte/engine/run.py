@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import numpy as np
 
 from halfbyte.cascade.cascade import Cascade
-from halfbyte.cascade.cycle import run_cycle
-from halfbyte.cascade.statistics import Statistics
+from halfbyte.cascade.cycle import Turn, run_cycle
+from halfbyte.cascade.planning import FixedPlan, Planner
+from halfbyte.cascade.proposers import Proposers
+from halfbyte.cascade.statistics import Statistics, record_cycle
 from halfbyte.engine.pages import PagePool
 from halfbyte.engine.sequence import Sequence
 from halfbyte.errors import ArgumentError
@@ -26,6 +28,8 @@ class EngineOptions:
     draft_length: int = 3
     min_confidence: float = 0.0  # a draft stops where its token is less likely than this
     max_batch: int = 8  # sequences decoded together
+    # Of A > B > C, most tokens that A proposes to B at a time; B stops at draft_length less this.
+    inner_length: int = 4
 
     def __post_init__(self) -> None:
         if not _is_count(self.draft_length, 0, 64):
@@ -34,6 +38,13 @@ class EngineOptions:
                 got=repr(self.draft_length),
                 expected="an integer, 0 to 64",
                 fix="3 suits most models",
+            )
+        if not _is_count(self.inner_length, 0, 64):
+            raise ArgumentError(
+                "inner_length",
+                got=repr(self.inner_length),
+                expected="an integer, 0 to 64",
+                fix="4 suits most stages",
             )
         if not (isinstance(self.min_confidence, int | float) and 0.0 <= self.min_confidence < 1.0):
             raise ArgumentError(
@@ -55,12 +66,20 @@ class Engine:
     """Sequences on their way through one runtime and one pool of pages."""
 
     def __init__(
-        self, runtime: Runtime, pool: PagePool, cascade: Cascade, options: EngineOptions
+        self,
+        runtime: Runtime,
+        pool: PagePool,
+        cascade: Cascade,
+        options: EngineOptions,
+        planner: Planner | None = None,
     ) -> None:
+        """`planner` None: the cascade as it stands, with the options' lengths."""
         self._runtime = runtime
         self._pool = pool
-        self._cascade = cascade
-        self._options = options
+        self._target = cascade.target
+        self._planner = planner or fixed_plan(
+            Proposers(runtime, options.min_confidence), cascade, options
+        )
         # A cycle has at least one row a sequence, and a forward takes at most max_rows.
         self._max_batch = min(options.max_batch, runtime.max_rows)
         self._waiting: deque[Sequence] = deque()
@@ -84,12 +103,12 @@ class Engine:
             self._running.remove(sequence)
         elif sequence in self._waiting:
             self._waiting.remove(sequence)
-        sequence.release()
+        self._release(sequence)
 
     def close(self) -> None:
         """Give back every page, finished or not."""
         for sequence in self._running:
-            sequence.release()
+            self._release(sequence)
         self._running.clear()
         self._waiting.clear()
 
@@ -106,6 +125,7 @@ class Engine:
             if not sequence.table.can_grow(len(sequence.tokens)):
                 break
             sequence.table.grow(len(sequence.tokens))
+            self._planner.begin(sequence)
             self._running.append(self._waiting.popleft())
         if not self._running and self._waiting:
             first = self._waiting[0]
@@ -139,7 +159,7 @@ class Engine:
             first_positions=np.array([s.committed_len for s, _ in chunks], dtype=np.int32),
             page_tables=np.stack([s.page_row for s, _ in chunks]),
         )
-        self._runtime.forward(batch, self._cascade.target, np.empty(0, dtype=np.int32))
+        self._runtime.forward(batch, self._target, np.empty(0, dtype=np.int32))
         elapsed = perf_counter() - started
         self.statistics.prefill_seconds += elapsed
         for sequence, rows in chunks:
@@ -149,45 +169,37 @@ class Engine:
     def _decode(self) -> list[Sequence]:
         """One cycle over every sequence whose prompt is in."""
         started = perf_counter()
-        batch, lengths = self._plan()
-        name = str(self._cascade)
-        self.last_choices = Counter((name, length) for length in lengths)
+        batch, plan = self._plan()
+        self.last_choices = Counter((turn.cascade(self._target), turn.length) for turn in plan)
         if not batch:
             return []
-        report = run_cycle(
-            self._runtime, self._cascade, batch, lengths, self._options.min_confidence
-        )
-        total = self.statistics
-        total.target_forwards += 1
-        total.draft_forwards += report.draft_forwards
+        report = run_cycle(self._runtime, self._target, batch, plan)
+        self._planner.learn(batch, plan, report)
+        each = [sequence.statistics for sequence in batch]
+        record_cycle(report, self.statistics, each)
         finished = False
         for sequence, outcome in zip(batch, report.outcomes, strict=True):
             kept = sequence.settle(outcome)
-            total.outcomes[outcome.proposed, outcome.accepted] += 1
-            total.emitted_tokens += kept
-            own = sequence.statistics
-            own.outcomes[outcome.proposed, outcome.accepted] += 1
-            own.emitted_tokens += kept
-            own.target_forwards += 1
-            own.draft_forwards += report.draft_forwards
+            sequence.statistics.emitted_tokens += kept
+            self.statistics.emitted_tokens += kept
             # Pages that only rejected proposals reached are free again.
             sequence.table.shrink(sequence.committed_len)
             if sequence.finish_reason is not None:
-                sequence.release()
+                self._release(sequence)
                 finished = True
         if finished:
             self._running = [s for s in self._running if s.finish_reason is None]
-        self._clock(batch, perf_counter() - started, report.draft_seconds, report.verify_seconds)
+        host = perf_counter() - started - report.draft_seconds - report.verify_seconds
+        for statistics in (self.statistics, *each):
+            statistics.host_seconds += host
         return batch
 
-    def _clock(self, batch: list[Sequence], seconds: float, draft: float, verify: float) -> None:
-        """A cycle's time, once for the run and once for each sequence that waited for it."""
-        for statistics in (self.statistics, *(s.statistics for s in batch)):
-            statistics.draft_seconds += draft
-            statistics.verify_seconds += verify
-            statistics.host_seconds += seconds - draft - verify
+    def _release(self, sequence: Sequence) -> None:
+        """Give back what a sequence holds, here and in the stages."""
+        self._planner.release(sequence)
+        sequence.release()
 
-    def _plan(self) -> tuple[list[Sequence], list[int]]:
+    def _plan(self) -> tuple[list[Sequence], list[Turn]]:
         """Who takes part in the next cycle and how much each may propose, with pages for both.
 
         Every sequence needs a place for its pending token; when pages are short the youngest
@@ -202,21 +214,25 @@ class Engine:
                 i += 1
                 continue
             victim = self._running.pop()
-            victim.release()
+            self._release(victim)
             self._waiting.appendleft(victim)
             if victim in batch:
                 batch.remove(victim)
-        longest = self._options.draft_length if self._cascade.draft is not None else 0
         spare_rows = self._runtime.max_rows - len(batch)
-        lengths = []
-        for sequence in batch:
-            length = min(longest, sequence.remaining - 1, spare_rows)
+        plan = []
+        for sequence, turn in zip(batch, self._planner.plan(batch), strict=True):
+            length = min(turn.length, sequence.remaining - 1, spare_rows)
             while length > 0 and not sequence.table.can_grow(sequence.committed_len + length + 1):
                 length -= 1
             sequence.table.grow(sequence.committed_len + length + 1)
             spare_rows -= length
-            lengths.append(length)
-        return batch, lengths
+            plan.append(turn if length == turn.length else replace(turn, length=length))
+        return batch, plan
+
+
+def fixed_plan(proposers: Proposers, cascade: Cascade, options: EngineOptions) -> FixedPlan:
+    """What an explicit cascade does in every cycle."""
+    return FixedPlan(proposers.of(cascade), options.draft_length, options.inner_length)
 
 
 def _is_count(value: object, least: int, most: int) -> bool:

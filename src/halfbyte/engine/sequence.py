@@ -7,8 +7,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from halfbyte.cascade.cycle import Choice, Fate, Outcome
+from halfbyte.cascade.decoding import Choice
 from halfbyte.cascade.statistics import Statistics
+from halfbyte.cascade.verify import Fate, Outcome
 from halfbyte.engine.pages import PageTable
 
 
@@ -77,7 +78,7 @@ class Sequence:
         return self.committed_len >= len(self.tokens) - 1
 
     def commit(self, tokens: list[int]) -> None:
-        """See `cascade.cycle.Decoding`."""
+        """See `cascade.decoding.Decoding`."""
         self.tokens += tokens
         self.committed_len += len(tokens)
 

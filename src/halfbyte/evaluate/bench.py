@@ -111,8 +111,7 @@ def _row(
     runtime, rounds = llm.model.runtime, totals[cascade]
     speed = spread([s.tokens_per_second for s in rounds])
     plain = spread([s.tokens_per_second for s in totals[cascade.plain]])
-    draft_bytes = runtime.weight_bytes(cascade.draft) if cascade.draft else 0
-    per_token = rounds[0].bytes_per_token(runtime.weight_bytes(cascade.target), draft_bytes)
+    per_token = rounds[0].bytes_per_token(runtime.weight_bytes(cascade.target))
     return BenchRow(
         cascade=str(cascade),
         tokens_per_second=speed,

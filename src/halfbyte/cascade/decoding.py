@@ -1,0 +1,52 @@
+"""What a cascade sees of a request: its tokens, its place in the KV pages, how it draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How a sequence's tokens are drawn from logits (see runtime.protocol.Sampling)."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    seed: int
+
+
+class Decoding(Protocol):
+    """One sequence; compared and hashed by identity. `commit` moves it on, nothing else does.
+
+    Its last token is *pending*: it is known, its KV is not written. Tokens are only ever added,
+    until the sequence ends.
+    """
+
+    @property
+    def tokens(self) -> Seq[int]:
+        """Prompt and emitted tokens: `committed_len` committed ones, then the pending one."""
+
+    @property
+    def pending(self) -> int:
+        """The last token, known but without KV."""
+
+    @property
+    def committed_len(self) -> int:
+        """Positions whose KV was written at the target level."""
+
+    @property
+    def page_row(self) -> NDArray[np.int32]:
+        """[P], with pages for every position up to committed_len + proposed tokens."""
+
+    @property
+    def choice(self) -> Choice:
+        """How its tokens are drawn."""
+
+    def commit(self, tokens: list[int]) -> None:
+        """Take a cycle's tokens: the last becomes pending, what stood before it committed."""

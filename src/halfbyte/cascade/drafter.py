@@ -1,0 +1,93 @@
+"""A stage that drafts on its own: it decodes plainly, a whole run of tokens in one native call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence as Seq
+from time import perf_counter
+
+import numpy as np
+
+from halfbyte.cascade.decoding import Decoding
+from halfbyte.cascade.proposer import Ask, Proposals
+from halfbyte.cascade.runner import Runner
+from halfbyte.cascade.verify import Outcome, Place, batch_of, sampling_of, verify
+
+
+class Drafter:
+    """A level of the target (QSpec's draft) or another model; stops where it is unsure."""
+
+    def __init__(self, runner: Runner, min_confidence: float = 0.0) -> None:
+        self._runner = runner
+        self._min_confidence = min_confidence
+        self._forward_bytes = runner.runtime.weight_bytes(runner.level)
+
+    @property
+    def name(self) -> str:
+        """Its stage in the cascade string."""
+        return self._runner.name
+
+    @property
+    def stack(self) -> str:
+        """The same: no stage stands before it."""
+        return self._runner.name
+
+    def begin(self, sequence: Decoding) -> None:
+        """Make room for a sequence."""
+        self._runner.begin(sequence)
+
+    def release(self, sequence: Decoding) -> None:
+        """Give back what a sequence holds."""
+        self._runner.release(sequence)
+
+    def observe(self, asks: Seq[Ask], outcomes: Seq[Outcome]) -> None:
+        """Nothing to learn: what was rejected is overwritten."""
+
+    def propose(self, asks: Seq[Ask]) -> Proposals:
+        """Draft for every ask; rows that a model has not seen yet run with the first token."""
+        started = perf_counter()
+        tokens: list[list[int]] = [[] for _ in asks]
+        roots = places = self._runner.enter(asks)
+        forwards = 0
+        if any(len(place.tokens) > 1 for place in places.values()):
+            roots = self._catch_up(places, tokens)
+            forwards = 1
+        roots = {i: root for i, root in roots.items() if len(tokens[i]) < asks[i].length}
+        if roots:
+            forwards += self._run(roots, asks, tokens)
+        for i, place in places.items():
+            # The last token wanted is drawn but not fed; one short of it was.
+            self._runner.left(asks[i], place, tokens[i][: asks[i].length - 1])
+        seconds = perf_counter() - started
+        return Proposals(tokens, forwards, forwards * self._forward_bytes, seconds)
+
+    def _catch_up(self, places: dict[int, Place], tokens: list[list[int]]) -> dict[int, Place]:
+        """Run what the model has not seen and draw each first token: the roots of those sure."""
+        runtime, level = self._runner.runtime, self._runner.level
+        outcomes = verify(runtime, level, list(places.values()), [[] for _ in places])
+        roots = {}
+        for (i, place), outcome in zip(places.items(), outcomes, strict=True):
+            if math.exp(outcome.logprobs[0]) >= self._min_confidence:
+                tokens[i] = outcome.tokens
+                after = place.root_position + 1
+                roots[i] = Place(outcome.tokens, after, place.page_row, place.choice)
+        return roots
+
+    def _run(self, roots: dict[int, Place], asks: Seq[Ask], tokens: list[list[int]]) -> int:
+        """Decode on from the roots; returns how many forwards that took."""
+        places = list(roots.values())
+        rows = [place.tokens[0] for place in places]
+        positions = [place.first + 1 for place in places]
+        lengths = [asks[i].length - len(tokens[i]) for i in roots]
+        drafted = self._runner.runtime.draft(
+            batch_of(rows, list(range(len(rows) + 1)), places),
+            self._runner.level,
+            np.array(lengths, dtype=np.int32),
+            sampling_of([place.choice for place in places], positions, [1] * len(places)),
+            self._min_confidence,
+        )
+        counts: list[int] = drafted.counts.tolist()
+        for i, row, count in zip(roots, drafted.tokens.tolist(), counts, strict=True):
+            tokens[i] = tokens[i] + row[:count]
+        # A sequence that stopped early ran one forward more than it proposed.
+        return max(min(n + 1, most) for n, most in zip(counts, lengths, strict=True))

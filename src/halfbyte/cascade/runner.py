@@ -1,0 +1,74 @@
+"""What runs a stage's rows: weights at a level, and the KV those rows are written to.
+
+`SharedRunner` is a level of the target's own weights: it writes into the sequence's pages, from the
+root on, and the target overwrites what it wrote. `ModelRunner` is a model with pages of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from typing import Protocol
+
+from halfbyte.cascade.decoding import Decoding
+from halfbyte.cascade.proposer import Ask
+from halfbyte.cascade.verify import Place
+from halfbyte.config import Level
+from halfbyte.runtime.protocol import Runtime
+
+
+class Runner(Protocol):
+    """See the module."""
+
+    @property
+    def name(self) -> str:
+        """Its stage in the cascade string."""
+
+    @property
+    def runtime(self) -> Runtime:
+        """The weights."""
+
+    @property
+    def level(self) -> Level:
+        """Which planes of them, in which precision."""
+
+    def begin(self, sequence: Decoding) -> None:
+        """Make room for a sequence."""
+
+    def enter(self, asks: Seq[Ask]) -> dict[int, Place]:
+        """Where the rows of asks[i] go, with pages for `length` rows from its root on.
+
+        An ask is left out when its length is 0, when there is no room, or when the text has a token
+        this model cannot read. What a place's tokens lack of the context has been run on return.
+        """
+
+    def left(self, ask: Ask, place: Place, tokens: Seq[int]) -> None:
+        """Take note that `place.tokens` and then `tokens` have their KV written now."""
+
+    def release(self, sequence: Decoding) -> None:
+        """Give back what a sequence holds."""
+
+
+class SharedRunner:
+    """A level of the target's weights, in the target's KV."""
+
+    def __init__(self, runtime: Runtime, level: Level) -> None:
+        self.runtime = runtime
+        self.level = level
+        self.name = str(level)
+
+    def begin(self, sequence: Decoding) -> None:
+        """Nothing: the sequence's pages are there."""
+
+    def enter(self, asks: Seq[Ask]) -> dict[int, Place]:
+        """Always at the root."""
+        return {
+            i: Place([ask.root], ask.root_position, ask.sequence.page_row, ask.sequence.choice)
+            for i, ask in enumerate(asks)
+            if ask.length > 0
+        }
+
+    def left(self, ask: Ask, place: Place, tokens: Seq[int]) -> None:
+        """Nothing: the target writes the same positions again."""
+
+    def release(self, sequence: Decoding) -> None:
+        """Nothing is held."""

@@ -1,0 +1,140 @@
+"""Judging proposals: one causal forward over several sequences, every row sampled.
+
+Each stage of a cascade, the target too, judges what the stage before it proposed in this way. The
+root is the last token known; its row and the proposals' rows stand at consecutive positions.
+
+    rows           root   d1   d2   d3
+    they sample    t1     t2   t3   t4      (of the next position)
+
+With d1 = t1 and d2 = t2 but d3 != t3, two are accepted and t3 is recovered. Had d3 matched, t4
+would be the bonus token. The noise of a position is the same for every stage, so stages agree often
+when sampling too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfbyte.cascade.decoding import Choice
+from halfbyte.config import Level
+from halfbyte.runtime.protocol import Batch, Runtime, Sampling
+
+Number = TypeVar("Number", np.float32, np.int32, np.uint64)
+
+
+class Fate(StrEnum):
+    """How an emitted token came about."""
+
+    ACCEPTED = "accepted"  # it was proposed and the target agreed
+    RECOVERED = "recovered"  # the target's own, where it disagreed
+    BONUS = "bonus"  # the target's own, after every proposal was accepted
+    PLAIN = "plain"  # nothing was proposed
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a sequence got out of a verify: `accepted` proposals and one token of the judge's."""
+
+    tokens: list[int]  # accepted + 1
+    logprobs: list[float]  # accepted + 1
+    proposed: int
+    accepted: int
+
+    def fates(self) -> list[Fate]:
+        """One a token."""
+        if self.proposed == 0:
+            return [Fate.PLAIN]
+        last = Fate.BONUS if self.accepted == self.proposed else Fate.RECOVERED
+        return [Fate.ACCEPTED] * self.accepted + [last]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a sequence's rows go in the KV of the model that runs them."""
+
+    tokens: list[int]  # what that KV has not seen yet; the root is last
+    first: int  # position of tokens[0]
+    page_row: NDArray[np.int32]  # [P], with pages up to the last proposal
+    choice: Choice
+
+    @property
+    def root_position(self) -> int:
+        """Position of the last of `tokens`."""
+        return self.first + len(self.tokens) - 1
+
+
+def accept(proposed: Seq[int], sampled: Seq[int]) -> int:
+    """Length of the longest prefix where the proposed tokens equal the judge's."""
+    for i, (d, t) in enumerate(zip(proposed, sampled, strict=False)):
+        if d != t:
+            return i
+    return min(len(proposed), len(sampled))
+
+
+def verify(
+    runtime: Runtime, level: Level, places: Seq[Place], proposals: Seq[list[int]]
+) -> list[Outcome]:
+    """Run every place's tokens and proposals in one forward; the longest agreeing prefix counts."""
+    rows: list[int] = []
+    sampled_rows: list[int] = []
+    positions: list[int] = []
+    starts = [0]
+    for place, proposed in zip(places, proposals, strict=True):
+        root_row = len(rows) + len(place.tokens) - 1
+        rows += place.tokens
+        rows += proposed
+        sampled_rows += range(root_row, len(rows))
+        next_position = place.root_position + 1
+        positions += range(next_position, next_position + len(proposed) + 1)
+        starts.append(len(rows))
+    counts = [len(proposed) + 1 for proposed in proposals]
+    sampled = runtime.forward_sample(
+        batch_of(rows, starts, places),
+        level,
+        np.array(sampled_rows, dtype=np.int32),
+        sampling_of([place.choice for place in places], positions, counts),
+    )
+    tokens, logprobs = sampled.tokens.tolist(), sampled.logprobs.tolist()
+    outcomes, start = [], 0
+    for proposed in proposals:
+        accepted = accept(proposed, tokens[start : start + len(proposed)])
+        end = start + accepted + 1
+        outcomes.append(Outcome(tokens[start:end], logprobs[start:end], len(proposed), accepted))
+        start += len(proposed) + 1
+    return outcomes
+
+
+def batch_of(rows: list[int], starts: list[int], places: Seq[Place]) -> Batch:
+    """Rows of several sequences; place b has rows starts[b] .. starts[b + 1] - 1."""
+    tables = [place.page_row for place in places]
+    return Batch(
+        tokens=np.array(rows, dtype=np.int32),
+        row_starts=np.array(starts, dtype=np.int32),
+        first_positions=np.array([place.first for place in places], dtype=np.int32),
+        # A batch of one is a view, not a copy.
+        page_tables=tables[0][None] if len(tables) == 1 else np.stack(tables),
+    )
+
+
+def sampling_of(choices: list[Choice], positions: list[int], counts: list[int]) -> Sampling:
+    """`counts[b]` rows drawn by `choices[b]`; one position a row, of the token drawn."""
+    repeat = len(positions) != len(choices)
+
+    def rows(values: list[float] | list[int], dtype: type[Number]) -> NDArray[Number]:
+        each = np.array(values, dtype=dtype)
+        return np.repeat(each, counts) if repeat else each
+
+    return Sampling(
+        temperatures=rows([c.temperature for c in choices], np.float32),
+        top_ks=rows([c.top_k for c in choices], np.int32),
+        top_ps=rows([c.top_p for c in choices], np.float32),
+        min_ps=rows([c.min_p for c in choices], np.float32),
+        seeds=rows([c.seed for c in choices], np.uint64),
+        positions=np.array(positions, dtype=np.int32),
+    )
