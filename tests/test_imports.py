@@ -38,6 +38,7 @@ ROOMS = (
         "async_engine",
     ),
     ("evaluate",),
+    ("server",),
     ("cli", "__main__"),
 )
 LEVEL_OF = {name: level for level, names in enumerate(ROOMS) for name in names}
@@ -102,7 +103,8 @@ def test_import_halfbyte_loads_neither_torch_nor_anything_heavy() -> None:
         "numpy",
         "tokenizers",
         "jinja2",
-        "fastapi",
+        "starlette",
+        "pydantic",
         "halfbyte._native",
     }
     assert not heavy & loaded
@@ -111,7 +113,7 @@ def test_import_halfbyte_loads_neither_torch_nor_anything_heavy() -> None:
 
 def test_the_whole_core_runs_without_torch() -> None:
     loaded = _loaded_by("import halfbyte.llm, halfbyte.cli.main, halfbyte.evaluate.bench")
-    assert not {"torch", "transformers", "fastapi", "uvicorn", "gguf.torch"} & loaded
+    assert not {"torch", "transformers", "starlette", "pydantic", "uvicorn", "gguf.torch"} & loaded
 
 
 def test_the_command_line_shows_help_without_loading_numpy() -> None:

@@ -130,6 +130,11 @@ class AsyncEngine:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether requests are accepted."""
+        return self._accepting and self._failure is None
+
     def submit(
         self,
         prompt_ids: Seq[int],
@@ -146,7 +151,7 @@ class AsyncEngine:
         first, as in vLLM. `deadline`: `time.monotonic()` seconds after which it ends with reason
         `deadline`. Raises `QueueFullError`, `StoppedError`, or `ArgumentError` for a bad request.
         """
-        if not self._accepting or self._failure is not None:
+        if not self.is_running:
             raise StoppedError(
                 "engine",
                 got=f"a failure: {self._failure}" if self._failure else "a stopped engine",

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import jinja2
+import jinja2.meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from halfbyte.errors import ArgumentError, FormatError
@@ -61,6 +62,7 @@ class ChatTemplate:
             )
         if len(source) > MAX_TEMPLATE_CHARS:
             raise _fault(f"{len(source)} characters")
+        self.source = source
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         environment = _Environment(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
@@ -72,16 +74,33 @@ class ChatTemplate:
         environment.globals["strftime_now"] = _now
         try:
             self._template = environment.from_string(source)
+            self._names = jinja2.meta.find_undeclared_variables(environment.parse(source))
         except (jinja2.TemplateError, RecursionError, ValueError) as error:
             raise _fault(str(error)) from error
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """The prompt text, ending where the assistant's answer begins."""
+    @property
+    def supports_tools(self) -> bool:
+        """Whether the template reads `tools`."""
+        return "tools" in self._names
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The prompt text, ending where the assistant's answer begins.
+
+        `variables`: what a template may read besides messages and tools, such as enable_thinking.
+        """
         _check_messages(messages)
+        values: dict[str, Any] = {"add_generation_prompt": True} | dict(variables or {})
+        if tools is not None:
+            values["tools"] = [dict(tool) for tool in tools]
+        values |= self._tokens | {"messages": [dict(m) for m in messages]}
         try:
-            return self._template.render(
-                messages=[dict(m) for m in messages], add_generation_prompt=True, **self._tokens
-            )
+            return self._template.render(values)
         except _RefusedError as error:
             raise ArgumentError(
                 "messages",

@@ -75,10 +75,14 @@ class TextCodec:
             )
         return ids
 
-    def decode(self, ids: Seq[int]) -> str:
-        """Text of ids; special tokens are left out."""
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+    def decode(self, ids: Seq[int], *, keep_special: bool = False) -> str:
+        """Text of ids; special tokens are left out unless kept."""
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=not keep_special)
         return text
+
+    def token_text(self, token: int) -> str:
+        """One token alone, special or not; U+FFFD where it is only part of a character."""
+        return self.decode([token], keep_special=True)
 
 
 def eos_ids(source: TextSource, model_eos: tuple[int, ...], vocab_size: int) -> frozenset[int]:

@@ -19,6 +19,7 @@ from halfbyte.cli.demo import demo
 from halfbyte.cli.doctor import doctor
 from halfbyte.cli.generate import generate
 from halfbyte.cli.inspect import inspect
+from halfbyte.cli.serve import serve
 from halfbyte.errors import HalfbyteError
 
 _EXIT_MISTAKE = 2
@@ -51,7 +52,7 @@ def _build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    for verb in (convert, generate, inspect, doctor, bench, demo):
+    for verb in (convert, generate, inspect, doctor, bench, serve, demo):
         app.command()(verb)
     return app
 

@@ -1,0 +1,114 @@
+"""One choice of a chat answer as it grows: content, tool calls, logprobs, fates."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from halfbyte.results import Chunk
+from halfbyte.server.generation import statistics
+from halfbyte.server.logprobs import chat_entry
+from halfbyte.server.schema.chat import ChatBody
+from halfbyte.server.service import Service
+from halfbyte.server.tool_calls import Call, CallReader, reader_for
+
+
+class ChatChoice:
+    """Takes chunks; gives deltas for a stream, or the whole at the end."""
+
+    def __init__(self, service: Service, body: ChatBody, index: int) -> None:
+        self._codec = service.model.codec
+        self._wants_logprobs = bool(body.logprobs)
+        self._wants_fates = bool(body.return_fates)
+        self._index = index
+        self._reader: CallReader | None = None
+        if body.tools and body.tool_choice != "none":
+            forced = body.tool_choice not in (None, "auto")
+            self._reader = reader_for(service.model.template.source, forced=forced)
+        self._content: list[str] = []
+        self._calls: list[dict[str, Any]] = []
+        self._logprobs: list[dict[str, Any]] = []
+        self._speculation: dict[str, Any] = {"pieces": [], "fates": []}
+        self._finish_reason: str | None = None
+
+    def opening(self) -> dict[str, Any]:
+        """The first delta of a stream."""
+        return self._delta({"role": "assistant", "content": ""})
+
+    def take(self, chunk: Chunk, cascade: str) -> list[dict[str, Any]]:
+        """Add a chunk; returns the choices of the events it makes."""
+        content, calls = chunk.text, list[Call]()
+        if self._reader is not None:
+            content, calls = self._reader.add(content)
+            if chunk.completion is not None:
+                rest, more = self._reader.finish()
+                content, calls = content + rest, calls + more
+        self._content.append(content)
+        delta: dict[str, Any] = {"content": content} if content else {}
+        made = [self._call(call) for call in calls]
+        if made:
+            delta["tool_calls"] = made
+        choice = self._delta(delta)
+        if self._wants_logprobs:
+            choice["logprobs"] = {"content": self._entries(chunk)}
+        if self._wants_fates:
+            choice["halfbyte"] = self._fates(chunk, cascade)
+        if chunk.completion is not None:
+            reason = chunk.completion.finish_reason
+            self._finish_reason = "tool_calls" if self._calls else reason
+            choice["finish_reason"] = self._finish_reason
+        silent = not delta and choice["finish_reason"] is None
+        return [] if silent and not (self._wants_logprobs or self._wants_fates) else [choice]
+
+    def whole(self) -> dict[str, Any]:
+        """The choice of a chat.completion."""
+        content = "".join(self._content)
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": content if content or not self._calls else None,
+            "refusal": None,
+        }
+        if self._calls:
+            message["tool_calls"] = [
+                {k: v for k, v in call.items() if k != "index"} for call in self._calls
+            ]
+        choice: dict[str, Any] = {
+            "index": self._index,
+            "message": message,
+            "logprobs": {"content": self._logprobs} if self._wants_logprobs else None,
+            "finish_reason": self._finish_reason,
+        }
+        if self._wants_fates:
+            choice["halfbyte"] = self._speculation
+        return choice
+
+    def _delta(self, delta: dict[str, Any]) -> dict[str, Any]:
+        return {"index": self._index, "delta": delta, "logprobs": None, "finish_reason": None}
+
+    def _call(self, call: Call) -> dict[str, Any]:
+        made = {
+            "index": len(self._calls),
+            "id": f"call_{secrets.token_hex(12)}",
+            "type": "function",
+            "function": {"name": call.name, "arguments": call.arguments},
+        }
+        self._calls.append(made)
+        return made
+
+    def _entries(self, chunk: Chunk) -> list[dict[str, Any]]:
+        entries = [
+            chat_entry(self._codec.token_text(token), logprob, ())
+            for token, logprob in zip(chunk.token_ids, chunk.logprobs, strict=True)
+        ]
+        self._logprobs += entries
+        return entries
+
+    def _fates(self, chunk: Chunk, cascade: str) -> dict[str, Any]:
+        fates = [str(fate) for fate in chunk.fates]
+        told: dict[str, Any] = {"pieces": chunk.pieces, "fates": fates}
+        if chunk.completion is not None:
+            told["statistics"] = statistics(cascade, chunk)
+            self._speculation["statistics"] = told["statistics"]
+        self._speculation["pieces"] += chunk.pieces
+        self._speculation["fates"] += fates
+        return told

@@ -1,0 +1,173 @@
+"""The streams of one request: each prompt times `n`, submitted together, cancelled together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from time import monotonic
+from typing import Any
+
+from halfbyte.errors import HalfbyteError, QueueFullError, StoppedError
+from halfbyte.params import SamplingParams
+from halfbyte.results import Chunk
+from halfbyte.server.errors import ApiError, bad_request
+from halfbyte.server.schema.sampling import SamplingBody
+from halfbyte.server.service import Service
+from halfbyte.stream import RequestStream
+
+RETRY_AFTER_SECONDS = 1
+_Item = tuple[int, Chunk | BaseException | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a choice got: `index` counts choices over all prompts."""
+
+    index: int
+    chunk: Chunk
+
+
+class Generation:
+    """Submitted when made; ApiError 400, 429 or 503 leaves nothing behind."""
+
+    def __init__(
+        self,
+        service: Service,
+        body: SamplingBody,
+        prompts: Sequence[list[int]],
+        params: SamplingParams,
+        *,
+        choices: int,
+        request_id: str,
+    ) -> None:
+        self.cascade = body.cascade or str(service.engine.llm.cascade)
+        self.prompt_tokens = sum(len(prompt) for prompt in prompts)
+        self.completion_tokens = 0
+        self._streams: list[RequestStream] = []
+        deadline = monotonic() + service.options.request_timeout
+        try:
+            for i, prompt in enumerate(prompts):
+                for k in range(choices):
+                    stream = service.engine.submit(
+                        prompt,
+                        _of_choice(params, k),
+                        cascade=body.cascade,
+                        priority=body.priority or 0,
+                        deadline=deadline,
+                        request_id=f"{request_id}-{i * choices + k}",
+                    )
+                    self._streams.append(stream)
+        except HalfbyteError as error:
+            self.cancel()
+            raise api_error(error) from error
+
+    def cancel(self) -> None:
+        """End what still runs; safe to call at any time and twice."""
+        for stream in self._streams:
+            stream.cancel()
+
+    def usage(self) -> dict[str, int]:
+        """Tokens so far, in OpenAI's names."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+        }
+
+    async def parts(self) -> AsyncIterator[Part]:
+        """Every chunk of every choice; ApiError where one ends before its time."""
+        async for index, chunk in _merge(self._streams):
+            self.completion_tokens += len(chunk.token_ids)
+            if chunk.completion is not None:
+                _check_end(chunk.completion.finish_reason)
+            yield Part(index, chunk)
+
+
+def api_error(error: HalfbyteError) -> ApiError:
+    """How an error of the engine is told to a client."""
+    if isinstance(error, QueueFullError):
+        return ApiError(
+            429,
+            str(error),
+            kind="rate_limit_error",
+            code="queue_full",
+            headers={"retry-after": str(RETRY_AFTER_SECONDS)},
+        )
+    if isinstance(error, StoppedError):
+        return ApiError(
+            503,
+            "the server is shutting down or has failed",
+            kind="server_error",
+            code="stopped",
+            headers={"retry-after": str(RETRY_AFTER_SECONDS)},
+        )
+    return bad_request(str(error), param=error.what)
+
+
+def _of_choice(params: SamplingParams, index: int) -> SamplingParams:
+    """Choices of one prompt draw different noise; the first is what n = 1 would give."""
+    if index == 0 or params.seed is None:
+        return params
+    return replace(params, seed=(params.seed + index) % 2**64)
+
+
+def _check_end(reason: str) -> None:
+    if reason == "deadline":
+        raise ApiError(
+            408,
+            "the answer was not complete in the time this server allows; ask for fewer tokens",
+            kind="timeout_error",
+            code="deadline",
+        )
+    if reason == "cancelled":
+        raise ApiError(503, "the server is shutting down", kind="server_error", code="cancelled")
+
+
+async def _merge(streams: Sequence[RequestStream]) -> AsyncIterator[tuple[int, Chunk]]:
+    if len(streams) == 1:
+        async for chunk in streams[0]:
+            yield 0, chunk
+        return
+    arrived: asyncio.Queue[_Item] = asyncio.Queue()
+    tasks = [asyncio.create_task(_pump(i, s, arrived)) for i, s in enumerate(streams)]
+    try:
+        still_open = len(tasks)
+        while still_open:
+            index, item = await arrived.get()
+            if item is None:
+                still_open -= 1
+            elif isinstance(item, BaseException):
+                raise item
+            else:
+                yield index, item
+    finally:
+        for task in tasks:
+            task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _pump(index: int, stream: RequestStream, arrived: asyncio.Queue[_Item]) -> None:
+    try:
+        async for chunk in stream:
+            arrived.put_nowait((index, chunk))
+        arrived.put_nowait((index, None))
+    except Exception as error:
+        arrived.put_nowait((index, error))
+
+
+def statistics(cascade: str, chunk: Chunk) -> dict[str, Any]:
+    """How a finished choice came about."""
+    assert chunk.completion is not None
+    s = chunk.completion.statistics
+    return {
+        "cascade": cascade,
+        "tau": s.tau,
+        "alpha": s.alpha,
+        "proposed_by_position": s.proposed_by_position,
+        "accepted_by_position": s.accepted_by_position,
+        "tokens_per_second": s.tokens_per_second,
+        "prefill_seconds": s.prefill_seconds,
+    }

@@ -1,0 +1,94 @@
+"""Fields that completions and chat completions share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+MAX_STOPS = 64
+MAX_N = 16
+MAX_LOGPROBS = 20
+MAX_BIASES = 1024
+INT32 = 2**31 - 1
+
+StopText = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+TokenId = Annotated[int, Field(ge=0, le=INT32)]
+Label = Annotated[str, StringConstraints(max_length=512)]
+
+
+class Body(BaseModel):
+    """JSON types as they are (no "5" for 5), no NaN, and no field this server does not know."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class StreamOptions(Body):
+    """What a stream carries besides text."""
+
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+    include_obfuscation: bool | None = Field(None, description="Accepted and ignored.")
+
+
+class JsonSchemaFormat(Body):
+    """OpenAI's envelope around a JSON schema."""
+
+    name: Label = "answer"
+    description: str | None = None
+    schema_: dict[str, Any] | bool | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(Body):
+    """`text`, any JSON object, or JSON of a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchemaFormat | None = None
+
+
+class StructuredOutputs(Body):
+    """Constraints on the text, named as vLLM names them; exactly one of them."""
+
+    json_: dict[str, Any] | bool | None = Field(None, alias="json")
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+
+
+class SamplingBody(Body):
+    """How tokens are chosen; OpenAI's names first, then those that vLLM added."""
+
+    model: Label | None = Field(None, description="The served model's name; may be left out.")
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_N)] | None = 1
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = 1.0
+    stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = 0.0
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = 0.0
+    logit_bias: (
+        Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_BIASES)]
+        | None
+    ) = None
+    user: Label | None = Field(None, description="Accepted and ignored.")
+
+    top_k: Annotated[int, Field(ge=-1, le=INT32)] | None = 0
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = 0.0
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = 1.0
+    min_tokens: Annotated[int, Field(ge=0, le=INT32)] | None = 0
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOPS)] | None = None
+    ignore_eos: bool | None = False
+    priority: Annotated[int, Field(ge=-1000, le=1000)] | None = Field(
+        0, description="A lower number is served earlier."
+    )
+    structured_outputs: StructuredOutputs | None = None
+
+    cascade: Label | None = Field(
+        None, description="One of the cascades the server allows; the output is the same."
+    )
+    return_fates: bool | None = Field(
+        False, description="Say per token who proposed it and whether it was accepted."
+    )

@@ -1,0 +1,69 @@
+"""A real server over a tiny model, on a free port, in a thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import uvicorn
+
+from halfbyte import LLM
+from halfbyte.async_engine import AsyncEngine, AsyncOptions
+from halfbyte.server.app import build_app
+from halfbyte.server.options import ServeOptions
+
+NAME = "tiny"
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a test talks to."""
+
+    url: str
+    engine: AsyncEngine
+    llm: LLM
+
+    def client(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=30, **options)
+
+    def free_pages(self) -> int:
+        return self.llm.model.pool.num_free
+
+    def wait_until_idle(self, seconds: float = 10) -> None:
+        """Fails unless every page is free again soon."""
+        end = time.monotonic() + seconds
+        while self.free_pages() < self.llm.model.pool.num_pages:
+            assert time.monotonic() < end, "pages are still held"
+            time.sleep(0.01)
+
+
+@contextmanager
+def serving(llm: LLM, *, engine: AsyncOptions | None = None, **options: Any) -> Iterator[Served]:
+    """Serves until the block ends; every page must then be free."""
+    running = AsyncEngine(llm, engine)
+    app = build_app(running, ServeOptions(model_name=NAME, port=0, **options))
+    config = uvicorn.Config(
+        app, port=0, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=5
+    )
+    socket = config.bind_socket()
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
+    thread.start()
+    end = time.monotonic() + 20
+    while not server.started:
+        assert thread.is_alive(), "the server did not start"
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    try:
+        yield Served(f"http://127.0.0.1:{socket.getsockname()[1]}", running, llm)
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        socket.close()
+        assert not thread.is_alive(), "the server did not stop"
+    assert llm.model.pool.num_free == llm.model.pool.num_pages
