@@ -43,6 +43,12 @@ Result<T> to_numpy(std::vector<T> values, std::vector<std::size_t> shape) {
 using PlanePart = std::tuple<Array<std::uint8_t, 2>, std::optional<Array<std::uint8_t, 2>>,
                              Array<std::uint16_t, 2>, std::optional<Array<float, 2>>>;
 
+// starts [R + 1], ids, adds, factors, subtracts [E], mask_rows [R], masks [K][V / 32]: see
+// halfbyte/runtime/protocol.py.
+using AdjustmentArrays =
+    std::tuple<Array<std::int32_t, 1>, Array<std::int32_t, 1>, Array<float, 1>, Array<float, 1>,
+               Array<float, 1>, Array<std::int32_t, 1>, Array<std::uint32_t, 2>>;
+
 // Loads one model. Not thread-safe: the Python side holds one lock per runtime.
 class NativeModel {
   public:
@@ -193,18 +199,30 @@ class NativeModel {
         return to_numpy(std::move(out), {R, V});
     }
 
-    std::tuple<Result<std::int32_t>, Result<float>> forward_sample(
-        Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> row_starts,
-        Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages, int weight_bits, int act_bits,
-        int head_bits, Array<std::int32_t, 1> logit_rows, Array<float, 1> temperatures,
-        Array<std::int32_t, 1> top_ks, Array<float, 1> top_ps, Array<float, 1> min_ps,
-        Array<std::uint64_t, 1> seeds, Array<std::int32_t, 1> positions,
-        std::optional<Array<std::int32_t, 2>> paths) {
+    std::tuple<Result<std::int32_t>, Result<float>, Result<std::int32_t>, Result<float>>
+    forward_sample(Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> row_starts,
+                   Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages, int weight_bits,
+                   int act_bits, int head_bits, Array<std::int32_t, 1> logit_rows,
+                   Array<float, 1> temperatures, Array<std::int32_t, 1> top_ks,
+                   Array<float, 1> top_ps, Array<float, 1> min_ps, Array<std::uint64_t, 1> seeds,
+                   Array<std::int32_t, 1> positions, std::optional<Array<std::int32_t, 2>> paths,
+                   const std::optional<AdjustmentArrays>& adjustments,
+                   const std::optional<Array<std::int32_t, 1>>& forced,
+                   const std::optional<Array<std::int32_t, 1>>& tops) {
         const Step step = checked(tokens, row_starts, first, pages, logit_rows, paths);
         const LevelSpec level = checked_level(weight_bits, act_bits, head_bits);
         const std::size_t R = step.num_logit_rows;
-        const auto sampling =
-            sampling_rows(R, temperatures, top_ks, top_ps, min_ps, seeds, positions);
+        auto sampling = sampling_rows(R, temperatures, top_ks, top_ps, min_ps, seeds, positions);
+        if (adjustments) adjust_rows(*adjustments, sampling);
+        if (forced) force_rows(*forced, sampling);
+        const std::size_t N = tops ? most_tops(*tops, R) : 0;
+        std::vector<std::int32_t> top_ids(R * N, -1);
+        std::vector<float> top_logprobs(R * N);
+        for (std::size_t r = 0; N && r < R; ++r) {
+            sampling[r].tops = (*tops)(r);
+            sampling[r].top_ids = top_ids.data() + r * N;
+            sampling[r].top_logprobs = top_logprobs.data() + r * N;
+        }
         std::vector<Choice> chosen;
         {
             nb::gil_scoped_release release;
@@ -216,7 +234,8 @@ class NativeModel {
             ids[r] = chosen[r].token;
             logprobs[r] = chosen[r].logprob;
         }
-        return {to_numpy(std::move(ids), {R}), to_numpy(std::move(logprobs), {R})};
+        return {to_numpy(std::move(ids), {R}), to_numpy(std::move(logprobs), {R}),
+                to_numpy(std::move(top_ids), {R, N}), to_numpy(std::move(top_logprobs), {R, N})};
     }
 
     std::tuple<Result<std::int32_t>, Result<std::int32_t>> draft(
@@ -224,7 +243,7 @@ class NativeModel {
         int weight_bits, int act_bits, int head_bits, Array<std::int32_t, 1> lengths,
         Array<float, 1> temperatures, Array<std::int32_t, 1> top_ks, Array<float, 1> top_ps,
         Array<float, 1> min_ps, Array<std::uint64_t, 1> seeds, Array<std::int32_t, 1> positions,
-        float min_confidence) {
+        const std::optional<AdjustmentArrays>& adjustments, float min_confidence) {
         const std::size_t B = tokens.shape(0);
         expect(B > 0 && lengths.shape(0) == B, "draft: one length a sequence");
         int most = 0;
@@ -241,6 +260,7 @@ class NativeModel {
             checked(tokens, row_starts, first, pages, rows, std::nullopt, lengths.data());
         const LevelSpec level = checked_level(weight_bits, act_bits, head_bits);
         auto sampling = sampling_rows(B, temperatures, top_ks, top_ps, min_ps, seeds, positions);
+        if (adjustments) adjust_rows(*adjustments, sampling);
         Draft drafted;
         if (most == 0) {
             drafted.counts.assign(B, 0);
@@ -422,6 +442,59 @@ class NativeModel {
         for (std::size_t r = 0; r < R; ++r)
             rows[r] = {temperatures(r), top_ks(r), top_ps(r), min_ps(r), seeds(r), positions(r)};
         return rows;
+    }
+
+    void adjust_rows(const AdjustmentArrays& arrays, std::vector<SamplingRow>& rows) const {
+        const auto& [starts, ids, adds, factors, subtracts, mask_rows, masks] = arrays;
+        const std::size_t R = rows.size(), E = ids.shape(0), K = masks.shape(0);
+        const std::size_t vocab = model_->shape().vocab, words = (vocab + 31) / 32;
+        expect(starts.shape(0) == R + 1 && mask_rows.shape(0) == R, "adjustments: one entry a row");
+        expect(adds.shape(0) == E && factors.shape(0) == E && subtracts.shape(0) == E,
+               "adjustments: one value of each kind for each id");
+        expect(starts(0) == 0 && starts(R) == static_cast<std::int32_t>(E),
+               "adjustments: starts must run from 0 to the number of ids");
+        expect(K == 0 || masks.shape(1) == words, "masks: one bit a token");
+        for (std::size_t e = 0; e < E; ++e)
+            expect(ids(e) >= 0 && static_cast<std::size_t>(ids(e)) < vocab && factors(e) > 0.0f,
+                   "adjustments: token id outside the vocabulary, or a factor that is not above 0");
+        for (std::size_t r = 0; r < R; ++r) {
+            expect(starts(r) <= starts(r + 1), "adjustments: starts must not fall");
+            const std::size_t at = starts(r);
+            rows[r].adjust = {ids.data() + at,
+                              adds.data() + at,
+                              factors.data() + at,
+                              subtracts.data() + at,
+                              static_cast<std::size_t>(starts(r + 1) - starts(r)),
+                              nullptr};
+            if (mask_rows(r) < 0) continue;
+            expect(static_cast<std::size_t>(mask_rows(r)) < K, "mask_rows names no mask");
+            rows[r].adjust.mask = masks.data() + mask_rows(r) * words;
+            expect(allows_any(rows[r].adjust.mask, vocab), "a mask allows no token");
+        }
+    }
+
+    static bool allows_any(const std::uint32_t* mask, std::size_t vocab) {
+        for (std::size_t w = 0; w < vocab / 32; ++w)
+            if (mask[w]) return true;
+        return vocab % 32 && (mask[vocab / 32] & ((1u << vocab % 32) - 1));
+    }
+
+    void force_rows(const Array<std::int32_t, 1>& forced, std::vector<SamplingRow>& rows) const {
+        expect(forced.shape(0) == rows.size(), "forced: one entry a row");
+        for (std::size_t r = 0; r < rows.size(); ++r) {
+            expect(forced(r) < model_->shape().vocab, "forced token outside the vocabulary");
+            rows[r].forced = forced(r);
+        }
+    }
+
+    std::size_t most_tops(const Array<std::int32_t, 1>& tops, std::size_t rows) const {
+        expect(tops.shape(0) == rows, "tops: one entry a row");
+        std::int32_t most = 0;
+        for (std::size_t r = 0; r < rows; ++r) {
+            expect(tops(r) >= 0 && tops(r) <= model_->shape().vocab, "tops must be 0..vocabulary");
+            most = std::max(most, tops(r));
+        }
+        return most;
     }
 
     std::unique_ptr<Model> model_;

@@ -205,6 +205,7 @@ Draft Model::draft(const Step& step, LevelSpec level, const std::vector<std::int
                     tokens[i] = drawn[i].token;
                     ++first[i];
                     ++how[i].position;
+                    how[i].adjust.mask = nullptr;  // it was made for the first token
                     return result.counts[b] < lengths[b];
                 });
                 if (!active.empty()) next();

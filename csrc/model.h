@@ -164,7 +164,7 @@ class Model {
         std::uint8_t* panel = nullptr;  // kernel scratch
         float* scores = nullptr;
         float* states = nullptr;
-        std::vector<std::pair<double, std::int32_t>> candidates;
+        SamplingScratch sampling;
     };
     std::vector<PerThread> threads_;
     std::vector<float> partial_states_;

@@ -170,7 +170,7 @@ void Model::sample_rows(const std::vector<SamplingRow>& sampling, std::vector<Ch
     for (int r = thread; r < step_.num_logit_rows; r += pool_.size()) {
         const ChunkStats* stats = chunk_stats_.data() + static_cast<std::size_t>(r) * chunks;
         out[r] = choose(logits(r), shape_.vocab, {stats, static_cast<std::size_t>(chunks)},
-                        sampling[r], threads_[thread].candidates);
+                        sampling[r], threads_[thread].sampling);
     }
 }
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels.h"
+
 namespace halfbyte {
 
 namespace {
@@ -69,39 +71,117 @@ std::int32_t draw(const std::vector<Candidate>& c, const Candidate& first, const
     return best.second;
 }
 
+inline bool allowed(const std::uint32_t* mask, std::int32_t id) {
+    return !mask || (mask[id >> 5] >> (id & 31) & 1u);
+}
+
+inline double finite_or_lowest(double l) { return l == l ? l : -INFINITY; }  // NaN breaks order
+
+// The row's logits after its adjustments, but for the mask.
+const float* adjust(const float* logits, int vocab, const Adjustments& a,
+                    std::vector<float>& adjusted) {
+    if (a.count == 0) return logits;
+    adjusted.assign(logits, logits + vocab);
+    for (std::size_t i = 0; i < a.count; ++i) {
+        float& l = adjusted[a.ids[i]];
+        l += a.adds[i];
+        l = l > 0.0f ? l / a.factors[i] : l * a.factors[i];
+        l -= a.subtracts[i];
+    }
+    return adjusted.data();
+}
+
+// The largest allowed logit, the lowest id on a tie.
+Candidate largest_allowed(const float* logits, int vocab, const std::uint32_t* mask) {
+    Candidate best{-INFINITY, -1};
+    for (std::int32_t i = 0; i < vocab; ++i) {
+        if (mask && mask[i >> 5] == 0) {
+            i |= 31;  // 32 ids at once that are not allowed
+            continue;
+        }
+        if (!allowed(mask, i)) continue;
+        if (logits[i] > best.first || best.second < 0) best = {finite_or_lowest(logits[i]), i};
+    }
+    return best;
+}
+
+void gather_candidates(const float* logits, int vocab, double t, const std::uint32_t* mask,
+                       std::vector<Candidate>& out) {
+    out.clear();
+    for (std::int32_t i = 0; i < vocab; ++i) {
+        if (mask && mask[i >> 5] == 0) {
+            i |= 31;
+            continue;
+        }
+        if (allowed(mask, i)) out.emplace_back(finite_or_lowest(logits[i] / t), i);
+    }
+}
+
+std::int32_t sample(const float* logits, int vocab, const Candidate& best, const SamplingRow& how,
+                    std::vector<Candidate>& candidates) {
+    const double t = how.temperature;
+    const Candidate largest{best.first / t, best.second};
+    const double floor =
+        how.min_p > 0.0f ? largest.first + std::log(static_cast<double>(how.min_p)) : -INFINITY;
+    gather_candidates(logits, vocab, t, how.adjust.mask, candidates);
+    if (how.top_k > 0 && static_cast<std::size_t>(how.top_k) < candidates.size()) {
+        std::nth_element(candidates.begin(), candidates.begin() + how.top_k - 1, candidates.end(),
+                         better);
+        candidates.resize(how.top_k);
+    }
+    if (how.top_p < 1.0f) keep_top_p(candidates, largest.first, how.top_p);
+    if (how.min_p > 0.0f)
+        std::erase_if(candidates, [&](const Candidate& c) { return c.first < floor; });
+    return draw(candidates, largest, how);
+}
+
+// The `tops` largest raw logits, best first. A chunk whose largest cannot enter is not looked at.
+void find_tops(const float* logits, int vocab, std::span<const ChunkStats> chunks, double top,
+               double log_sum, const SamplingRow& how, std::vector<Candidate>& found) {
+    const std::size_t wanted = how.tops;
+    found.clear();
+    for (std::size_t c = 0; c < chunks.size(); ++c) {
+        const std::int32_t begin = static_cast<std::int32_t>(c) * kLogitChunk;
+        const std::int32_t end = std::min(vocab, begin + kLogitChunk);
+        if (found.size() == wanted && !(chunks[c].max > found.back().first)) continue;
+        for (std::int32_t i = begin; i < end; ++i) {
+            const Candidate x{finite_or_lowest(logits[i]), i};
+            if (found.size() == wanted) {
+                if (!better(x, found.back())) continue;
+                found.pop_back();
+            }
+            found.insert(std::upper_bound(found.begin(), found.end(), x, better), x);
+        }
+    }
+    for (std::size_t i = 0; i < wanted; ++i) {
+        how.top_ids[i] = found[i].second;
+        how.top_logprobs[i] = static_cast<float>(found[i].first - top - log_sum);
+    }
+}
+
 }  // namespace
 
 Choice choose(const float* logits, int vocab, std::span<const ChunkStats> chunks,
-              const SamplingRow& how, std::vector<Candidate>& candidates) {
+              const SamplingRow& how, SamplingScratch& scratch) {
     const ChunkStats* top = &chunks[0];
     for (const ChunkStats& c : chunks)
         if (c.max > top->max) top = &c;
     double sum = 0.0;
     for (const ChunkStats& c : chunks)
         sum += static_cast<double>(c.sum) * std::exp(static_cast<double>(c.max) - top->max);
-    std::int32_t token = top->argmax;
-    if (how.temperature > 0.0f) {
-        const double t = how.temperature;
-        const Candidate largest{top->max / t, top->argmax};
-        const double floor =
-            how.min_p > 0.0f ? largest.first + std::log(static_cast<double>(how.min_p)) : -INFINITY;
-        candidates.clear();
-        for (std::int32_t i = 0; i < vocab; ++i) {
-            const double l = logits[i] / t;
-            candidates.push_back({l == l ? l : -INFINITY, i});  // a NaN would break the order
-        }
-        if (how.top_k > 0 && how.top_k < vocab) {
-            std::nth_element(candidates.begin(), candidates.begin() + how.top_k - 1,
-                             candidates.end(), better);
-            candidates.resize(how.top_k);
-        }
-        if (how.top_p < 1.0f) keep_top_p(candidates, largest.first, how.top_p);
-        if (how.min_p > 0.0f)
-            std::erase_if(candidates, [&](const Candidate& c) { return c.first < floor; });
-        token = draw(candidates, largest, how);
+    const double log_sum = std::log(sum);
+    if (how.tops > 0) find_tops(logits, vocab, chunks, top->max, log_sum, how, scratch.candidates);
+    std::int32_t token = how.forced;
+    if (token < 0) {
+        const float* shaped = adjust(logits, vocab, how.adjust, scratch.adjusted);
+        const bool as_is = shaped == logits && !how.adjust.mask;
+        const Candidate best = as_is ? Candidate{top->max, top->argmax}
+                                     : largest_allowed(shaped, vocab, how.adjust.mask);
+        token = how.temperature > 0.0f ? sample(shaped, vocab, best, how, scratch.candidates)
+                                       : best.second;
     }
     const double shifted = static_cast<double>(logits[token]) - top->max;
-    return {token, static_cast<float>(shifted - std::log(sum))};
+    return {token, static_cast<float>(shifted - log_sum)};
 }
 
 }  // namespace halfbyte

@@ -8,6 +8,14 @@
 
 namespace halfbyte {
 
+// Changes to a row's raw logits before temperature; docs/numerics.md has their order. No id twice.
+struct Adjustments {
+    const std::int32_t* ids = nullptr;  // [count]
+    const float *adds = nullptr, *factors = nullptr, *subtracts = nullptr;
+    std::size_t count = 0;
+    const std::uint32_t* mask = nullptr;  // [V / 32] bits of the ids allowed; null: all
+};
+
 struct SamplingRow {
     float temperature = 0.0f;
     std::int32_t top_k = 0;
@@ -15,6 +23,12 @@ struct SamplingRow {
     float min_p = 0.0f;
     std::uint64_t seed = 0;
     std::int32_t position = 0;
+    Adjustments adjust;
+    std::int32_t forced = -1;  // >= 0: this token, whatever the logits say
+    // Where the `tops` most likely tokens of the raw logits go, best first.
+    int tops = 0;
+    std::int32_t* top_ids = nullptr;
+    float* top_logprobs = nullptr;
 };
 
 // Statistics of one chunk of a row's logits (Kernels::softmax_stats).
@@ -29,8 +43,14 @@ struct Choice {
     float logprob;
 };
 
-// `chunks` in ascending order. `candidates` is reused memory.
+// Memory a thread reuses from row to row.
+struct SamplingScratch {
+    std::vector<std::pair<double, std::int32_t>> candidates;
+    std::vector<float> adjusted;
+};
+
+// `chunks` in ascending order.
 Choice choose(const float* logits, int vocab, std::span<const ChunkStats> chunks,
-              const SamplingRow& how, std::vector<std::pair<double, std::int32_t>>& candidates);
+              const SamplingRow& how, SamplingScratch& scratch);
 
 }  // namespace halfbyte

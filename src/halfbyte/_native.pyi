@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 _I32 = NDArray[np.int32]
 _F32 = NDArray[np.float32]
+_Adjustments = tuple[_I32, _I32, _F32, _F32, _F32, _I32, NDArray[np.uint32]]
 _Part = tuple[NDArray[np.uint8], NDArray[np.uint8] | None, NDArray[np.uint16], _F32 | None]
 
 def tiers() -> list[str]: ...
@@ -71,7 +72,10 @@ class NativeModel:
         seeds: NDArray[np.uint64],
         positions: _I32,
         paths: _I32 | None,
-    ) -> tuple[_I32, _F32]: ...
+        adjustments: _Adjustments | None,
+        forced: _I32 | None,
+        tops: _I32 | None,
+    ) -> tuple[_I32, _F32, _I32, _F32]: ...
     def draft(
         self,
         tokens: _I32,
@@ -87,6 +91,7 @@ class NativeModel:
         min_ps: _F32,
         seeds: NDArray[np.uint64],
         positions: _I32,
+        adjustments: _Adjustments | None,
         min_confidence: float,
     ) -> tuple[_I32, _I32]: ...
     def copy_kv(self, pages: _I32, sources: _I32, targets: _I32) -> None: ...

@@ -13,7 +13,7 @@ from halfbyte.config import Level, ModelConfig
 from halfbyte.errors import ArgumentError, ModelError
 from halfbyte.formats.weights import Dense, Planes, Weights
 from halfbyte.runtime.machine import choose_threads, choose_tier, processor_name
-from halfbyte.runtime.protocol import Batch, Drafted, KvBits, Sampled, Sampling
+from halfbyte.runtime.protocol import Adjustments, Batch, Drafted, KvBits, Sampled, Sampling
 
 DEFAULT_NUM_TOKENS = 8192
 DEFAULT_PAGE_SIZE = 64
@@ -130,7 +130,7 @@ class NativeRuntime:
         self, batch: Batch, level: Level, logit_rows: NDArray[np.int32], sampling: Sampling
     ) -> Sampled:
         """Forward, then sample every named row, in one native call."""
-        tokens, logprobs = self._model.forward_sample(
+        tokens, logprobs, top_ids, top_logprobs = self._model.forward_sample(
             batch.tokens,
             batch.row_starts,
             batch.first_positions,
@@ -144,8 +144,13 @@ class NativeRuntime:
             sampling.seeds,
             sampling.positions,
             batch.paths,
+            _arrays(sampling.adjustments),
+            sampling.forced,
+            sampling.tops,
         )
-        return Sampled(tokens, logprobs)
+        if sampling.tops is None:
+            return Sampled(tokens, logprobs)
+        return Sampled(tokens, logprobs, top_ids, top_logprobs)
 
     def draft(
         self,
@@ -168,6 +173,7 @@ class NativeRuntime:
             sampling.min_ps,
             sampling.seeds,
             sampling.positions,
+            _arrays(sampling.adjustments),
             min_confidence,
         )
         return Drafted(tokens, counts)
@@ -194,6 +200,12 @@ class NativeRuntime:
     def _bits(self, level: Level) -> tuple[int, int, int]:
         head = level.head_bits or self._head_bits.get(level.weight_bits, level.weight_bits)
         return level.weight_bits, level.act_bits, head
+
+
+def _arrays(a: Adjustments | None) -> _native._Adjustments | None:
+    if a is None:
+        return None
+    return a.starts, a.ids, a.adds, a.factors, a.subtracts, a.mask_rows, a.masks
 
 
 def _check_runnable(config: ModelConfig) -> None:

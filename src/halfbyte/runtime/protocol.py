@@ -44,12 +44,31 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class Adjustments:
+    """What changes the raw logits of R rows before temperature (docs/numerics.md has the order).
+
+    Row r has entries `starts[r]` .. `starts[r + 1] - 1`, no id twice; each makes a logit l into
+    l + add, divided (if above 0, else multiplied) by its factor, less what it subtracts. Then only
+    the tokens that mask `mask_rows[r]` has a bit for (token t: bit t % 32 of word t // 32) remain;
+    -1: all remain. A mask that is used allows at least one token.
+    """
+
+    starts: NDArray[np.int32]  # [R + 1], from 0 to E
+    ids: NDArray[np.int32]  # [E]
+    adds: NDArray[np.float32]  # [E]; -inf forbids a token while another remains
+    factors: NDArray[np.float32]  # [E] > 0
+    subtracts: NDArray[np.float32]  # [E]
+    mask_rows: NDArray[np.int32]  # [R]
+    masks: NDArray[np.uint32]  # [K, ceil(V / 32)]
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """How each of R rows turns logits into a token.
 
     `temperature` 0 is greedy (the lowest id wins a tie). The noise is a pure function of (seed,
-    position, token id); `positions` are those of the tokens being sampled. Order: temperature,
-    top-k (0: off), top-p (1: off), min-p (0: off), then Gumbel-max.
+    position, token id); `positions` are those of the tokens being sampled. Order: adjustments,
+    temperature, top-k (0: off), top-p (1: off), min-p (0: off), then Gumbel-max.
     """
 
     temperatures: NDArray[np.float32]  # [R]
@@ -58,6 +77,10 @@ class Sampling:
     min_ps: NDArray[np.float32]  # [R]
     seeds: NDArray[np.uint64]  # [R]
     positions: NDArray[np.int32]  # [R]
+    adjustments: Adjustments | None = None
+    # [R] the token a row "draws" whatever its logits say (for the logprobs of a prompt); -1: none.
+    forced: NDArray[np.int32] | None = None
+    tops: NDArray[np.int32] | None = None  # [R] how many most likely tokens to report
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +88,12 @@ class Sampled:
     """What R rows drew."""
 
     tokens: NDArray[np.int32]  # [R]
-    logprobs: NDArray[np.float32]  # [R] log-softmax of the raw logits (no temperature) at the token
+    # [R] log-softmax of the raw logits (no temperature, no adjustment) at the token.
+    logprobs: NDArray[np.float32]
+    # Where `tops` asked: the most likely tokens of the raw logits, best first (ties: lower id
+    # first), and their logprobs, [R, max(tops)]; past a row's own count they are undefined.
+    top_ids: NDArray[np.int32] | None = None
+    top_logprobs: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +153,8 @@ class Runtime(Protocol):
         `batch` has one row a sequence (the pending token); `sampling.positions[b]` is the position
         of the first token drafted. A sequence stops early when the probability of the token it
         drew is below `min_confidence`; that token is not proposed. Writes draft KV at the positions
-        it runs over.
+        it runs over. A sequence's adjustments hold for every token it drafts, but its mask for the
+        first only; `forced` and `tops` are not looked at.
         """
 
     def copy_kv(

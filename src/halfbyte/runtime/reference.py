@@ -21,7 +21,7 @@ from halfbyte.runtime.reference_ops import (
     silu_mul,
     widen,
 )
-from halfbyte.runtime.reference_sampling import sample_rows
+from halfbyte.runtime.reference_sampling import adjustments_of, sample_rows
 from halfbyte.runtime.reference_weights import Layer, load_model
 
 
@@ -296,4 +296,5 @@ def _rows_of(sampling: Sampling, rows: NDArray[np.intp], step: int) -> Sampling:
         min_ps=sampling.min_ps[rows],
         seeds=sampling.seeds[rows],
         positions=sampling.positions[rows] + np.int32(step),
+        adjustments=adjustments_of(sampling.adjustments, rows, masked=step == 0),
     )

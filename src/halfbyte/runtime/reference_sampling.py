@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from halfbyte.runtime.protocol import Sampled, Sampling
+from halfbyte.runtime.protocol import Adjustments, Sampled, Sampling
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -52,6 +52,23 @@ def kept_ids(scaled: F64, top_k: int, top_p: float, min_p: float) -> NDArray[np.
     return ids
 
 
+def adjusted(logits: F32, adjustments: Adjustments, row: int) -> F32:
+    """A row's logits [V] after its adjustments, all float32; a token its mask forbids is NaN."""
+    span = slice(adjustments.starts[row], adjustments.starts[row + 1])
+    ids = adjustments.ids[span]
+    out = logits.copy()
+    changed = out[ids] + adjustments.adds[span]
+    factors = adjustments.factors[span]
+    with np.errstate(over="ignore", invalid="ignore"):
+        changed = np.where(changed > 0, changed / factors, changed * factors)
+        out[ids] = changed - adjustments.subtracts[span]
+    if adjustments.mask_rows[row] >= 0:
+        words = adjustments.masks[adjustments.mask_rows[row]]
+        bits = (words[:, None] >> np.arange(32, dtype=np.uint32)) & np.uint32(1)
+        out[bits.reshape(-1)[: len(out)] == 0] = np.nan
+    return out
+
+
 def sample_token(
     logits: F32,
     temperature: float,
@@ -61,12 +78,18 @@ def sample_token(
     seed: int,
     position: int,
 ) -> int:
-    """The token that `logits` [V] give at a position; temperature 0 is greedy."""
-    if temperature == 0:
-        return int(np.argmax(logits))
-    scaled = logits.astype(np.float64) / temperature
-    ids = np.sort(kept_ids(scaled, top_k, top_p, min_p))
-    return int(ids[np.argmax(scaled[ids] + gumbel_noise(seed, position, ids))])
+    """The token that `logits` [V] give at a position; temperature 0 is greedy.
+
+    A NaN is a token that is not there.
+    """
+    there = np.flatnonzero(~np.isnan(logits))
+    best = there[np.argmax(logits[there])]
+    if temperature == 0 or logits[best] == -np.inf:
+        return int(best)
+    scaled = logits[there].astype(np.float64) / temperature
+    kept = np.sort(kept_ids(scaled, top_k, top_p, min_p))
+    ids = there[kept]
+    return int(ids[np.argmax(scaled[kept] + gumbel_noise(seed, position, ids))])
 
 
 def token_logprob(logits: F32, token: int) -> np.float32:
@@ -75,19 +98,56 @@ def token_logprob(logits: F32, token: int) -> np.float32:
     return np.float32(shifted[token] - np.log(np.exp(shifted).sum()))
 
 
+def top_tokens(logits: F32, count: int) -> NDArray[np.int32]:
+    """Ids of the `count` largest logits, best first (ties: lower id first)."""
+    return np.argsort(-logits, kind="stable")[:count].astype(np.int32)
+
+
 def sample_rows(logits: F32, sampling: Sampling) -> Sampled:
     """One token for each row of `logits` [R, V]."""
     tokens = np.empty(len(logits), dtype=np.int32)
     logprobs = np.empty(len(logits), dtype=np.float32)
     for r, row in enumerate(logits):
-        tokens[r] = sample_token(
-            row,
-            temperature=float(sampling.temperatures[r]),
-            top_k=int(sampling.top_ks[r]),
-            top_p=float(sampling.top_ps[r]),
-            min_p=float(sampling.min_ps[r]),
-            seed=int(sampling.seeds[r]),
-            position=int(sampling.positions[r]),
-        )
+        if sampling.forced is not None and sampling.forced[r] >= 0:
+            tokens[r] = sampling.forced[r]
+        else:
+            adjustments = sampling.adjustments
+            tokens[r] = sample_token(
+                row if adjustments is None else adjusted(row, adjustments, r),
+                temperature=float(sampling.temperatures[r]),
+                top_k=int(sampling.top_ks[r]),
+                top_p=float(sampling.top_ps[r]),
+                min_p=float(sampling.min_ps[r]),
+                seed=int(sampling.seeds[r]),
+                position=int(sampling.positions[r]),
+            )
         logprobs[r] = token_logprob(row, int(tokens[r]))
-    return Sampled(tokens, logprobs)
+    if sampling.tops is None:
+        return Sampled(tokens, logprobs)
+    top_ids = np.full((len(logits), int(sampling.tops.max(initial=0))), -1, dtype=np.int32)
+    top_logprobs = np.zeros(top_ids.shape, dtype=np.float32)
+    for r, (row, count) in enumerate(zip(logits, sampling.tops, strict=True)):
+        top_ids[r, :count] = top_tokens(row, int(count))
+        top_logprobs[r, :count] = [token_logprob(row, t) for t in top_ids[r, :count]]
+    return Sampled(tokens, logprobs, top_ids, top_logprobs)
+
+
+def adjustments_of(
+    adjustments: Adjustments | None, rows: NDArray[np.intp], *, masked: bool
+) -> Adjustments | None:
+    """The adjustments of some rows, in their order; `masked` False drops the masks."""
+    if adjustments is None:
+        return None
+    a = adjustments
+    counts = np.diff(a.starts)[rows]
+    entries = [np.arange(a.starts[r], a.starts[r + 1]) for r in rows]
+    picked = np.concatenate(entries) if entries else np.empty(0, dtype=np.intp)
+    return Adjustments(
+        starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
+        ids=a.ids[picked],
+        adds=a.adds[picked],
+        factors=a.factors[picked],
+        subtracts=a.subtracts[picked],
+        mask_rows=a.mask_rows[rows] if masked else np.full(len(rows), -1, dtype=np.int32),
+        masks=a.masks,
+    )
