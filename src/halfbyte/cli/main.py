@@ -17,6 +17,7 @@ from halfbyte.cli.bench import bench
 from halfbyte.cli.convert import convert
 from halfbyte.cli.demo import demo
 from halfbyte.cli.doctor import doctor
+from halfbyte.cli.eval import evaluate
 from halfbyte.cli.generate import generate
 from halfbyte.cli.inspect import inspect
 from halfbyte.cli.serve import serve
@@ -54,6 +55,7 @@ def _build() -> typer.Typer:
     app.callback()(_root)
     for verb in (convert, generate, inspect, doctor, bench, serve, demo):
         app.command()(verb)
+    app.command("eval")(evaluate)
     return app
 
 

@@ -1,0 +1,116 @@
+"""`halfbyte eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from halfbyte.cli.options import (
+    DEFAULT_DRAFT_LENGTH,
+    DEFAULT_NUM_TOKENS,
+    Ckpt,
+    DraftLength,
+    NumTokens,
+    Planes,
+    Threads,
+)
+from halfbyte.cli.output import conversion_progress, item_progress, note
+from halfbyte.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from halfbyte.evaluate.result_rows import ResultRow
+
+
+def evaluate(
+    ckpt: Ckpt,
+    task: Annotated[
+        list[str],
+        typer.Option(
+            "--task",
+            help="NAME=FILE, may be given several times. Names: perplexity (a text file), gsm8k"
+            " (the published JSON lines).",
+            show_default=False,
+        ),
+    ],
+    level: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--level", "-l", help="'w8a16', 'w4a4', 'f32' …; may be given several."),
+    ] = None,
+    cascade: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--cascade", "-c", help="'w4a8 > w8a16' …; may be given several."),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Directory of rows.jsonl and of the records.")
+    ] = Path("eval-results"),
+    limit: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Items of each task, drawn in a fixed order.  [default: all]"),
+    ] = None,
+    name: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="What rows call the model.  [default: CKPT]"),
+    ] = None,
+    window: Annotated[int, typer.Option(help="Tokens of a stretch of text, perplexity.")] = 512,
+    shots: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="gsm8k: JSON lines with worked examples.  [default: built in]"),
+    ] = None,
+    max_tokens: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--max-tokens", "-n", help="Of a completion.  [default: the task's own]"),
+    ] = None,
+    draft_length: DraftLength = DEFAULT_DRAFT_LENGTH,
+    batch: Annotated[int, typer.Option(help="Requests decoded together.")] = 8,
+    num_tokens: NumTokens = DEFAULT_NUM_TOKENS,
+    planes: Planes = None,
+    threads: Threads = None,
+) -> None:
+    """Measure how good a model is at given levels or under cascades.
+
+    Results are JSON lines in OUTPUT/rows.jsonl; `halfbyte report` turns them into tables. An
+    interrupted run goes on where it stopped when it is started again.
+    """
+    from halfbyte.cascade.cascade import Cascade
+    from halfbyte.evaluate.run import evaluate as run
+    from halfbyte.evaluate.subject import load_subject
+    from halfbyte.evaluate.tasks.catalog import TaskOptions, parse_task
+
+    wanted = [Cascade.parse(text) for text in (*(level or ()), *(cascade or ()))]
+    if not wanted:
+        raise ArgumentError(
+            "eval", got="no level", expected="--level or --cascade", fix="for example -l w8a16"
+        )
+    options = TaskOptions(window=window, shots=shots, max_tokens=max_tokens)
+    tasks = [parse_task(text, options) for text in task]
+    with conversion_progress() as progress:
+        first = load_subject(
+            ckpt,
+            wanted[0],
+            name=name,
+            threads=threads,
+            draft_length=draft_length,
+            max_batch=batch,
+            num_tokens=num_tokens,
+            planes=planes,
+            progress=progress,
+        )
+    for each in wanted:
+        subject = first.under(each)
+        for one in tasks:
+            with item_progress(f"{each}  {one.name}") as advance:
+                rows = run(
+                    one, subject, output, limit=limit, progress=advance, remark=subject.remark
+                )
+            for row in rows:
+                print(line(row))
+    note(f"rows in {output / 'rows.jsonl'}")
+
+
+def line(row: ResultRow) -> str:
+    """One result for people."""
+    error = "" if row.stderr is None else f" ± {row.stderr:.4g}"
+    part = "" if row.items == row.total else f" ({row.items} of {row.total} items)"
+    return f"{row.cascade:<16} {row.task} {row.metric}: {row.value:.6g}{error}{part}"

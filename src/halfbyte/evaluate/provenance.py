@@ -1,0 +1,83 @@
+"""Where a result comes from: weights, program, machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import halfbyte
+from halfbyte.errors import SourceError
+from halfbyte.llm import LLM
+
+_SAMPLE_BYTES = 1 << 20
+_MODEL_FILES = ("*.json", "*.safetensors", "*.jinja")
+
+
+def fingerprint(path: Path) -> str:
+    """16 hexadecimal digits of a model's names, sizes and samples; copies have the same one."""
+    hashed = hashlib.sha256()
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for pattern in _MODEL_FILES for file in path.glob(pattern))
+    try:
+        for file in files:
+            size = file.stat().st_size
+            hashed.update(f"{file.name} {size}\n".encode())
+            with file.open("rb") as opened:
+                hashed.update(opened.read(_SAMPLE_BYTES))
+                opened.seek(max(0, size - _SAMPLE_BYTES))
+                hashed.update(opened.read(_SAMPLE_BYTES))
+    except OSError as error:
+        raise SourceError(
+            f"model {path.name}", got=error.strerror, expected="readable files", fix="check it"
+        ) from error
+    return hashed.hexdigest()[:16]
+
+
+def machine(llm: LLM) -> dict[str, Any]:
+    """CPU, tier and threads."""
+    runtime = llm.model.runtime
+    return {
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)),
+        "tier": getattr(runtime, "tier", "reference"),
+        "threads": getattr(runtime, "threads", 1),
+    }
+
+
+def commit() -> str:
+    """Short hash of the source this runs from, "+" where files differ; "" outside a checkout."""
+    root = Path(halfbyte.__file__).parent
+    head = _git(root, "rev-parse", "--short=10", "HEAD")
+    if not head or not _git(root, "ls-files", "--", "__init__.py"):
+        return ""
+    return head + ("+" if _git(root, "status", "--porcelain", "--", ".") else "")
+
+
+def now() -> str:
+    """UTC, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _cpu() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
+    return names[0] if names else platform.machine()

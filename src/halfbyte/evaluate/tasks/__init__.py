@@ -1,0 +1,1 @@
+"""What can be evaluated: one file a family of tasks, all behind `task.Task`."""
