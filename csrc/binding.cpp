@@ -288,6 +288,34 @@ class NativeModel {
         model_->copy_kv(pages.data(), sources.data(), targets.data(), static_cast<int>(count));
     }
 
+    // x [M, hidden] -> what the layer's linears read (qkv, o, gate_up, down) and what it returns.
+    std::tuple<Result<float>, Result<float>, Result<float>, Result<float>, Result<float>>
+    capture_layer(int layer, Array<float, 2> x, Array<std::int32_t, 1> row_starts,
+                  Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages, int weight_bits,
+                  int act_bits) {
+        const ModelShape& s = model_->shape();
+        const std::size_t M = x.shape(0), hidden = s.hidden, inner = s.intermediate;
+        const std::size_t attended = static_cast<std::size_t>(s.heads) * s.head_dim;
+        expect(layer >= 0 && layer < s.layers, "capture_layer: no such layer");
+        expect(x.shape(1) == hidden, "capture_layer: rows of the wrong width");
+        const std::vector<std::int32_t> tokens(M, 0);
+        const std::size_t none = 0;
+        const Array<std::int32_t, 1> no_rows(tokens.data(), 1, &none);
+        const Step step = checked(Array<std::int32_t, 1>(tokens.data(), 1, &M), row_starts, first,
+                                  pages, no_rows, std::nullopt);
+        const LevelSpec level = checked_level(weight_bits, act_bits, weight_bits);
+        std::vector<float> qkv(M * hidden), o(M * attended), gate_up(M * hidden), down(M * inner),
+            out(M * hidden);
+        {
+            nb::gil_scoped_release release;
+            model_->capture_layer(step, level, layer, x.data(),
+                                  {qkv.data(), o.data(), gate_up.data(), down.data(), out.data()});
+        }
+        return {to_numpy(std::move(qkv), {M, hidden}), to_numpy(std::move(o), {M, attended}),
+                to_numpy(std::move(gate_up), {M, hidden}), to_numpy(std::move(down), {M, inner}),
+                to_numpy(std::move(out), {M, hidden})};
+    }
+
     // Raw bytes: K [Hkv, D, S * width], V [Hkv, S, D * width].
     std::tuple<Result<std::uint8_t>, Result<std::uint8_t>> read_kv(int layer, int page) {
         const ModelShape& s = model_->shape();
@@ -533,6 +561,7 @@ NB_MODULE(_native, m) {
         .def("forward_sample", &NativeModel::forward_sample)
         .def("draft", &NativeModel::draft)
         .def("copy_kv", &NativeModel::copy_kv)
+        .def("capture_layer", &NativeModel::capture_layer)
         .def("read_kv", &NativeModel::read_kv, "layer"_a, "page"_a)
         .def("bytes_read", &NativeModel::bytes_read)
         .def("memory_bytes", &NativeModel::memory_bytes)

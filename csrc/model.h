@@ -60,6 +60,11 @@ struct Step {
     int path_width = 0;
 };
 
+// What one layer read at its linears and returned, for calibration: [M][width] each.
+struct LayerRows {
+    float *qkv, *o, *gate_up, *down, *out;
+};
+
 struct Draft {
     std::vector<std::int32_t> tokens;  // [B][most]
     std::vector<std::int32_t> counts;  // [B]
@@ -103,6 +108,10 @@ class Model {
     Draft draft(const Step& step, LevelSpec level, const std::vector<std::int32_t>& lengths,
                 std::vector<SamplingRow> sampling, float min_confidence);
 
+    // Runs layer l over rows x [M][hidden] of the residual stream in place of embedded tokens.
+    void capture_layer(const Step& step, LevelSpec level, int l, const float* x,
+                       const LayerRows& out);
+
     const float* logits(int row) const {
         return logits_.data() + static_cast<std::size_t>(row) * logit_stride_;
     }
@@ -122,8 +131,12 @@ class Model {
     void reserve(const Step& step);
     void begin_step(const Step& step);
     void run_layers(LevelSpec level, int thread);
+    void run_layer(int l, LevelSpec level, int thread);
     void run_head(LevelSpec level, int thread);
     void embed_rows(int thread);
+    void rotary_angles(int thread);
+    void capture(const float* from, std::size_t stride, int width, float* to, int thread) const;
+    void capture_normed(const float* norm, float* to, int thread) const;
     void write_kv(const Layer& layer, int index, int thread);
     void attention(int layer, int thread);
     template <typename Row>
@@ -172,9 +185,10 @@ class Model {
     std::vector<ChunkStats> chunk_stats_;  // [R][chunks]
 
     Step step_;
-    std::vector<std::int32_t> position_;  // [M]
-    std::vector<std::int32_t> slot_;      // [M]
-    std::vector<std::int32_t> sequence_;  // [M]
+    const LayerRows* captured_ = nullptr;  // set while a layer runs alone
+    std::vector<std::int32_t> position_;   // [M]
+    std::vector<std::int32_t> slot_;       // [M]
+    std::vector<std::int32_t> sequence_;   // [M]
     AttentionPlan plan_;
 };
 

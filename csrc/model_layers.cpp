@@ -60,14 +60,19 @@ void Model::linear(const Linear& w, int bits, const Input& in, int rows, const E
 }
 
 void Model::embed_rows(int thread) {
-    const int T = pool_.size(), H = shape_.hidden, half = shape_.head_dim / 2;
-    const int stride = round_up(H, kPanel);
+    const int T = pool_.size(), stride = round_up(shape_.hidden, kPanel);
     for (int m = step_.rows * thread / T; m < step_.rows * (thread + 1) / T; ++m) {
         float* x = x_ + static_cast<std::size_t>(m) * stride;
         if (embed.dense)
             unpack_row(embed.matrix, step_.tokens[m], x);
         else
             unpack_row(embed.planes, step_.tokens[m], x);
+    }
+}
+
+void Model::rotary_angles(int thread) {
+    const int T = pool_.size(), half = shape_.head_dim / 2;
+    for (int m = step_.rows * thread / T; m < step_.rows * (thread + 1) / T; ++m) {
         for (int i = 0; i < half; ++i) {
             const float angle = static_cast<float>(position_[m]) * shape_.inverse_frequencies[i];
             cos_[static_cast<std::size_t>(m) * half + i] =
@@ -79,6 +84,13 @@ void Model::embed_rows(int thread) {
 }
 
 void Model::run_layers(LevelSpec level, int thread) {
+    embed_rows(thread);
+    rotary_angles(thread);
+    pool_.barrier();
+    for (int l = 0; l < shape_.layers; ++l) run_layer(l, level, thread);
+}
+
+void Model::run_layer(int l, LevelSpec level, int thread) {
     const ModelShape& s = shape_;
     const int M = step_.rows, wb = level.weight_bits, ab = level.act_bits;
     const int x_stride = round_up(s.hidden, kPanel), attended = s.heads * s.head_dim;
@@ -89,52 +101,50 @@ void Model::run_layers(LevelSpec level, int thread) {
             return static_cast<const float*>(to);
         };
     };
-    embed_rows(thread);
+    const Layer& layer = layers[l];
+    if (captured_) capture_normed(layer.attn_norm, captured_->qkv, thread);
+    Input in = prepare(layer.qkv, M, ab, wb, thread, normed(layer.attn_norm));
+    linear(layer.qkv, wb, in, M,
+           {Epilogue::Kind::kStore, layer.qkv_bias, qkv_, static_cast<std::size_t>(qkv_width_)},
+           slice(layer.qkv.panels(), 1, thread), thread);
     pool_.barrier();
-    for (int l = 0; l < s.layers; ++l) {
-        const Layer& layer = layers[l];
-        Input in = prepare(layer.qkv, M, ab, wb, thread, normed(layer.attn_norm));
-        linear(layer.qkv, wb, in, M,
-               {Epilogue::Kind::kStore, layer.qkv_bias, qkv_, static_cast<std::size_t>(qkv_width_)},
-               slice(layer.qkv.panels(), 1, thread), thread);
-        pool_.barrier();
-        write_kv(layer, l, thread);
-        pool_.barrier();
-        attention(l, thread);
-        in = prepare(layer.o, M, ab, wb, thread, [&](int m, float*) {
-            return static_cast<const float*>(attended_ + static_cast<std::size_t>(m) * attended);
-        });
-        linear(layer.o, wb, in, M,
-               {Epilogue::Kind::kAdd, nullptr, x_, static_cast<std::size_t>(x_stride)},
-               slice(layer.o.panels(), 1, thread), thread);
-        pool_.barrier();
+    write_kv(layer, l, thread);
+    pool_.barrier();
+    attention(l, thread);
+    if (captured_) capture(attended_, attended, attended, captured_->o, thread);
+    in = prepare(layer.o, M, ab, wb, thread, [&](int m, float*) {
+        return static_cast<const float*>(attended_ + static_cast<std::size_t>(m) * attended);
+    });
+    linear(layer.o, wb, in, M,
+           {Epilogue::Kind::kAdd, nullptr, x_, static_cast<std::size_t>(x_stride)},
+           slice(layer.o.panels(), 1, thread), thread);
+    pool_.barrier();
+    if (captured_) capture_normed(layer.mlp_norm, captured_->gate_up, thread);
 
-        // Each thread quantizes the part of the hidden layer it made, so slices hold whole groups.
-        const int F = s.intermediate,
-                  down_group = layer.down.dense ? kPanel : layer.down.planes.group;
-        const Slice part = slice(layer.gate_up.panels(), down_group / 16, thread);
-        in = prepare(layer.gate_up, M, ab, wb, thread, normed(layer.mlp_norm));
-        linear(layer.gate_up, wb, in, M,
-               {Epilogue::Kind::kSiluMul, nullptr, mlp_, static_cast<std::size_t>(F)}, part,
-               thread);
-        Input hidden = shared_mlp_;
-        hidden.stride = F;
-        hidden.codes.planes = ab == 16 ? 2 : 1;
-        if (layer.down.dense) {
-            hidden.dense = mlp_;
-        } else {
-            const int bits = layer.down.planes.lo ? wb : 4;
-            for (int m = 0; m < M; ++m)
-                kernels_.quantize(mlp_ + static_cast<std::size_t>(m) * F, F, down_group, ab, bits,
-                                  m, part.begin * 16 / down_group, part.end * 16 / down_group,
-                                  hidden.codes);
-        }
-        pool_.barrier();
-        linear(layer.down, wb, hidden, M,
-               {Epilogue::Kind::kAdd, nullptr, x_, static_cast<std::size_t>(x_stride)},
-               slice(layer.down.panels(), 1, thread), thread);
-        pool_.barrier();
+    // Each thread quantizes the part of the hidden layer it made, so slices hold whole groups.
+    const int F = s.intermediate, down_group = layer.down.dense ? kPanel : layer.down.planes.group;
+    const Slice part = slice(layer.gate_up.panels(), down_group / 16, thread);
+    in = prepare(layer.gate_up, M, ab, wb, thread, normed(layer.mlp_norm));
+    linear(layer.gate_up, wb, in, M,
+           {Epilogue::Kind::kSiluMul, nullptr, mlp_, static_cast<std::size_t>(F)}, part, thread);
+    Input hidden = shared_mlp_;
+    hidden.stride = F;
+    hidden.codes.planes = ab == 16 ? 2 : 1;
+    if (layer.down.dense) {
+        hidden.dense = mlp_;
+    } else {
+        const int bits = layer.down.planes.lo ? wb : 4;
+        for (int m = 0; m < M; ++m)
+            kernels_.quantize(mlp_ + static_cast<std::size_t>(m) * F, F, down_group, ab, bits, m,
+                              part.begin * 16 / down_group, part.end * 16 / down_group,
+                              hidden.codes);
     }
+    pool_.barrier();
+    if (captured_) capture(mlp_, F, F, captured_->down, thread);
+    linear(layer.down, wb, hidden, M,
+           {Epilogue::Kind::kAdd, nullptr, x_, static_cast<std::size_t>(x_stride)},
+           slice(layer.down.panels(), 1, thread), thread);
+    pool_.barrier();
 }
 
 void Model::run_head(LevelSpec level, int thread) {

@@ -24,9 +24,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from halfbyte.errors import HalfbyteError, ModelError
+from halfbyte.errors import ModelError
 from halfbyte.formats.planes import MAX_CODE, MIN_CODE, pack, split
 from halfbyte.formats.weights import Planes
+from halfbyte.quantize.scales import check_range, fitting, round_to_f16, sixteenths
 from halfbyte.quantize.scheme import Grid, InputStatistics, RoundRows, Statistics
 
 NESTED_FACTORS = (1.0, 1.02, 1.04, 1.07)
@@ -34,8 +35,6 @@ HI_FACTORS = (0.82, 0.88, 0.94, 1.0, 1.06, 1.12)
 # The 8-bit squared error is about 1/256 of the draft error: at this weight both count alike.
 LO_WEIGHT = 256.0
 BLOCK_WEIGHTS = 1 << 16  # 256 KB of float32: the trials stay in the second-level cache
-_TINIEST = np.float32(2.0**-24)  # smallest positive f16
-_LARGEST = np.float32(65504.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,20 +97,18 @@ def _quantize_rows(
     # Groups stand in columns, so that sums over a group run over whole vectors.
     w = np.ascontiguousarray(rows.reshape(-1, group_size).T)  # [G, groups]
     top, bottom = w.max(axis=0), w.min(axis=0)
-    _check_range(name, top, bottom)
+    check_range(name, top, bottom)
     top, bottom = np.maximum(top, 0), np.maximum(-bottom, 0)
     best_error = np.full(w.shape[1], np.inf, dtype=np.float32)
     best_scale = np.zeros(w.shape[1], dtype=np.float32)
-    for sign in (np.float32(1), np.float32(-1)):
-        along, against = (top, bottom) if sign > 0 else (bottom, top)
-        fit = sign * np.maximum(along / np.float32(7.4375), against / np.float32(8.5))
+    for fit in fitting(top, bottom):
         for factor in NESTED_FACTORS if planes == 8 else HI_FACTORS:
-            scale = _round_to_f16(fit * np.float32(factor))
+            scale = round_to_f16(fit * np.float32(factor))
             error = _error(w, scale, planes)
             better = error < best_error
             best_error = np.where(better, error, best_error)
             best_scale = np.where(better, scale, best_scale)
-    codes = _codes(w * _inverse(best_scale), planes).astype(np.int16)
+    codes = _codes(w * sixteenths(best_scale), planes).astype(np.int16)
     grid = best_scale.astype(np.float16).reshape(rows.shape[0], -1)
     return codes.T.reshape(rows.shape), grid
 
@@ -127,7 +124,7 @@ def _codes(t: NDArray[np.float32], planes: int) -> NDArray[np.float32]:
 
 def _error(w: NDArray[np.float32], scale: NDArray[np.float32], planes: int) -> NDArray[np.float32]:
     """What a scale costs each group, in units of weights squared: [groups]."""
-    t = w * _inverse(scale)
+    t = w * sixteenths(scale)
     codes = _codes(t, planes)
     high = np.floor((codes + 8) * np.float32(1 / 16)) * np.float32(16)
     high -= t
@@ -137,32 +134,3 @@ def _error(w: NDArray[np.float32], scale: NDArray[np.float32], planes: int) -> N
         total += np.float32(LO_WEIGHT) * np.einsum("gn,gn->n", codes, codes)
     total *= np.square(scale * np.float32(1 / 16))
     return total
-
-
-def _inverse(scale: NDArray[np.float32]) -> NDArray[np.float32]:
-    safe = np.where(scale == 0, np.float32(1), scale)
-    inverse: NDArray[np.float32] = np.where(scale == 0, np.float32(0), np.float32(16) / safe)
-    return inverse
-
-
-def _round_to_f16(scale: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The f16 a scale is stored as; not zero unless the whole group is."""
-    size = np.abs(scale)
-    size = np.where(size == 0, size, np.clip(size, _TINIEST, _LARGEST))
-    return np.copysign(size, scale).astype(np.float16).astype(np.float32)
-
-
-def _check_range(name: str, top: NDArray[np.float32], bottom: NDArray[np.float32]) -> None:
-    if not (np.isfinite(top).all() and np.isfinite(bottom).all()):
-        fix = "the model file is damaged; download it again"
-        raise HalfbyteError(
-            f"matrix {name}", got="NaN or infinity", expected="finite weights", fix=fix
-        )
-    largest = max(float(top.max(initial=0)), -float(bottom.min(initial=0)))
-    if largest > 7 * float(_LARGEST):
-        raise HalfbyteError(
-            f"matrix {name}",
-            got=f"a weight of magnitude {largest:.3g}",
-            expected=f"at most {7 * float(_LARGEST):.3g}, so that its scale is an f16",
-            fix="the model file is probably damaged; download it again",
-        )

@@ -13,7 +13,16 @@ from halfbyte.config import Level, ModelConfig
 from halfbyte.errors import ArgumentError, ModelError
 from halfbyte.formats.weights import Dense, Planes, Weights
 from halfbyte.runtime.machine import choose_threads, choose_tier, processor_name
-from halfbyte.runtime.protocol import Adjustments, Batch, Drafted, KvBits, Sampled, Sampling
+from halfbyte.runtime.protocol import (
+    Adjustments,
+    Batch,
+    Drafted,
+    KvBits,
+    LayerPass,
+    Sampled,
+    Sampling,
+    fresh_pages,
+)
 
 DEFAULT_NUM_TOKENS = 8192
 DEFAULT_PAGE_SIZE = 64
@@ -183,6 +192,21 @@ class NativeRuntime:
     ) -> None:
         """Copy K and V of every layer between slots of one sequence."""
         self._model.copy_kv(pages, sources, targets)
+
+    def run_layer(
+        self,
+        layer: int,
+        residual: NDArray[np.float32],
+        row_starts: NDArray[np.int32],
+        level: Level,
+    ) -> LayerPass:
+        """Run one layer alone over whole sequences; see `protocol.LayerRuntime`."""
+        first, pages = fresh_pages(row_starts, self._page_size)
+        weight_bits, act_bits, _ = self._bits(level)
+        taken = self._model.capture_layer(
+            layer, _f32(residual), row_starts, first, pages, weight_bits, act_bits
+        )
+        return LayerPass(*taken)
 
     def read_kv(self, layer: int, page: int) -> tuple[KvBits, KvBits]:
         """Raw bits of one page: K [Hkv, D, S], V [Hkv, S, D]."""

@@ -104,6 +104,34 @@ class Drafted:
     counts: NDArray[np.int32]  # [B] proposed tokens, 0 .. lengths[b]
 
 
+@dataclass(frozen=True, slots=True)
+class LayerPass:
+    """What one layer read at its linears, and what it made of the residual stream: M rows each."""
+
+    qkv: NDArray[np.float32]  # [M, hidden] input of q, k and v
+    o: NDArray[np.float32]  # [M, H * D]
+    gate_up: NDArray[np.float32]  # [M, hidden]
+    down: NDArray[np.float32]  # [M, intermediate]
+    residual: NDArray[np.float32]  # [M, hidden]
+
+
+class LayerRuntime(Protocol):
+    """A runtime whose layers can be run alone, over rows of the residual stream."""
+
+    def run_layer(
+        self,
+        layer: int,
+        residual: NDArray[np.float32],
+        row_starts: NDArray[np.int32],
+        level: Level,
+    ) -> LayerPass:
+        """Run one layer over residual [M, hidden] of whole sequences, row_starts [B + 1].
+
+        Every sequence starts at position 0. KV pages are overwritten from the first on; they must
+        be enough for all M rows, each sequence beginning a page of its own.
+        """
+
+
 class Runtime(Protocol):
     """One model, one KV pool. Not thread-safe: one caller at a time."""
 
@@ -173,3 +201,16 @@ class Runtime(Protocol):
 
     def memory_bytes(self) -> int:
         """Resident bytes of all weights (all levels share them)."""
+
+
+def fresh_pages(
+    row_starts: NDArray[np.int32], page_size: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """First positions [B] and page tables [B, P] of B sequences from position 0 on pages 0, 1, …"""
+    counts = -(-np.diff(row_starts) // page_size)
+    tables = np.full((len(counts), int(counts.max(initial=0))), -1, dtype=np.int32)
+    begin = 0
+    for b, count in enumerate(counts):
+        tables[b, :count] = np.arange(begin, begin + count)
+        begin += int(count)
+    return np.zeros(len(counts), dtype=np.int32), tables

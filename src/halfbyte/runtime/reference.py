@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -10,7 +11,15 @@ from numpy.typing import NDArray
 from halfbyte.config import Level, ModelConfig
 from halfbyte.errors import ArgumentError
 from halfbyte.formats.weights import Dense, Planes, Weights
-from halfbyte.runtime.protocol import Batch, Drafted, KvBits, Sampled, Sampling
+from halfbyte.runtime.protocol import (
+    Batch,
+    Drafted,
+    KvBits,
+    LayerPass,
+    Sampled,
+    Sampling,
+    fresh_pages,
+)
 from halfbyte.runtime.reference_ops import (
     F32,
     attend,
@@ -23,6 +32,15 @@ from halfbyte.runtime.reference_ops import (
 )
 from halfbyte.runtime.reference_sampling import adjustments_of, sample_rows
 from halfbyte.runtime.reference_weights import Layer, load_model
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rows of a step and where they stand."""
+
+    batch: Batch
+    contexts: list[NDArray[np.int32]]  # [M] slots each row attends to
+    angles: tuple[F32, F32]  # cosine and sine, [M, D/2] each
 
 
 class ReferenceRuntime:
@@ -102,21 +120,41 @@ class ReferenceRuntime:
             return self._forward(batch, level, logit_rows)
 
     def _forward(self, batch: Batch, level: Level, logit_rows: NDArray[np.int32]) -> F32:
-        model, eps = self._model, self._config.norm_eps
+        model = self._model
+        x = model.embed.rows(batch.tokens)
+        rows = self._rows(batch)
+        for i in range(len(model.layers)):
+            x = self._layer(i, x, rows, level).residual
+        final = rms_norm(x[logit_rows], model.final_norm, self._config.norm_eps)
+        return model.head.linear(final, model.head_bits_of(level), level.act_bits)
+
+    def _rows(self, batch: Batch) -> _Rows:
         contexts = row_contexts(batch)
         positions = np.array([len(slots) - 1 for slots in contexts], dtype=np.int32)
-        angles = rope_angles(positions, self._frequencies)
-        x = model.embed.rows(batch.tokens)
-        for i, layer in enumerate(model.layers):
-            normed = rms_norm(x, layer.attn_norm, eps)
-            mixed = self._attention(i, layer, normed, batch, contexts, angles, level)
-            x = x + layer.o.linear(mixed, level.weight_bits, level.act_bits)
-            normed = rms_norm(x, layer.mlp_norm, eps)
-            gate = layer.gate.linear(normed, level.weight_bits, level.act_bits)
-            up = layer.up.linear(normed, level.weight_bits, level.act_bits)
-            x = x + layer.down.linear(silu_mul(gate, up), level.weight_bits, level.act_bits)
-        final = rms_norm(x[logit_rows], model.final_norm, eps)
-        return model.head.linear(final, model.head_bits_of(level), level.act_bits)
+        return _Rows(batch, contexts, rope_angles(positions, self._frequencies))
+
+    def _layer(self, index: int, x: F32, rows: _Rows, level: Level) -> LayerPass:
+        layer, eps = self._model.layers[index], self._config.norm_eps
+        weight_bits, act_bits = level.weight_bits, level.act_bits
+        attn_in = rms_norm(x, layer.attn_norm, eps)
+        mixed = self._attention(index, layer, attn_in, rows, level)
+        x = x + layer.o.linear(mixed, weight_bits, act_bits)
+        mlp_in = rms_norm(x, layer.mlp_norm, eps)
+        gate = layer.gate.linear(mlp_in, weight_bits, act_bits)
+        up = layer.up.linear(mlp_in, weight_bits, act_bits)
+        hidden = silu_mul(gate, up)
+        x = x + layer.down.linear(hidden, weight_bits, act_bits)
+        return LayerPass(attn_in, mixed, mlp_in, hidden, x)
+
+    def run_layer(
+        self, layer: int, residual: F32, row_starts: NDArray[np.int32], level: Level
+    ) -> LayerPass:
+        """Run one layer alone over whole sequences; see `protocol.LayerRuntime`."""
+        first, pages = fresh_pages(row_starts, self._page_size)
+        batch = Batch(np.zeros(len(residual), dtype=np.int32), row_starts, first, pages)
+        self._check(batch, level)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._layer(layer, residual, self._rows(batch), level)
 
     def forward_sample(
         self, batch: Batch, level: Level, logit_rows: NDArray[np.int32], sampling: Sampling
@@ -190,13 +228,12 @@ class ReferenceRuntime:
         index: int,
         layer: Layer,
         normed: F32,  # [M, hidden]
-        batch: Batch,
-        contexts: list[NDArray[np.int32]],  # [M] slots each row attends to
-        angles: tuple[F32, F32],
+        step: _Rows,
         level: Level,
     ) -> F32:
         """Project, rotate, write K and V of all rows, then attend row by row: [M, H * D]."""
         c, rows = self._config, len(normed)
+        batch, contexts, angles = step.batch, step.contexts, step.angles
         q, k, v = (
             m.linear(normed, level.weight_bits, level.act_bits) for m in (layer.q, layer.k, layer.v)
         )
