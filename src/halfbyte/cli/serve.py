@@ -81,6 +81,7 @@ def serve(
     drain: Annotated[
         float, typer.Option(help="Seconds that running requests get after SIGTERM.")
     ] = 30.0,
+    playground: Annotated[bool, typer.Option(help="The page at /.")] = True,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Serve OpenAI's HTTP API and a playground page.
@@ -122,6 +123,7 @@ def serve(
         max_tokens=max_tokens,
         request_timeout=request_timeout,
         drain_seconds=drain,
+        playground=playground,
     )
     with conversion_progress() as progress:
         llm = LLM(

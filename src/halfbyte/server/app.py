@@ -28,6 +28,7 @@ from halfbyte.server.metrics import EngineCollector, metrics
 from halfbyte.server.models import embeddings, health, model, models
 from halfbyte.server.openapi import Endpoint, document
 from halfbyte.server.options import ServeOptions
+from halfbyte.server.playground import Playground
 from halfbyte.server.schema import answers, chat, completion
 from halfbyte.server.schema import tokens as token_schema
 from halfbyte.server.service import Service
@@ -121,6 +122,8 @@ def build_app(engine: AsyncEngine, options: ServeOptions) -> Starlette:
 
     routes = [Route(e.path, e.handler, methods=[e.method]) for e in ENDPOINTS]
     routes.append(Route("/openapi.json", openapi, methods=["GET"]))
+    if options.playground:
+        routes.append(Route("/", Playground().__call__, methods=["GET"]))
     layers = [Middleware(Gate, options=options, observe=observe)]
     if options.cors_origins:
         layers.append(
