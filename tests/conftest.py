@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from halfbyte.llm import LLM
 from tests.talking_model import write_talking_model
+
+# Examples share a machine with whatever else it runs: how long one takes proves nothing.
+settings.register_profile("halfbyte", deadline=None)
+settings.load_profile("halfbyte")
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 Its "KV" is one integer a position plus the level that wrote it. A target row that reads a
 position written at another level, or never written, gets a poisoned hash, so every scheduling or
 roll-back mistake changes the output.
-The draft level agrees with the target except at pseudo-random prefixes.
+Every other level agrees with the target except at pseudo-random prefixes.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ class FakeRuntime:
         disagree_percent: int = 25,
         planes: bool = True,
         vocab_size: int = VOCAB,
+        target: str | None = None,  # None: rows of `forward_sample` are the target's
+        wrong_positions: frozenset[int] | None = None,  # in place of `disagree_percent`
     ) -> None:
         self.config = tiny_config(max_context, vocab_size)
         self.page_size = page_size
@@ -57,6 +59,8 @@ class FakeRuntime:
         self.max_rows = max_rows
         self.disagree_percent = disagree_percent
         self.has_planes = planes
+        self.target = target
+        self.wrong_positions = wrong_positions
         self.values = np.zeros((num_pages, page_size), dtype=np.uint64)  # [P, S]
         self.writers = np.zeros((num_pages, page_size), dtype=np.int64)  # 0: never written
         self.calls: list[tuple[str, int]] = []  # verb, rows
@@ -79,7 +83,8 @@ class FakeRuntime:
         self, batch: Batch, level: Level, logit_rows: NDArray[np.int32], sampling: Sampling
     ) -> Sampled:
         self.calls.append(("forward_sample", len(batch.tokens)))
-        hashes = self._hashes(batch, level, strict=True)
+        strict = self.target in (None, str(level))
+        hashes = self._hashes(batch, level, strict=strict)
         counts = np.diff(batch.row_starts)
         offsets = np.arange(len(batch.tokens)) - np.repeat(batch.row_starts[:-1], counts)
         positions = np.repeat(batch.first_positions, counts) + offsets
@@ -87,6 +92,8 @@ class FakeRuntime:
         tokens, logprobs = [], []
         for i, row in enumerate(logit_rows.tolist()):
             token, logprob = self._draw(hashes[row], sampling, i)
+            if not strict:
+                token = self._disagree(hashes[row], token, int(sampling.positions[i]))
             tokens.append(token)
             logprobs.append(logprob)
         return Sampled(np.array(tokens, dtype=np.int32), np.array(logprobs, dtype=np.float32))
@@ -115,8 +122,7 @@ class FakeRuntime:
                 )
                 value = self._hashes(one, level, strict=False)[0]
                 token, _ = self._draw(value, sampling, b, offset=i)
-                if _mix(value ^ 0xABC) % 100 < self.disagree_percent:
-                    token = (token + 1) % self.config.vocab_size
+                token = self._disagree(value, token, int(sampling.positions[b]) + i)
                 if (_mix(value ^ 0xDEF) % 1000) / 1000 < min_confidence:
                     break
                 tokens[b, i] = token
@@ -165,6 +171,13 @@ class FakeRuntime:
                     value ^= 0x5A5A5A5A  # reading another level's KV poisons the row
                 hashes.append(value)
         return hashes
+
+    def _disagree(self, value: int, token: int, position: int) -> int:
+        if self.wrong_positions is not None:
+            wrong = position in self.wrong_positions
+        else:
+            wrong = _mix(value ^ 0xABC) % 100 < self.disagree_percent
+        return (token + 1) % self.config.vocab_size if wrong else token
 
     def _draw(self, value: int, sampling: Sampling, row: int, offset: int = 0) -> tuple[int, float]:
         if sampling.temperatures[row] > 0:

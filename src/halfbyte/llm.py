@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from halfbyte.cascade.cascade import Cascade
+from halfbyte.cascade.ngram import NgramOptions
 from halfbyte.cascade.proposers import Proposers
 from halfbyte.chat import Message
 from halfbyte.engine.run import Engine, EngineOptions, fixed_plan
@@ -39,7 +40,9 @@ class LLM:
         threads: int | None = None,
         *,
         draft_length: int = EngineOptions.draft_length,
+        inner_length: int = EngineOptions.inner_length,
         min_confidence: float = EngineOptions.min_confidence,
+        ngram: NgramOptions | None = None,
         max_batch: int = EngineOptions.max_batch,
         num_tokens: int = RuntimeOptions.num_tokens,
         page_size: int = RuntimeOptions.page_size,
@@ -51,7 +54,8 @@ class LLM:
         group: int | None = None,
         progress: Progress | None = None,
     ) -> None:
-        self.options = EngineOptions(draft_length, min_confidence, max_batch)
+        self.options = EngineOptions(draft_length, min_confidence, max_batch, inner_length)
+        self.ngram = ngram or NgramOptions()
         chosen = Cascade.parse(cascade) if isinstance(cascade, str) else cascade
         if not isinstance(model, LoadedModel):
             options = RuntimeOptions(
@@ -61,26 +65,39 @@ class LLM:
         self.model = model
         self.cascade = chosen or default_cascade(model.runtime)
         self.cascade.require(model.runtime)
-        self._proposers = Proposers(model.runtime, self.options.min_confidence)
+        self._proposers = Proposers(
+            model.runtime,
+            self.options.min_confidence,
+            ngram=self.ngram,
+            open_model=model.open_runner,
+        )
+        # Models of the cascade are opened now, so that a mistake is not found at the first token.
+        self._proposers.of(self.cascade)
 
     def with_cascade(
         self,
         cascade: str | Cascade,
         *,
         draft_length: int | None = None,
+        inner_length: int | None = None,
         min_confidence: float | None = None,
+        ngram: NgramOptions | None = None,
     ) -> LLM:
         """The same weights and KV pool under another cascade; what is not given stays."""
         options = self.options
         if draft_length is not None:
             options = replace(options, draft_length=draft_length)
+        if inner_length is not None:
+            options = replace(options, inner_length=inner_length)
         if min_confidence is not None:
             options = replace(options, min_confidence=min_confidence)
         return LLM(
             self.model,
             cascade,
             draft_length=options.draft_length,
+            inner_length=options.inner_length,
             min_confidence=options.min_confidence,
+            ngram=ngram or self.ngram,
             max_batch=options.max_batch,
         )
 

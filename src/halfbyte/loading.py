@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from halfbyte.cascade.cascade import Cascade
+from halfbyte.cascade.model_runner import ModelRunner
+from halfbyte.cascade.stages import Model
 from halfbyte.chat import ChatTemplate
 from halfbyte.config import ModelConfig
-from halfbyte.engine.pages import PagePool
+from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.errors import ArgumentError
 from halfbyte.formats.weights import Weights
 from halfbyte.importers.resolve import open_weights
@@ -58,10 +60,14 @@ class LoadedModel:
     name: str
     runtime: Runtime
     source: TextSource
+    options: RuntimeOptions = field(default_factory=RuntimeOptions)
     pool: PagePool = field(init=False)
     eos_ids: frozenset[int] = field(init=False)
     _codec: TextCodec | None = field(default=None, init=False)
     _template: ChatTemplate | None = field(default=None, init=False)
+    _opened: dict[tuple[str, str], tuple[LoadedModel, int]] = field(
+        default_factory=dict, init=False
+    )
 
     def __post_init__(self) -> None:
         config = self.runtime.config
@@ -96,6 +102,45 @@ class LoadedModel:
             )
         return self._template
 
+    def open_runner(self, stage: Model) -> ModelRunner:
+        """A `model:` stage that proposes to this model; its weights are loaded on first use."""
+        kind = "dense" if stage.level.weight_bits == 32 else "planes"
+        if (stage.path, kind) not in self._opened:
+            loaded = load(stage.path, Cascade((stage.level,)), self.options)
+            self._opened[stage.path, kind] = loaded, shared_vocabulary(self, loaded)
+        opened, vocab_size = self._opened[stage.path, kind]
+        Cascade((stage.level,)).require(opened.runtime)
+        return ModelRunner(
+            str(stage),
+            opened.runtime,
+            stage.level,
+            new_pages=lambda: PageTable(opened.pool, opened.context),
+            vocab_size=vocab_size,
+        )
+
+
+def shared_vocabulary(target: LoadedModel, draft: LoadedModel) -> int:
+    """Ids below this are the same token to both models; past it is padding of one of them."""
+    for model in (target, draft):
+        if not model.has_text:
+            raise ArgumentError(
+                f"vocabulary of {model.name}",
+                got="no tokenizer",
+                expected="one, to see that ids mean the same to both models",
+                fix="convert the model from files with a tokenizer",
+            )
+    ours, theirs = target.codec.vocabulary(), draft.codec.vocabulary()
+    shared = min(max(ours, default=-1), max(theirs, default=-1)) + 1
+    for i in range(shared):
+        if ours.get(i) != theirs.get(i):
+            raise ArgumentError(
+                f"model {draft.name}",
+                got=f"token {i} as {theirs.get(i)!r}",
+                expected=f"{ours.get(i)!r}, as in {target.name}",
+                fix="a model stage needs the target's vocabulary: name one of the same family",
+            )
+    return min(shared, target.runtime.config.vocab_size, draft.runtime.config.vocab_size)
+
 
 def load(
     model: str | Path,
@@ -118,7 +163,7 @@ def load(
         )
     weights = open_weights(model, dense=dense, planes=planes, group=group, progress=progress)
     _check_memory(weights.config, options)
-    return LoadedModel(str(model), _build(weights, options), weights)
+    return LoadedModel(str(model), _build(weights, options), weights, options)
 
 
 def default_cascade(runtime: Runtime) -> Cascade:

@@ -66,7 +66,7 @@ class Recorder:
         with self._lock:
             self._now.steps += 1
             self._now.choices.update(choices)
-            self._current = replace(total, outcomes=Counter(total.outcomes))
+            self._current = total.copy()
 
     def gauges(self, **values: int) -> None:
         """Set gauges by name."""

@@ -84,6 +84,11 @@ class TextCodec:
         """One token alone, special or not; U+FFFD where it is only part of a character."""
         return self.decode([token], keep_special=True)
 
+    def vocabulary(self) -> dict[int, str]:
+        """Every token the tokenizer has, by its id."""
+        known: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
+        return {i: token for token, i in known.items()}
+
 
 def eos_ids(source: TextSource, model_eos: tuple[int, ...], vocab_size: int) -> frozenset[int]:
     """Tokens that end a text, from the tokenizer and from the model's config."""

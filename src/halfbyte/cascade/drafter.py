@@ -10,7 +10,7 @@ import numpy as np
 
 from halfbyte.cascade.decoding import Decoding
 from halfbyte.cascade.proposer import Ask, Proposals
-from halfbyte.cascade.runner import Runner
+from halfbyte.cascade.runner import Runner, readable
 from halfbyte.cascade.verify import Outcome, Place, batch_of, sampling_of, verify
 
 
@@ -58,6 +58,7 @@ class Drafter:
         for i, place in places.items():
             # The last token wanted is drawn but not fed; one short of it was.
             self._runner.left(asks[i], place, tokens[i][: asks[i].length - 1])
+        tokens = [readable(drafted, self._runner.vocab_size) for drafted in tokens]
         seconds = perf_counter() - started
         return Proposals(tokens, forwards, forwards * self._forward_bytes, seconds)
 

@@ -83,7 +83,7 @@ class Proposer(Protocol):
         """Its stage and those before it: `ngram > w4a8`."""
 
     def begin(self, sequence: Decoding) -> None:
-        """Make room for a sequence, before the first `propose`."""
+        """Make room for a sequence, before the first `propose`; again is harmless."""
 
     def propose(self, asks: Seq[Ask]) -> Proposals:
         """Propose for several sequences in one call; lengths may differ and may be 0."""

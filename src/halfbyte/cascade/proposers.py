@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.drafter import Drafter
+from halfbyte.cascade.intermediate import Intermediate
+from halfbyte.cascade.ngram import NgramOptions, NgramProposer
 from halfbyte.cascade.proposer import Proposer
-from halfbyte.cascade.runner import SharedRunner
-from halfbyte.cascade.stages import Stage
+from halfbyte.cascade.runner import Runner, SharedRunner
+from halfbyte.cascade.stages import Model, Ngram, Stage
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError
 from halfbyte.runtime.protocol import Runtime
@@ -16,27 +20,52 @@ class Proposers:
     """The proposers over one runtime. Each stack of stages is built once and then shared, so
     cascades with a stage in common share what that stage remembers."""
 
-    def __init__(self, runtime: Runtime, min_confidence: float = 0.0) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        min_confidence: float = 0.0,
+        *,
+        ngram: NgramOptions | None = None,
+        open_model: Callable[[Model], Runner] | None = None,
+    ) -> None:
+        """`open_model` brings a `model:` stage's weights; it is called once a stage."""
         self._runtime = runtime
         self._min_confidence = min_confidence
+        self._ngram = ngram
+        self._open_model = open_model
         self._built: dict[tuple[Stage, ...], Proposer] = {}
+        self._runners: dict[Stage, Runner] = {}
 
     def of(self, cascade: Cascade) -> Proposer | None:
         """What proposes to the cascade's target; None: plain decoding."""
         stages = cascade.stages[:-1]
-        if not stages:
-            return None
+        return self._stack(stages) if stages else None
+
+    def _stack(self, stages: tuple[Stage, ...]) -> Proposer:
         if stages not in self._built:
             self._built[stages] = self._build(stages)
         return self._built[stages]
 
     def _build(self, stages: tuple[Stage, ...]) -> Proposer:
-        last = stages[-1]
-        if len(stages) == 1 and isinstance(last, Level):
-            return Drafter(SharedRunner(self._runtime, last), self._min_confidence)
-        raise ArgumentError(
-            f"stages '{' > '.join(map(str, stages))}'",
-            got="stages without a proposer",
-            expected="LEVEL or LEVEL > LEVEL",
-            fix="this version cannot run it",
-        )
+        *before, last = stages
+        if isinstance(last, Ngram):
+            return NgramProposer(self._ngram)
+        runner = self._runner(last)
+        if before:
+            return Intermediate(self._stack(tuple(before)), runner, self._min_confidence)
+        return Drafter(runner, self._min_confidence)
+
+    def _runner(self, stage: Stage) -> Runner:
+        if stage not in self._runners:
+            if isinstance(stage, Level):
+                self._runners[stage] = SharedRunner(self._runtime, stage)
+            elif isinstance(stage, Model) and self._open_model is not None:
+                self._runners[stage] = self._open_model(stage)
+            else:
+                raise ArgumentError(
+                    f"stage '{stage}'",
+                    got="a stage without a proposer",
+                    expected="a level, ngram, or a model where models can be opened",
+                    fix="name another stage",
+                )
+        return self._runners[stage]

@@ -31,6 +31,10 @@ class Runner(Protocol):
     def level(self) -> Level:
         """Which planes of them, in which precision."""
 
+    @property
+    def vocab_size(self) -> int:
+        """Ids below it mean the same here and to the target."""
+
     def begin(self, sequence: Decoding) -> None:
         """Make room for a sequence."""
 
@@ -48,6 +52,14 @@ class Runner(Protocol):
         """Give back what a sequence holds."""
 
 
+def readable(tokens: list[int], vocab_size: int) -> list[int]:
+    """The tokens before the first whose id is not below `vocab_size`."""
+    for i, token in enumerate(tokens):
+        if token >= vocab_size:
+            return tokens[:i]
+    return tokens
+
+
 class SharedRunner:
     """A level of the target's weights, in the target's KV."""
 
@@ -55,6 +67,7 @@ class SharedRunner:
         self.runtime = runtime
         self.level = level
         self.name = str(level)
+        self.vocab_size = runtime.config.vocab_size
 
     def begin(self, sequence: Decoding) -> None:
         """Nothing: the sequence's pages are there."""

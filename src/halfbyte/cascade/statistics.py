@@ -163,6 +163,12 @@ class Statistics(Agreement):
         """Those of a link, `proposer > judge`."""
         return self.links.setdefault(name, LinkStatistics())
 
+    def copy(self) -> Statistics:
+        """The same counts, which later cycles do not change."""
+        copied = Statistics()
+        copied.add(self)
+        return copied
+
     def add(self, other: Statistics) -> None:
         """Add another run's counts and seconds to this one."""
         self.outcomes.update(other.outcomes)

@@ -1,0 +1,157 @@
+"""Another model's weights, with KV pages of its own for every sequence.
+
+It sees a sequence only when it is asked, and then runs what it has not seen: the prompt at first,
+later the tokens the target put in the place of its own. What it drafted and the target rejected is
+dropped by comparing tokens, so its KV always belongs to a prefix of the text.
+
+    text      t0 t1 t2 t3 t4 t5 t6      t6 is the root
+    seen      t0 t1 t2 t3 x4 x5         rolled back to 4; t4 t5 are run together with the root
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfbyte.cascade.decoding import Decoding
+from halfbyte.cascade.proposer import Ask
+from halfbyte.cascade.verify import Place, batch_of
+from halfbyte.config import Level
+from halfbyte.runtime.protocol import Runtime
+
+
+class Pages(Protocol):
+    """A sequence's pages in the model's own pool (`engine.pages.PageTable`)."""
+
+    row: NDArray[np.int32]  # [P]
+
+    def can_grow(self, num_positions: int) -> bool:
+        """Whether `grow` would find its pages."""
+
+    def grow(self, num_positions: int) -> None:
+        """Hold pages for positions 0 .. num_positions - 1."""
+
+    def shrink(self, num_positions: int) -> None:
+        """Give back the pages past them."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    """One sequence in this model's KV."""
+
+    pages: Pages
+    tokens: list[int] = field(default_factory=list)  # position by position, drafts included
+    sure: int = 0  # that many have been found equal to the sequence's, for good
+
+
+class ModelRunner:
+    """See the module. `vocab_size`: ids below it mean the same to this model and the target."""
+
+    def __init__(
+        self,
+        name: str,
+        runtime: Runtime,
+        level: Level,
+        *,
+        new_pages: Callable[[], Pages],
+        vocab_size: int,
+    ) -> None:
+        self.name = name
+        self.runtime = runtime
+        self.level = level
+        self.vocab_size = vocab_size
+        self._new_pages = new_pages
+        self._seen: dict[Decoding, _Seen] = {}
+
+    def begin(self, sequence: Decoding) -> None:
+        """No page is taken before something is asked."""
+        if sequence not in self._seen:
+            self._seen[sequence] = _Seen(self._new_pages())
+
+    def release(self, sequence: Decoding) -> None:
+        """Free its pages."""
+        seen = self._seen.pop(sequence, None)
+        if seen is not None:
+            seen.pages.shrink(0)
+
+    def enter(self, asks: Seq[Ask]) -> dict[int, Place]:
+        """Roll back, take pages, and run what is too long to run with the asks' own rows."""
+        places: dict[int, Place] = {}
+        for i, ask in enumerate(asks):
+            if ask.length > 0 and (place := self._place(ask)) is not None:
+                places[i] = place
+        while self._rows(asks, places) > self.runtime.max_rows:
+            if not self._run_chunk(asks, places):
+                places.popitem()
+        return places
+
+    def left(self, ask: Ask, place: Place, tokens: Seq[int]) -> None:
+        """Its KV holds `place.tokens` and `tokens` from `place.first` on."""
+        self._seen[ask.sequence].tokens[place.first :] = [*place.tokens, *tokens]
+
+    def _place(self, ask: Ask) -> Place | None:
+        seen = self._seen[ask.sequence]
+        first = self._roll_back(seen, ask)
+        committed = ask.sequence.tokens
+        unseen = [*committed[first:], *ask.ahead[max(0, first - len(committed)) :]]
+        end = first + len(unseen) - 1 + ask.length
+        seen.pages.shrink(end)
+        fits = end <= min(self.runtime.config.max_context, len(seen.pages.row) * self._page_size)
+        if max(unseen) >= self.vocab_size or not fits or not seen.pages.can_grow(end):
+            return None
+        seen.pages.grow(end)
+        return Place(unseen, first, seen.pages.row, ask.sequence.choice)
+
+    @property
+    def _page_size(self) -> int:
+        return self.runtime.page_size
+
+    def _roll_back(self, seen: _Seen, ask: Ask) -> int:
+        """Positions whose KV belongs to the text before the root; what is past them is dropped."""
+        committed, ahead, known = ask.sequence.tokens, ask.ahead, seen.tokens
+        at = seen.sure
+        while at < min(len(known), len(committed)) and known[at] == committed[at]:
+            at += 1
+        seen.sure = at
+        if at == len(committed):
+            ahead_known = known[at : at + len(ahead)]
+            for mine, theirs in zip(ahead_known, ahead, strict=False):
+                if mine != theirs:
+                    break
+                at += 1
+        first = min(at, ask.root_position)
+        seen.sure = min(seen.sure, first)
+        del known[first:]
+        return first
+
+    def _rows(self, asks: Seq[Ask], places: dict[int, Place]) -> int:
+        """Rows of one forward over all places, with all that may be proposed there."""
+        return sum(len(place.tokens) + asks[i].length - 1 for i, place in places.items())
+
+    def _run_chunk(self, asks: Seq[Ask], places: dict[int, Place]) -> bool:
+        """One forward over tokens before the roots, first come first; False: there are none."""
+        room = self.runtime.max_rows
+        rows: list[int] = []
+        starts = [0]
+        taken: list[Place] = []
+        for i, place in places.items():
+            count = min(room, len(place.tokens) - 1)
+            if count <= 0:
+                continue
+            room -= count
+            chunk, rest = place.tokens[:count], place.tokens[count:]
+            rows += chunk
+            starts.append(len(rows))
+            taken.append(place)
+            self._seen[asks[i].sequence].tokens += chunk
+            places[i] = Place(rest, place.first + count, place.page_row, place.choice)
+        if rows:
+            self.runtime.forward(
+                batch_of(rows, starts, taken), self.level, np.empty(0, dtype=np.int32)
+            )
+        return bool(rows)

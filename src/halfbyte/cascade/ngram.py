@@ -1,0 +1,139 @@
+"""`ngram`: proposes what followed the longest suffix of the text that stood there before.
+
+Prompt lookup (Saxena, 2023) with the suffix length found rather than given: the longest n from
+`min_n` to `max_n`, and of its places the latest. It costs no forward. What follows may run into
+the end of the text and on into the proposal itself, so a loop is continued as long as asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from time import perf_counter
+
+from halfbyte.cascade.decoding import Decoding
+from halfbyte.cascade.proposer import Ask, Proposals
+from halfbyte.cascade.suffixes import BREAK, NO_MATCH, Match, SuffixIndex
+from halfbyte.cascade.verify import Outcome
+from halfbyte.errors import ArgumentError
+
+MOST_N = 256
+MOST_HISTORY = 1 << 20  # an index takes some 300 bytes a token
+
+
+@dataclass(frozen=True, slots=True)
+class NgramOptions:
+    """What counts as a match and where it is looked for."""
+
+    min_n: int = 2  # shortest suffix that is proposed from
+    max_n: int = 24  # a longer one is not told apart from one of this length
+    history: int = 0  # tokens of earlier outputs that are searched too, 0: none
+
+    def __post_init__(self) -> None:
+        for name, value, least, most in (
+            ("ngram min_n", self.min_n, 1, MOST_N),
+            ("ngram max_n", self.max_n, self.min_n, MOST_N),
+            ("ngram history", self.history, 0, MOST_HISTORY),
+        ):
+            if type(value) is not int or not least <= value <= most:
+                raise ArgumentError(
+                    name,
+                    got=repr(value),
+                    expected=f"an integer, {least} to {most}",
+                    fix="leave it out for the default",
+                )
+
+
+class History:
+    """Earlier outputs, the newest at most `capacity` tokens of them.
+
+    Two indices: when the young one holds half the capacity it becomes the old one, whose text is
+    dropped. So nothing is ever taken out of an index.
+    """
+
+    def __init__(self, capacity: int, depth: int) -> None:
+        self._half = max(1, capacity // 2)
+        self._depth = depth
+        self._young = SuffixIndex(depth)
+        self._old = SuffixIndex(depth)
+
+    def add(self, output: Seq[int]) -> None:
+        """Remember an output, its end at least."""
+        output = output[-self._half + 1 :] if self._half > 1 else []
+        if len(self._young.text) + len(output) + 1 > self._half:
+            self._old, self._young = self._young, SuffixIndex(self._depth)
+        self._young.extend(output)
+        self._young.extend([BREAK])
+
+    def find(self, context: Seq[int]) -> tuple[Match, SuffixIndex]:
+        """The longest match; on a tie the younger."""
+        young, old = self._young.find(context), self._old.find(context)
+        return (old, self._old) if old.length > young.length else (young, self._young)
+
+    def __len__(self) -> int:
+        return len(self._young.text) + len(self._old.text)
+
+
+class NgramProposer:
+    """An index for each sequence, brought up to date when it is asked."""
+
+    name = stack = "ngram"
+
+    def __init__(self, options: NgramOptions | None = None) -> None:
+        self._options = options or NgramOptions()
+        self._indices: dict[Decoding, SuffixIndex] = {}
+        self._begun_at: dict[Decoding, int] = {}
+        depth = self._options.max_n
+        self._history = History(self._options.history, depth) if self._options.history else None
+
+    def begin(self, sequence: Decoding) -> None:
+        """An empty index; its text is read when something is asked for."""
+        if sequence not in self._indices:
+            self._indices[sequence] = SuffixIndex(self._options.max_n)
+            self._begun_at[sequence] = len(sequence.tokens)
+
+    def release(self, sequence: Decoding) -> None:
+        """Drop the index; remember what was emitted since `begin`, if a history is kept."""
+        begun = self._begun_at.pop(sequence, None)
+        if self._indices.pop(sequence, None) is not None and self._history is not None:
+            self._history.add(sequence.tokens[begun:])
+
+    def observe(self, asks: Seq[Ask], outcomes: Seq[Outcome]) -> None:
+        """Nothing: new tokens are read off the sequence."""
+
+    def propose(self, asks: Seq[Ask]) -> Proposals:
+        """What followed; nothing where no suffix of at least `min_n` tokens stood before."""
+        started = perf_counter()
+        tokens = [self._follow(ask) if ask.length > 0 else [] for ask in asks]
+        return Proposals(tokens, seconds=perf_counter() - started)
+
+    def match_length(self, sequence: Decoding) -> int:
+        """Tokens of the suffix it would propose from now; 0: it would propose nothing."""
+        match, _ = self._find(sequence, ())
+        return match.length
+
+    def _find(self, sequence: Decoding, ahead: Seq[int]) -> tuple[Match, SuffixIndex]:
+        index, tokens = self._indices[sequence], sequence.tokens
+        index.extend(tokens[len(index.text) :])
+        depth = self._options.max_n
+        context = [*tokens[max(0, len(tokens) + len(ahead) - depth) :], *ahead][-depth:]
+        match, where = index.find(context), index
+        if self._history is not None and match.length < depth:
+            earlier, place = self._history.find(context)
+            if earlier.length > match.length:
+                match, where = earlier, place
+        return (match, where) if match.length >= self._options.min_n else (NO_MATCH, index)
+
+    def _follow(self, ask: Ask) -> list[int]:
+        match, index = self._find(ask.sequence, ask.ahead)
+        if not match.length:
+            return []
+        at = match.end + 1
+        found = index.text[at : at + ask.length]
+        if index is not self._indices[ask.sequence]:  # of another output: up to its end
+            return found[: found.index(BREAK)] if BREAK in found else found
+        if len(found) < ask.length:
+            # The text goes on with `ahead`, and then with the proposal itself.
+            found += ask.ahead
+            found += (found[i] for i in range(ask.length - len(found)))
+        return found[: ask.length]
