@@ -143,7 +143,7 @@ def test_doctor_reports_tier_threads_and_bandwidth(
         ["inspect", "no-such-model"],
         ["convert", "no-such-file.gguf", "dest"],
         ["bench", "MODEL"],
-        ["bench", "MODEL", "--cascade", "ngram > w8a16"],
+        ["bench", "MODEL", "--cascade", "w8a16 > ngram"],
         ["bench", "MODEL", "--cascade", "w8a16", "--rounds", "0"],
         ["dance"],
         ["--fly"],
