@@ -1,0 +1,141 @@
+"""Sizes, queues, time and clients that go away: a refusal by name, and every page back."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from halfbyte import LLM
+from halfbyte.async_engine import AsyncOptions
+from tests.server.running import Served, serving
+
+LONG: dict[str, Any] = {"prompt": "the", "temperature": 0, "max_tokens": 450, "ignore_eos": True}
+
+
+def _post(server: Served, body: Any, path: str = "/v1/completions") -> httpx.Response:
+    with server.client() as http:
+        return http.post(path, json=body)
+
+
+def test_a_body_over_the_limit_is_413_however_it_is_sent(talking_llm: LLM) -> None:
+    with serving(talking_llm, max_body_bytes=2048) as server, server.client() as http:
+        headers = {"content-type": "application/json"}
+        assert _post(server, {"prompt": "x" * 4000}).status_code == 413
+        pieces = (b"x" * 100 for _ in range(100))  # chunked: no length is declared
+        assert http.post("/v1/completions", content=pieces, headers=headers).status_code == 413
+        assert _post(server, {"prompt": "x", "max_tokens": 1}).status_code == 200
+
+
+def test_a_body_that_does_not_arrive_is_408(talking_llm: LLM) -> None:
+    with serving(talking_llm, body_timeout=0.2) as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as client:
+            client.sendall(
+                b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n"
+                b"content-type: application/json\r\ncontent-length: 50\r\n\r\n{"
+            )
+            assert b" 408 " in client.recv(4096)
+
+
+def test_a_full_queue_is_429_with_retry_after_and_harms_nobody(talking_llm: LLM) -> None:
+    # Batch 8 and one that waits: the tenth is one too many.
+    with serving(talking_llm, engine=AsyncOptions(max_waiting=1)) as server:
+        answers: list[httpx.Response] = []
+        threads = [
+            threading.Thread(target=lambda: answers.append(_post(server, LONG))) for _ in range(30)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        refused = [a for a in answers if a.status_code == 429]
+        served = [a for a in answers if a.status_code == 200]
+        assert len(answers) == 30 == len(refused) + len(served)
+        assert refused
+        assert all(int(a.headers["retry-after"]) >= 1 for a in refused)
+        assert all(a.json()["error"]["code"] == "queue_full" for a in refused)
+        assert len({a.json()["choices"][0]["text"] for a in served}) == 1
+        assert len(served) >= 9
+
+
+def test_more_choices_than_the_queue_holds_leave_nothing_behind(talking_llm: LLM) -> None:
+    with serving(talking_llm, engine=AsyncOptions(max_waiting=0)) as server:
+        answer = _post(server, {**LONG, "prompt": ["a"] * 9})
+        assert answer.status_code == 429
+        server.wait_until_idle()
+        assert _post(server, {**LONG, "max_tokens": 2}).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("copies", [1, 3])
+def test_a_client_that_goes_away_frees_its_pages_at_once(
+    served: Served, stream: bool, copies: int
+) -> None:
+    before = served.engine.snapshot()
+    host, port = served.url.removeprefix("http://").split(":")
+    body = json.dumps({**LONG, "stream": stream, "n": copies}).encode()
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        client.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json"
+            b"\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+        )
+        end = time.monotonic() + 10
+        while served.engine.snapshot().emitted_tokens <= before.emitted_tokens + 5:
+            assert time.monotonic() < end
+            time.sleep(0.001)
+    served.wait_until_idle()
+    after = served.engine.snapshot()
+    assert after.finished["cancelled"] - before.finished["cancelled"] == copies
+    assert after.emitted_tokens - before.emitted_tokens < copies * 450
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_over_its_time_ends_with_an_error_not_with_half_an_answer(
+    talking_llm: LLM, stream: bool
+) -> None:
+    with serving(talking_llm, request_timeout=0.02) as server:
+        answer = _post(server, {**LONG, "stream": stream})
+        if stream:
+            last = answer.text.strip().split("\n\n")[-1]
+            assert json.loads(last.removeprefix("data: "))["error"]["code"] == "deadline"
+        else:
+            assert answer.status_code == 408
+            assert answer.json()["error"]["code"] == "deadline"
+
+
+def test_draining_finishes_what_runs(talking_llm: LLM) -> None:
+    got: list[httpx.Response] = []
+    with serving(talking_llm) as server:
+        thread = threading.Thread(target=lambda: got.append(_post(server, LONG)))
+        thread.start()
+        while server.engine.snapshot().running == 0:
+            time.sleep(0.001)
+    thread.join()
+    assert got[0].status_code == 200
+    assert got[0].json()["usage"]["completion_tokens"] == 450
+
+
+def test_max_tokens_is_cut_to_what_the_server_allows_and_the_context_holds(
+    talking_llm: LLM,
+) -> None:
+    with serving(talking_llm, max_tokens=5) as server:
+        for body in (LONG, {**LONG, "max_tokens": 2**31 - 1}):
+            answer = _post(server, body).json()
+            assert answer["usage"]["completion_tokens"] == 5
+            assert answer["choices"][0]["finish_reason"] == "length"
+        chat = {"messages": [{"role": "user", "content": "a"}], "ignore_eos": True}
+        answer = _post(server, chat, "/v1/chat/completions").json()
+        assert answer["usage"]["completion_tokens"] == 5
+
+
+def test_a_prompt_longer_than_the_context_is_400(served: Served) -> None:
+    answer = _post(served, {"prompt": "x" * 5000})
+    assert answer.status_code == 400
+    assert "context" in answer.json()["error"]["message"]
+    served.wait_until_idle()
