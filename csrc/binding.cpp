@@ -55,7 +55,7 @@ class NativeModel {
     NativeModel(int vocab, int hidden, int intermediate, int layers, int heads, int kv_heads,
                 int head_dim, float norm_eps, int sliding_window, bool tied_head,
                 Array<float, 1> inverse_frequencies, const std::string& tier, int threads,
-                int max_rows) {
+                int max_rows, int features, int embedding_rows, bool wide) {
         expect(vocab > 0 && layers > 0 && threads > 0 && threads <= 1024, "sizes must be positive");
         expect(hidden > 0 && hidden % 16 == 0, "hidden_size must be a multiple of 16");
         expect(intermediate > 0 && intermediate % 16 == 0,
@@ -65,6 +65,10 @@ class NativeModel {
         expect(kv_heads > 0 && heads > 0 && heads % kv_heads == 0 && heads / kv_heads <= 64,
                "num_heads must be a multiple of num_kv_heads, at most 64 to one");
         expect(max_rows > 0 && max_rows <= 1 << 16, "max_rows must be 1..65536");
+        expect(features >= 0 && features % hidden == 0 && features / hidden <= 8 &&
+                   embedding_rows >= 0 && (features > 0 || (!wide && !embedding_rows)) &&
+                   (features == 0 || wide || features == hidden),
+               "features must be hidden_size, or of a wide head up to 8 times that");
         expect(static_cast<int>(inverse_frequencies.shape(0)) == head_dim / 2,
                "inverse_frequencies must have head_dim / 2 values");
         const Kernels* kernels = find_kernels(tier);
@@ -73,7 +77,8 @@ class NativeModel {
                                        inverse_frequencies.data() + head_dim / 2);
         model_ = std::make_unique<Model>(
             ModelShape{vocab, hidden, intermediate, layers, heads, kv_heads, head_dim, norm_eps,
-                       sliding_window, tied_head, std::move(frequencies)},
+                       sliding_window, tied_head, std::move(frequencies), features, embedding_rows,
+                       wide},
             *kernels, threads, max_rows);
         model_->layers.resize(layers);
     }
@@ -140,14 +145,22 @@ class NativeModel {
     void set_vector(const std::string& slot, int layer, Array<float, 1> values) {
         const ModelShape& s = model_->shape();
         const bool bias = slot == "qkv_bias";
+        expect(s.features > 0 ||
+                   (slot != "fuse_bias" && slot != "embed_norm" && slot != "feature_norm"),
+               slot + " belongs to a draft head");
         const int want = bias ? (s.heads + 2 * s.kv_heads) * s.head_dim
                          : slot == "q_norm" || slot == "k_norm" ? s.head_dim
                                                                 : s.hidden;
         expect(static_cast<int>(values.shape(0)) == want, slot + " has the wrong length");
         float* copy = model_->weights().array<float>((want + kPanel - 1) / kPanel * kPanel);
         std::memcpy(copy, values.data(), want * sizeof(float));
-        if (slot == "final_norm") {
-            model_->final_norm = copy;
+        const float** outer = slot == "final_norm"     ? &model_->final_norm
+                              : slot == "fuse_bias"    ? &model_->fuse_bias
+                              : slot == "embed_norm"   ? &model_->embed_norm
+                              : slot == "feature_norm" ? &model_->feature_norm
+                                                       : nullptr;
+        if (outer) {
+            *outer = copy;
             return;
         }
         Layer& l = model_->layers.at(layer);
@@ -171,11 +184,16 @@ class NativeModel {
         expect(page_size == 16 || page_size == 32 || page_size == 64 || page_size == 128 ||
                    page_size == 256,
                "page_size must be 16, 32, 64, 128 or 256");
+        const bool draft = model_->shape().features > 0, wide = model_->shape().wide;
         for (const Layer& l : model_->layers)
-            expect(l.qkv.k() && l.o.k() && l.gate_up.k() && l.down.k() && l.attn_norm && l.mlp_norm,
+            expect(l.qkv.k() && l.o.k() && l.gate_up.k() && l.down.k() && (l.attn_norm || draft) &&
+                       l.mlp_norm,
                    "a layer's weights are not all set");
-        expect(model_->embed.k() && model_->head.k() && model_->final_norm,
+        expect(model_->embed.k() && model_->head.k() && (model_->final_norm || draft),
                "embedding, head or final norm not set");
+        expect(!draft || model_->fuse.k(), "a draft head's fuse matrix is not set");
+        expect(!wide || (model_->embed_norm && model_->feature_norm),
+               "a wide head's norms are not set");
         model_->allocate_kv(pages, page_size,
                             dtype == "f32"    ? KvType::kF32
                             : dtype == "bf16" ? KvType::kBF16
@@ -316,6 +334,67 @@ class NativeModel {
                 to_numpy(std::move(out), {M, hidden})};
     }
 
+    // Copies are of pointers: `other` must outlive this model.
+    void share(const NativeModel& other, bool with_head) {
+        const Model& from = *other.model_;
+        const ModelShape &s = model_->shape(), &t = from.shape();
+        expect(s.hidden == t.hidden && s.tokens() == t.vocab && from.embed.k(),
+               "a head reads the embedding of its own target only");
+        expect(!with_head || s.vocab == t.vocab, "the target's head scores the whole vocabulary");
+        model_->embed = from.embed;
+        if (with_head) model_->head = from.head;
+    }
+
+    void keep_features(std::vector<int> taps) {
+        expect(model_->pages() > 0, "allocate_kv comes before keep_features");
+        expect(!taps.empty() && taps.size() <= 8, "1 to 8 taps");
+        for (const int tap : taps)
+            expect(tap >= 0 && tap <= model_->shape().layers, "a tap is 0..layers");
+        model_->keep_features(std::move(taps));
+    }
+
+    Result<float> read_features(Array<std::int32_t, 1> pages, Array<std::int32_t, 1> positions) {
+        const int S = model_->page_size(), W = model_->kept_width();
+        expect(W > 0, "no features are kept");
+        const std::size_t n = positions.shape(0);
+        std::vector<float> out(n * W);
+        for (std::size_t i = 0; i < n; ++i) {
+            const std::int64_t column = positions(i) / S;
+            expect(positions(i) >= 0 && column < static_cast<std::int64_t>(pages.shape(0)) &&
+                       pages(column) >= 0 && pages(column) < model_->pages(),
+                   "read_features: a position outside the page table");
+            std::copy_n(model_->kept(pages(column), positions(i) % S), W, out.data() + i * W);
+        }
+        return to_numpy(std::move(out), {n, static_cast<std::size_t>(W)});
+    }
+
+    std::tuple<Result<std::int32_t>, Result<float>, Result<float>> forward_best(
+        Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> row_starts,
+        Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages, int weight_bits, int act_bits,
+        int head_bits, Array<std::int32_t, 1> logit_rows,
+        std::optional<Array<std::int32_t, 2>> paths, Array<float, 2> features, int k) {
+        Step step = checked(tokens, row_starts, first, pages, logit_rows, paths, nullptr, true);
+        const LevelSpec level = checked_level(weight_bits, act_bits, head_bits);
+        const ModelShape& s = model_->shape();
+        const std::size_t width = features.shape(1), R = step.num_logit_rows, H = s.hidden;
+        expect(s.features > 0 && features.shape(0) == tokens.shape(0) &&
+                   (width == static_cast<std::size_t>(s.features) || width == H),
+               "a draft head needs the features of every row");
+        expect(k > 0 && k <= s.vocab, "k must be 1..vocabulary");
+        step.features = features.data();
+        step.feature_width = static_cast<int>(width);
+        std::vector<float> hidden(R * H);
+        Best best;
+        {
+            nb::gil_scoped_release release;
+            best = model_->forward_best(step, level, k, hidden.data());
+        }
+        const std::size_t count = k;
+        return {to_numpy(std::move(best.tokens), {R, count}),
+                to_numpy(std::move(best.logprobs), {R, count}),
+                to_numpy(std::move(hidden), {R, H})};
+    }
+
     // Raw bytes: K [Hkv, D, S * width], V [Hkv, S, D * width].
     std::tuple<Result<std::uint8_t>, Result<std::uint8_t>> read_kv(int layer, int page) {
         const ModelShape& s = model_->shape();
@@ -349,17 +428,20 @@ class NativeModel {
     std::pair<int, int> expected(const std::string& slot) const {
         const ModelShape& s = model_->shape();
         const int attended = s.heads * s.head_dim;
-        if (slot == "qkv") return {attended + 2 * s.kv_heads * s.head_dim, s.hidden};
+        if (slot == "qkv") return {attended + 2 * s.kv_heads * s.head_dim, s.qkv_inputs()};
+        if (slot == "fuse" && s.features) return {s.hidden, s.wide ? s.features : 2 * s.hidden};
         if (slot == "o") return {s.hidden, attended};
         if (slot == "gate_up") return {2 * s.intermediate, s.hidden};
         if (slot == "down") return {s.hidden, s.intermediate};
-        if (slot == "embed" || slot == "head") return {s.vocab, s.hidden};
+        if (slot == "embed") return {s.tokens(), s.hidden};
+        if (slot == "head") return {s.vocab, s.hidden};
         refuse("no matrix named " + slot);
     }
 
     Linear& find(const std::string& slot, int layer) {
         if (slot == "embed") return model_->embed;
         if (slot == "head") return model_->head;
+        if (slot == "fuse") return model_->fuse;
         Layer& l = model_->layers.at(layer);
         return slot == "qkv" ? l.qkv : slot == "o" ? l.o : slot == "gate_up" ? l.gate_up : l.down;
     }
@@ -390,16 +472,17 @@ class NativeModel {
                  const Array<std::int32_t, 1>& first, const Array<std::int32_t, 2>& pages,
                  const Array<std::int32_t, 1>& logit_rows,
                  const std::optional<Array<std::int32_t, 2>>& paths,
-                 const std::int32_t* forwards = nullptr) const {
+                 const std::int32_t* forwards = nullptr, bool head = false) const {
         const std::size_t M = tokens.shape(0), B = first.shape(0);
         expect(model_->pages() > 0, "allocate_kv comes before forward");
+        expect(model_->shape().features == 0 || head, "a draft head runs forward_best only");
         expect(M > 0 && M <= static_cast<std::size_t>(model_->max_rows()),
                "rows must be 1..max_rows");
         expect(row_starts.shape(0) == B + 1 && pages.shape(0) == B && row_starts(0) == 0 &&
                    row_starts(B) == static_cast<std::int32_t>(M),
                "row_starts must run from 0 to M over B sequences");
         for (std::size_t m = 0; m < M; ++m)
-            expect(tokens(m) >= 0 && tokens(m) < model_->shape().vocab,
+            expect(tokens(m) >= 0 && tokens(m) < model_->shape().tokens(),
                    "token id outside the vocabulary");
         expect(!paths || (paths->shape(0) == M && paths->shape(1) > 0), "paths must be [M, W]");
         for (std::size_t b = 0; b < B; ++b) {
@@ -549,10 +632,11 @@ NB_MODULE(_native, m) {
         "threads"_a, "tier"_a);
     nb::class_<NativeModel>(m, "NativeModel")
         .def(nb::init<int, int, int, int, int, int, int, float, int, bool, Array<float, 1>,
-                      const std::string&, int, int>(),
+                      const std::string&, int, int, int, int, bool>(),
              "vocab"_a, "hidden"_a, "intermediate"_a, "layers"_a, "heads"_a, "kv_heads"_a,
              "head_dim"_a, "norm_eps"_a, "sliding_window"_a, "tied_head"_a, "inverse_frequencies"_a,
-             "tier"_a, "threads"_a, "max_rows"_a)
+             "tier"_a, "threads"_a, "max_rows"_a, "features"_a = 0, "embedding_rows"_a = 0,
+             "wide"_a = false)
         .def("set_planes", &NativeModel::set_planes, "slot"_a, "layer"_a, "parts"_a, "group"_a)
         .def("set_dense", &NativeModel::set_dense, "slot"_a, "layer"_a, "parts"_a, "dtype"_a)
         .def("set_vector", &NativeModel::set_vector, "slot"_a, "layer"_a, "values"_a)
@@ -562,6 +646,10 @@ NB_MODULE(_native, m) {
         .def("draft", &NativeModel::draft)
         .def("copy_kv", &NativeModel::copy_kv)
         .def("capture_layer", &NativeModel::capture_layer)
+        .def("share", &NativeModel::share, nb::keep_alive<1, 2>(), "other"_a, "with_head"_a)
+        .def("keep_features", &NativeModel::keep_features)
+        .def("read_features", &NativeModel::read_features)
+        .def("forward_best", &NativeModel::forward_best)
         .def("read_kv", &NativeModel::read_kv, "layer"_a, "page"_a)
         .def("bytes_read", &NativeModel::bytes_read)
         .def("memory_bytes", &NativeModel::memory_bytes)

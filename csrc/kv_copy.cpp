@@ -1,4 +1,6 @@
-// Moves KV between slots: an accepted path of a token tree becomes the next committed positions.
+// Copies KV, and features kept beside it, between slots: an accepted path of a token tree becomes
+// the next committed positions.
+#include <algorithm>
 #include <cstring>
 
 #include "model.h"
@@ -20,6 +22,15 @@ void Model::copy_kv(const std::int32_t* pages, const std::int32_t* sources,
         kept += D * width;
         std::memcpy(in ? kept : v, in ? v : kept, D * width);
     };
+    std::vector<float> features(static_cast<std::size_t>(count) * kept_width());
+    for (const bool in : {true, false}) {
+        for (int i = 0; i < count && kept_width(); ++i) {
+            const int slot = in ? sources[i] : targets[i];
+            float* there = const_cast<float*>(kept(pages[slot / S], slot % S));
+            float* own = features.data() + static_cast<std::size_t>(i) * kept_width();
+            std::copy_n(in ? there : own, kept_width(), in ? own : there);
+        }
+    }
     for (int layer = 0; layer < shape_.layers; ++layer) {
         char* base = kv_base_ + static_cast<std::size_t>(layer) * pages_ * page_elements() * width;
         for (int h = 0; h < shape_.kv_heads; ++h) {

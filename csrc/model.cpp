@@ -15,6 +15,7 @@ Model::Model(ModelShape shape, const Kernels& kernels, int threads, int max_rows
     const ModelShape& s = shape_;
     qkv_width_ = round_up((s.heads + 2 * s.kv_heads) * s.head_dim, kPanel);
     widest_input_ = std::max({s.hidden, s.intermediate, s.heads * s.head_dim});
+    if (s.features) widest_input_ = std::max({widest_input_, 2 * s.hidden, s.features});
     logit_stride_ = round_up(s.vocab, kPanel);
     const std::size_t rows = max_rows;
     x_ = buffers_.array<float>(rows * round_up(s.hidden, kPanel));
@@ -23,6 +24,7 @@ Model::Model(ModelShape shape, const Kernels& kernels, int threads, int max_rows
     mlp_ = buffers_.array<float>(rows * round_up(s.intermediate, kPanel));
     cos_ = buffers_.array<float>(rows * (s.head_dim / 2));
     sin_ = buffers_.array<float>(rows * (s.head_dim / 2));
+    if (s.features) embedded_ = buffers_.array<float>(rows * s.hidden);
     shared_ = make_input(max_rows);
     shared_mlp_ = make_input(max_rows);
     threads_.resize(threads);

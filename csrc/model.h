@@ -20,6 +20,13 @@ struct ModelShape {
     int sliding_window;  // 0: none
     bool tied_head;
     std::vector<float> inverse_frequencies;  // [D/2]
+    // Of a draft head (model_head.cpp) only:
+    int features = 0;        // width of the target's features; 0: a model of its own
+    int embedding_rows = 0;  // tokens it reads; 0: `vocab`, the tokens it scores
+    bool wide = false;       // q, k and v read [embedding; hidden] (EAGLE-3), not hidden (EAGLE)
+
+    int tokens() const { return embedding_rows ? embedding_rows : vocab; }
+    int qkv_inputs() const { return wide ? 2 * hidden : hidden; }
 };
 
 struct LevelSpec {
@@ -58,6 +65,14 @@ struct Step {
     int num_logit_rows = 0;
     const std::int32_t* paths = nullptr;  // [M][path_width], -1 past the end; null: no trees
     int path_width = 0;
+    const float* features = nullptr;  // draft heads: [M][feature_width]
+    int feature_width = 0;
+};
+
+// The most likely tokens of some rows, best first (ties: the lower id).
+struct Best {
+    std::vector<std::int32_t> tokens;  // [R][k]
+    std::vector<float> logprobs;       // [R][k]
 };
 
 // What one layer read at its linears and returned, for calibration: [M][width] each.
@@ -89,6 +104,8 @@ class Model {
     std::vector<Layer> layers;
     Linear embed, head;
     const float* final_norm = nullptr;
+    Linear fuse;  // of a draft head, like the next line; the norms are optional
+    const float *fuse_bias = nullptr, *embed_norm = nullptr, *feature_norm = nullptr;
 
     void allocate_kv(int pages, int page_size, KvType type);
     KvType kv_type() const { return kv_type_; }
@@ -99,6 +116,15 @@ class Model {
     // Copies K and V of every layer from slots to slots of one sequence, all read before any write.
     void copy_kv(const std::int32_t* pages, const std::int32_t* sources,
                  const std::int32_t* targets, int count);
+
+    // From now on every forward keeps, beside the KV of a row, the residual stream entering each of
+    // `taps`, or the final norm's output for a tap equal to the number of layers.
+    void keep_features(std::vector<int> taps);
+    const std::vector<int>& taps() const { return taps_; }
+    int kept_width() const { return static_cast<int>(taps_.size()) * shape_.hidden; }
+    const float* kept(int page, int slot) const {
+        return kept_base_ + (static_cast<std::size_t>(page) * page_size_ + slot) * kept_width();
+    }
 
     // Writes KV of every row; logits of the rows asked for are left in logits().
     void forward(const Step& step, LevelSpec level);
@@ -111,6 +137,9 @@ class Model {
     // Runs layer l over rows x [M][hidden] of the residual stream in place of embedded tokens.
     void capture_layer(const Step& step, LevelSpec level, int l, const float* x,
                        const LayerRows& out);
+    // A draft head's forward: the k best tokens of the logit rows, whose hidden states go to
+    // hidden [R][hidden].
+    Best forward_best(const Step& step, LevelSpec level, int k, float* hidden);
 
     const float* logits(int row) const {
         return logits_.data() + static_cast<std::size_t>(row) * logit_stride_;
@@ -137,6 +166,8 @@ class Model {
     void rotary_angles(int thread);
     void capture(const float* from, std::size_t stride, int width, float* to, int thread) const;
     void capture_normed(const float* norm, float* to, int thread) const;
+    void fuse_features(LevelSpec level, int thread);
+    void keep_tap(int layer, int thread);
     void write_kv(const Layer& layer, int index, int thread);
     void attention(int layer, int thread);
     template <typename Row>
@@ -166,10 +197,13 @@ class Model {
     char* kv_base_ = nullptr;
     int pages_ = 0, page_size_ = 0;
     KvType kv_type_ = KvType::kF16;
+    std::vector<int> taps_;
+    float* kept_base_ = nullptr;  // [P][S][kept_width]
 
     // Buffers of a step, [max_rows] rows each.
     float *x_ = nullptr, *qkv_ = nullptr, *attended_ = nullptr, *mlp_ = nullptr;
     float *cos_ = nullptr, *sin_ = nullptr;
+    float* embedded_ = nullptr;  // draft heads
     Input shared_, shared_mlp_;
     struct PerThread {
         Input input;                    // for steps of few rows: no barrier needed

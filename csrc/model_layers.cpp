@@ -62,7 +62,8 @@ void Model::linear(const Linear& w, int bits, const Input& in, int rows, const E
 void Model::embed_rows(int thread) {
     const int T = pool_.size(), stride = round_up(shape_.hidden, kPanel);
     for (int m = step_.rows * thread / T; m < step_.rows * (thread + 1) / T; ++m) {
-        float* x = x_ + static_cast<std::size_t>(m) * stride;
+        float* x = shape_.features ? embedded_ + static_cast<std::size_t>(m) * shape_.hidden
+                                   : x_ + static_cast<std::size_t>(m) * stride;
         if (embed.dense)
             unpack_row(embed.matrix, step_.tokens[m], x);
         else
@@ -87,7 +88,12 @@ void Model::run_layers(LevelSpec level, int thread) {
     embed_rows(thread);
     rotary_angles(thread);
     pool_.barrier();
-    for (int l = 0; l < shape_.layers; ++l) run_layer(l, level, thread);
+    if (shape_.features) fuse_features(level, thread);
+    for (int l = 0; l < shape_.layers; ++l) {
+        keep_tap(l, thread);
+        run_layer(l, level, thread);
+    }
+    keep_tap(shape_.layers, thread);
 }
 
 void Model::run_layer(int l, LevelSpec level, int thread) {
@@ -96,14 +102,24 @@ void Model::run_layer(int l, LevelSpec level, int thread) {
     const int x_stride = round_up(s.hidden, kPanel), attended = s.heads * s.head_dim;
     const auto normed = [&](const float* weight) {
         return [this, weight, x_stride](int m, float* to) {
-            kernels_.rmsnorm(x_ + static_cast<std::size_t>(m) * x_stride, weight, shape_.norm_eps,
-                             shape_.hidden, to);
+            const float* x = x_ + static_cast<std::size_t>(m) * x_stride;
+            if (!weight) return x;  // a draft head may go without
+            kernels_.rmsnorm(x, weight, shape_.norm_eps, shape_.hidden, to);
             return static_cast<const float*>(to);
         };
     };
+    const auto widened = [&](int m, float* to) {
+        const int H = s.hidden;
+        kernels_.rmsnorm(embedded_ + static_cast<std::size_t>(m) * H, embed_norm, s.norm_eps, H,
+                         to);
+        kernels_.rmsnorm(x_ + static_cast<std::size_t>(m) * x_stride, feature_norm, s.norm_eps, H,
+                         to + H);
+        return static_cast<const float*>(to);
+    };
     const Layer& layer = layers[l];
     if (captured_) capture_normed(layer.attn_norm, captured_->qkv, thread);
-    Input in = prepare(layer.qkv, M, ab, wb, thread, normed(layer.attn_norm));
+    Input in = s.wide ? prepare(layer.qkv, M, ab, wb, thread, widened)
+                      : prepare(layer.qkv, M, ab, wb, thread, normed(layer.attn_norm));
     linear(layer.qkv, wb, in, M,
            {Epilogue::Kind::kStore, layer.qkv_bias, qkv_, static_cast<std::size_t>(qkv_width_)},
            slice(layer.qkv.panels(), 1, thread), thread);
@@ -147,13 +163,71 @@ void Model::run_layer(int l, LevelSpec level, int thread) {
     pool_.barrier();
 }
 
+// ---- draft heads (EAGLE, arXiv 2401.15077; EAGLE-3, arXiv 2503.01840) ---------------------------
+//
+//     EAGLE     x = fuse [norm(embedding); norm(feature)] + bias, then one layer; norms optional
+//     EAGLE-3   x = fuse features of the target, or the hidden state the head itself made; then one
+//               layer whose q, k and v read [norm(embedding); norm(x)]
+//
+// `feature` is the target's at the position before the token embedded, or what the head made of it.
+void Model::fuse_features(LevelSpec level, int thread) {
+    const ModelShape& s = shape_;
+    const int M = step_.rows, H = s.hidden, W = step_.feature_width, T = pool_.size();
+    const int x_stride = round_up(H, kPanel);
+    const auto feature = [&](int m) { return step_.features + static_cast<std::size_t>(m) * W; };
+    if (s.wide && W == H && s.features != H) {
+        for (int m = M * thread / T; m < M * (thread + 1) / T; ++m)
+            std::copy_n(feature(m), H, x_ + static_cast<std::size_t>(m) * x_stride);
+        pool_.barrier();
+        return;
+    }
+    const auto put = [&](const float* from, const float* norm, float* to) {
+        if (norm)
+            kernels_.rmsnorm(from, norm, s.norm_eps, H, to);
+        else
+            std::copy_n(from, H, to);
+    };
+    const Input in = prepare(fuse, M, level.act_bits, level.weight_bits, thread,
+                             [&](int m, float* to) -> const float* {
+                                 if (s.wide) return feature(m);
+                                 put(embedded_ + static_cast<std::size_t>(m) * H, embed_norm, to);
+                                 put(feature(m), feature_norm, to + H);
+                                 return to;
+                             });
+    linear(fuse, level.weight_bits, in, M,
+           {Epilogue::Kind::kStore, fuse_bias, x_, static_cast<std::size_t>(x_stride)},
+           slice(fuse.panels(), 1, thread), thread);
+    pool_.barrier();
+}
+
+// Between two barriers nobody writes x_ at the start of a layer, nor after the last one.
+void Model::keep_tap(int layer, int thread) {
+    const ModelShape& s = shape_;
+    const int H = s.hidden, M = step_.rows, T = pool_.size(), x_stride = round_up(H, kPanel);
+    for (std::size_t t = 0; t < taps_.size(); ++t) {
+        if (taps_[t] != layer) continue;
+        for (int m = M * thread / T; m < M * (thread + 1) / T; ++m) {
+            const int page =
+                step_.pages[static_cast<std::size_t>(sequence_[m]) * step_.page_columns +
+                            slot_[m] / page_size_];
+            float* to = const_cast<float*>(kept(page, slot_[m] % page_size_)) + t * H;
+            const float* x = x_ + static_cast<std::size_t>(m) * x_stride;
+            if (layer == s.layers)
+                kernels_.rmsnorm(x, final_norm, s.norm_eps, H, to);
+            else
+                std::copy_n(x, H, to);
+        }
+    }
+}
+
 void Model::run_head(LevelSpec level, int thread) {
     const int R = step_.num_logit_rows, x_stride = round_up(shape_.hidden, kPanel);
     if (R == 0) return;
     const Input in =
         prepare(head, R, level.act_bits, level.head_bits, thread, [&](int r, float* to) {
-            kernels_.rmsnorm(x_ + static_cast<std::size_t>(step_.logit_rows[r]) * x_stride,
-                             final_norm, shape_.norm_eps, shape_.hidden, to);
+            const float* x = x_ + static_cast<std::size_t>(step_.logit_rows[r]) * x_stride;
+            if (!final_norm) return x;
+            kernels_.rmsnorm(x, final_norm, shape_.norm_eps, shape_.hidden, to);
             return static_cast<const float*>(to);
         });
     const Slice part = slice(head.panels(), kLogitChunk / kPanel, thread);

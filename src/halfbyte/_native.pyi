@@ -32,6 +32,9 @@ class NativeModel:
         tier: str,
         threads: int,
         max_rows: int,
+        features: int = 0,
+        embedding_rows: int = 0,
+        wide: bool = False,
     ) -> None: ...
     def set_planes(self, slot: str, layer: int, parts: list[_Part], group: int) -> None: ...
     def set_dense(
@@ -105,6 +108,23 @@ class NativeModel:
         weight_bits: int,
         act_bits: int,
     ) -> tuple[_F32, _F32, _F32, _F32, _F32]: ...
+    def share(self, other: NativeModel, with_head: bool) -> None: ...
+    def keep_features(self, taps: list[int]) -> None: ...
+    def read_features(self, pages: _I32, positions: _I32) -> _F32: ...
+    def forward_best(
+        self,
+        tokens: _I32,
+        row_starts: _I32,
+        first_positions: _I32,
+        page_tables: _I32,
+        weight_bits: int,
+        act_bits: int,
+        head_bits: int,
+        logit_rows: _I32,
+        paths: _I32 | None,
+        features: _F32,
+        k: int,
+    ) -> tuple[_I32, _F32, _F32]: ...
     def read_kv(self, layer: int, page: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]: ...
     def bytes_read(self, weight_bits: int, act_bits: int, head_bits: int) -> int: ...
     def memory_bytes(self) -> int: ...

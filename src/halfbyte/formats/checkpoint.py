@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from halfbyte.config import ModelConfig
 from halfbyte.errors import ArgumentError, FormatError
 from halfbyte.formats.manifest import Manifest, read_manifest
-from halfbyte.formats.names import expected_matrices, expected_vectors
+from halfbyte.formats.names import expected_tensors
 from halfbyte.formats.tensor_file import TensorEntry, TensorFile
 from halfbyte.formats.weights import Dense, Planes
 
@@ -34,15 +35,9 @@ class Checkpoint:
         """Check names, shapes, dtypes and sizes of everything; raises FormatError."""
         directory = Path(path)
         manifest = read_manifest(directory)
-        tensors: dict[str, TensorFile] = {}
-        for name, size in manifest.files.items():
-            _check_size(directory / name, size)
-            file = TensorFile.open(directory / name)
-            for tensor in file.entries:
-                if tensor in tensors:
-                    raise _fault("duplicate-tensor", tensor, "a second one in " + name, "one")
-                tensors[tensor] = file
-        _check_tensors(manifest, {name: file.entries[name] for name, file in tensors.items()})
+        tensors = open_files(directory, manifest.files)
+        entries = {name: file.entries[name] for name, file in tensors.items()}
+        check_tensors(expected_tensors(manifest.config), entries, manifest.group_size)
         return cls(directory, manifest, tensors)
 
     @property
@@ -110,7 +105,7 @@ class Checkpoint:
         scale, offset = self._array(f"{name}.scale"), self._optional(f"{name}.offset")
         for part, values in (("scale", scale), ("offset", offset)):
             if values is not None:
-                _check_finite(f"{name}.{part}", values)
+                check_finite(f"{name}.{part}", values)
         assert self.group_size is not None
         return Planes(
             self._array(f"{name}.hi"), self._optional(f"{name}.lo"), scale, offset, self.group_size
@@ -120,7 +115,7 @@ class Checkpoint:
         """A bias or norm: [n]."""
         self._entry(name)
         values: NDArray[np.float32] = self._array(name)
-        _check_finite(name, values)
+        check_finite(name, values)
         return values
 
     def has_lo(self, name: str) -> bool:
@@ -164,21 +159,43 @@ def _check_size(path: Path, size: int) -> None:
         raise _fault("wrong-size", path.name, f"{actual} bytes", f"{size}")
 
 
-def _check_tensors(manifest: Manifest, entries: dict[str, TensorEntry]) -> None:
+def open_files(directory: Path, files: dict[str, int]) -> dict[str, TensorFile]:
+    """Tensor name -> the opened file it is in; each file has its size in bytes."""
+    tensors: dict[str, TensorFile] = {}
+    for name, size in files.items():
+        _check_size(directory / name, size)
+        file = TensorFile.open(directory / name)
+        for tensor in file.entries:
+            if tensor in tensors:
+                raise _fault("duplicate-tensor", tensor, "a second one in " + name, "one")
+            tensors[tensor] = file
+    return tensors
+
+
+def check_tensors(
+    expected: Iterable[tuple[str, tuple[int, ...]]],
+    entries: dict[str, TensorEntry],
+    group_size: int | None,
+    extra: Mapping[str, tuple[tuple[str, ...], tuple[int, ...]]] | None = None,
+) -> None:
+    """Exactly the matrices and vectors expected, and `extra`: tensor name -> dtypes, shape."""
     unseen = set(entries)
-    for name, (rows, inputs) in expected_matrices(manifest.config):
-        if manifest.group_size is None:
-            wanted: _Wanted = {f"{name}.weight": (tuple(DENSE_DTYPES), (rows, inputs))}
+    wanted: _Wanted
+    for name, shape in expected:
+        if len(shape) == 1:
+            wanted = {name: (("F32",), shape)}
+        elif group_size is None:
+            wanted = {f"{name}.weight": (tuple(DENSE_DTYPES), shape)}
         else:
-            wanted = _plane_tensors(name, rows, inputs, manifest.group_size)
-        for tensor, (dtypes, shape) in wanted.items():
+            wanted = _plane_tensors(name, shape[0], shape[1], group_size)
+        for tensor, (dtypes, size) in wanted.items():
             if tensor.endswith((".lo", ".offset")) and tensor not in entries:
                 continue
-            _check_tensor(tensor, entries, dtypes, shape)
+            _check_tensor(tensor, entries, dtypes, size)
             unseen.discard(tensor)
-    for name, length in expected_vectors(manifest.config):
-        _check_tensor(name, entries, ("F32",), (length,))
-        unseen.discard(name)
+    for tensor, (dtypes, size) in (extra or {}).items():
+        _check_tensor(tensor, entries, dtypes, size)
+        unseen.discard(tensor)
     if unseen:
         raise _fault("unexpected-tensor", min(unseen), "a tensor", "none of that name")
 
@@ -206,7 +223,8 @@ def _check_tensor(
         raise _fault("wrong-shape", name, list(entry.shape), list(shape))
 
 
-def _check_finite(name: str, values: NDArray[Any]) -> None:
+def check_finite(name: str, values: NDArray[Any]) -> None:
+    """Refuse NaN and infinities."""
     # min and max reach NaN and both infinities without a temporary of the tensor's size
     if values.size and not (np.isfinite(values.min()) and np.isfinite(values.max())):
         raise _fault("not-finite", name, "NaN or infinity", "finite numbers")

@@ -46,39 +46,49 @@ class Manifest:
 
 def read_manifest(directory: Path) -> Manifest:
     """Raises FormatError; the names are those of docs/format.md."""
-    values = _read_object(directory)
-    version = values.get("format")
+    values = read_object(directory, MANIFEST_NAME)
+    check_version(values.get("format"))
+    check_keys(values, _KEYS)
+    weights = values.get("weights")
+    if weights not in ("planes", "dense"):
+        raise bad_field("weights", weights, "'planes' or 'dense'")
+    group_size = values.get("group_size")
+    if weights == "planes" and (type(group_size) is not int or group_size not in GROUP_SIZES):
+        raise bad_field("group_size", group_size, "32, 64 or 128")
+    if weights == "dense" and group_size is not None:
+        raise bad_field("group_size", group_size, "null in a dense checkpoint")
+    return Manifest(
+        config=read_model(values.get("model")),
+        group_size=group_size,
+        weights=weights,
+        head_bits=_read_head_bits(values.get("head_bits")),
+        files=read_files(values),
+        source=read_mapping(values, "source"),
+        tokenizer=read_mapping(values, "tokenizer"),
+    )
+
+
+def check_version(version: Any) -> None:
+    """Refuse a format this reader does not know."""
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         fix = "update halfbyte, or convert the model again"
         expected = f"an integer from 1 to {FORMAT_VERSION}"
         raise FormatError(
             "bad-version", "checkpoint format", got=repr(version), expected=expected, fix=fix
         )
+
+
+def check_keys(values: dict[str, Any], known: tuple[str, ...]) -> None:
+    """Refuse a key the format does not have; the fault names the nearest."""
     for key in values:
-        if key not in _KEYS:
-            near = difflib.get_close_matches(key, _KEYS, n=1)
-            raise _bad("unknown-key", "key", repr(key), near[0] if near else ", ".join(_KEYS))
-    weights = values.get("weights")
-    if weights not in ("planes", "dense"):
-        raise _bad("bad-field", "weights", weights, "'planes' or 'dense'")
-    group_size = values.get("group_size")
-    if weights == "planes" and (type(group_size) is not int or group_size not in GROUP_SIZES):
-        raise _bad("bad-field", "group_size", group_size, "32, 64 or 128")
-    if weights == "dense" and group_size is not None:
-        raise _bad("bad-field", "group_size", group_size, "null in a dense checkpoint")
-    return Manifest(
-        config=_read_model(values.get("model")),
-        group_size=group_size,
-        weights=weights,
-        head_bits=_read_head_bits(values.get("head_bits")),
-        files=_read_files(values.get("files")),
-        source=_read_mapping(values, "source"),
-        tokenizer=_read_mapping(values, "tokenizer"),
-    )
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise _bad("unknown-key", "key", repr(key), near[0] if near else ", ".join(known))
 
 
-def _read_object(directory: Path) -> dict[str, Any]:
-    path = directory / MANIFEST_NAME
+def read_object(directory: Path, name: str) -> dict[str, Any]:
+    """The JSON object of a manifest file."""
+    path = directory / name
     try:
         with path.open("rb") as file:
             text = file.read(MAX_MANIFEST_BYTES + 1)
@@ -86,22 +96,21 @@ def _read_object(directory: Path) -> dict[str, Any]:
         fix = "name a checkpoint directory, or convert the model first"
         what = f"checkpoint {directory.name}"
         raise FormatError(
-            "no-manifest", what, got=error.strerror, expected=f"a readable {MANIFEST_NAME}", fix=fix
+            "no-manifest", what, got=error.strerror, expected=f"a readable {name}", fix=fix
         ) from error
     if len(text) > MAX_MANIFEST_BYTES:
-        raise _bad(
-            "bad-json", MANIFEST_NAME, "a larger file", f"at most {MAX_MANIFEST_BYTES} bytes"
-        )
+        raise _bad("bad-json", name, "a larger file", f"at most {MAX_MANIFEST_BYTES} bytes")
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _bad("bad-json", MANIFEST_NAME, error, "a JSON object") from error
+        raise _bad("bad-json", name, error, "a JSON object") from error
     if not isinstance(values, dict):
-        raise _bad("bad-json", MANIFEST_NAME, type(values).__name__, "a JSON object")
+        raise _bad("bad-json", name, type(values).__name__, "a JSON object")
     return values
 
 
-def _read_model(values: Any) -> ModelConfig:
+def read_model(values: Any) -> ModelConfig:
+    """The `model` of a manifest."""
     if not isinstance(values, dict):
         raise _bad("bad-model", "model", type(values).__name__, "a JSON object")
     try:
@@ -135,27 +144,35 @@ def _check_optional_fields(config: ModelConfig) -> None:
 def _read_head_bits(values: Any) -> dict[int, int]:
     good = isinstance(values, dict) and set(values) == {"4", "8"}
     if not good or not all(type(bits) is int and bits in (4, 8) for bits in values.values()):
-        raise _bad("bad-field", "head_bits", values, 'an object with "4" and "8", each 4 or 8')
+        raise bad_field("head_bits", values, 'an object with "4" and "8", each 4 or 8')
     return {int(level): bits for level, bits in values.items()}
 
 
-def _read_files(values: Any) -> dict[str, int]:
+def read_files(manifest: dict[str, Any]) -> dict[str, int]:
+    """The `files` of a manifest: name -> bytes."""
+    values = manifest.get("files")
     if not isinstance(values, dict) or not values:
-        raise _bad("bad-field", "files", type(values).__name__, "an object with at least one file")
+        raise bad_field("files", type(values).__name__, "an object with at least one file")
     for name, size in values.items():
         plain = PurePosixPath(name).name == name == PureWindowsPath(name).name
         if not plain or not name.endswith(".safetensors") or "\0" in name:
             raise _bad("bad-file-name", "files", repr(name), "a plain *.safetensors name")
         if type(size) is not int or size < 0:
-            raise _bad("bad-field", f"files[{name!r}]", size, "a size in bytes")
+            raise bad_field(f"files[{name!r}]", size, "a size in bytes")
     return dict(values)
 
 
-def _read_mapping(values: dict[str, Any], key: str) -> dict[str, Any]:
+def read_mapping(values: dict[str, Any], key: str) -> dict[str, Any]:
+    """An object of a manifest; absent: empty."""
     value = values.get(key, {})
     if not isinstance(value, dict):
-        raise _bad("bad-field", key, type(value).__name__, "a JSON object")
+        raise bad_field(key, type(value).__name__, "a JSON object")
     return value
+
+
+def bad_field(what: str, got: object, expected: object) -> FormatError:
+    """A field has a value it cannot have."""
+    return _bad("bad-field", what, got, expected)
 
 
 def _bad(name: str, what: str, got: object, expected: object) -> FormatError:

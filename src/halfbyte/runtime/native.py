@@ -12,6 +12,7 @@ from halfbyte import _native
 from halfbyte.config import Level, ModelConfig
 from halfbyte.errors import ArgumentError, ModelError
 from halfbyte.formats.weights import Dense, Planes, Weights
+from halfbyte.runtime.draft_head import other_taps
 from halfbyte.runtime.machine import choose_threads, choose_tier, processor_name
 from halfbyte.runtime.protocol import (
     Adjustments,
@@ -84,6 +85,7 @@ class NativeRuntime:
         _load(self._model, weights)
         self._model.allocate_kv(self._num_pages, page_size, kv_dtype)
         self._kv_dtype = kv_dtype
+        self._taps: tuple[int, ...] = ()
         self._kv_type = np.dtype(np.uint32 if kv_dtype == "f32" else np.uint16)
 
     @property
@@ -208,6 +210,29 @@ class NativeRuntime:
         )
         return LayerPass(*taken)
 
+    @property
+    def core(self) -> _native.NativeModel:
+        """The model itself, for a draft head that shares its matrices."""
+        return self._model
+
+    @property
+    def kv_dtype(self) -> str:
+        """f16, bf16 or f32."""
+        return self._kv_dtype
+
+    def keep_features(self, taps: tuple[int, ...]) -> None:
+        """Keep features beside the KV from now on."""
+        if self._taps not in ((), taps):
+            raise other_taps(self._taps, taps)
+        self._taps = taps
+        self._model.keep_features(list(taps))
+
+    def read_features(
+        self, pages: NDArray[np.int32], positions: NDArray[np.int32]
+    ) -> NDArray[np.float32]:
+        """Kept features: [n, taps * hidden]."""
+        return self._model.read_features(pages, positions)
+
     def read_kv(self, layer: int, page: int) -> tuple[KvBits, KvBits]:
         """Raw bits of one page: K [Hkv, D, S], V [Hkv, S, D]."""
         k, v = self._model.read_kv(layer, page)
@@ -276,7 +301,13 @@ def _load_matrix(
     model: _native.NativeModel, weights: Weights, slot: str, layer: int, names: list[str]
 ) -> None:
     """One matrix of the core from the named parts, stacked by rows."""
-    parts = [weights.matrix(name) for name in names]
+    put_matrix(model, slot, layer, [weights.matrix(name) for name in names])
+
+
+def put_matrix(
+    model: _native.NativeModel, slot: str, layer: int, parts: list[Planes | Dense]
+) -> None:
+    """One matrix of the core from parts stacked by rows."""
     planes = [p for p in parts if isinstance(p, Planes)]
     if len(planes) == len(parts):
         model.set_planes(

@@ -193,6 +193,20 @@ class Runtime(Protocol):
         All sources are read before a target is written. `pages` [P] is its row of the page table.
         """
 
+    def keep_features(self, taps: tuple[int, ...]) -> None:
+        """From now on keep features beside the KV of every row any forward runs.
+
+        A tap i is the residual stream entering layer i; one equal to the number of layers is the
+        output of the final norm. Features are as good as the KV of the same slot: written by
+        whoever wrote it last, and copied with it. To ask again for the same taps does nothing;
+        ArgumentError for others.
+        """
+
+    def read_features(
+        self, pages: NDArray[np.int32], positions: NDArray[np.int32]
+    ) -> NDArray[np.float32]:
+        """Kept features of some positions of one sequence, tap after tap: [n, taps * hidden]."""
+
     def read_kv(self, layer: int, page: int) -> tuple[KvBits, KvBits]:
         """Raw bits of one page: K [Hkv, D, S], V [Hkv, S, D]. For tests and tools."""
 

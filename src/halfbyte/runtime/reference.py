@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from halfbyte.config import Level, ModelConfig
 from halfbyte.errors import ArgumentError
 from halfbyte.formats.weights import Dense, Planes, Weights
+from halfbyte.runtime.draft_head import other_taps
 from halfbyte.runtime.protocol import (
     Batch,
     Drafted,
@@ -78,6 +79,8 @@ class ReferenceRuntime:
         pool = (c.num_layers, self._num_pages, c.num_kv_heads)
         self._keys: Final = np.zeros((*pool, c.head_dim, page_size), dtype=bits)
         self._values: Final = np.zeros((*pool, page_size, c.head_dim), dtype=bits)
+        self._taps: tuple[int, ...] = ()
+        self._features = np.zeros((0, page_size, 0), dtype=np.float32)  # [P, S, taps * hidden]
 
     @property
     def config(self) -> ModelConfig:
@@ -124,9 +127,11 @@ class ReferenceRuntime:
         x = model.embed.rows(batch.tokens)
         rows = self._rows(batch)
         for i in range(len(model.layers)):
+            self._keep(i, x, rows)
             x = self._layer(i, x, rows, level).residual
-        final = rms_norm(x[logit_rows], model.final_norm, self._config.norm_eps)
-        return model.head.linear(final, model.head_bits_of(level), level.act_bits)
+        final = rms_norm(x, model.final_norm, self._config.norm_eps)
+        self._keep(len(model.layers), final, rows)
+        return model.head.linear(final[logit_rows], model.head_bits_of(level), level.act_bits)
 
     def _rows(self, batch: Batch) -> _Rows:
         contexts = row_contexts(batch)
@@ -206,6 +211,31 @@ class ReferenceRuntime:
         values = self._values[:, pages[sources // size], :, sources % size]
         self._keys[:, pages[targets // size], :, :, targets % size] = keys
         self._values[:, pages[targets // size], :, targets % size] = values
+        if self._taps:
+            kept = self._features[pages[sources // size], sources % size]
+            self._features[pages[targets // size], targets % size] = kept
+
+    def keep_features(self, taps: tuple[int, ...]) -> None:
+        """Keep features beside the KV from now on."""
+        if self._taps not in ((), taps):
+            raise other_taps(self._taps, taps)
+        if not self._taps:
+            width = len(taps) * self._config.hidden_size
+            shape = (self._num_pages, self._page_size, width)
+            self._features = np.zeros(shape, dtype=np.float32)
+        self._taps = taps
+
+    def read_features(
+        self, pages: NDArray[np.int32], positions: NDArray[np.int32]
+    ) -> NDArray[np.float32]:
+        """Kept features: [n, taps * hidden]."""
+        kept: F32 = self._features[pages[positions // self._page_size], positions % self._page_size]
+        return kept
+
+    @property
+    def kv_dtype(self) -> str:
+        """f16, bf16 or f32."""
+        return self._kv_dtype
 
     def read_kv(self, layer: int, page: int) -> tuple[KvBits, KvBits]:
         """Raw bits of one page: K [Hkv, D, S], V [Hkv, S, D]."""
@@ -249,10 +279,7 @@ class ReferenceRuntime:
             )
         q = rope(q, *angles) * np.float32(c.head_dim**-0.5)
         k = rope(k, *angles)
-        sequences = np.repeat(np.arange(len(batch.first_positions)), np.diff(batch.row_starts))
-        own = np.array([slots[-1] for slots in contexts])
-        pages = batch.page_tables[sequences, own // self._page_size]
-        slots = own % self._page_size
+        pages, slots = own_slots(batch, contexts, self._page_size)
         self._keys[index, pages, :, :, slots] = narrow(k, self._kv_dtype)
         self._values[index, pages, :, slots, :] = narrow(v, self._kv_dtype)
         out = np.empty((rows, c.num_heads * c.head_dim), dtype=np.float32)
@@ -271,6 +298,13 @@ class ReferenceRuntime:
                 own_values = np.take(values, contexts[m], axis=1)
                 out[m] = attend(grouped, own_keys, own_values, first, last).reshape(-1)
         return out
+
+    def _keep(self, tap: int, x: F32, rows: _Rows) -> None:
+        """Keep x [M, hidden] for every tap that names it."""
+        hidden = x.shape[1]
+        for i in (i for i, kept in enumerate(self._taps) if kept == tap):
+            pages, slots = own_slots(rows.batch, rows.contexts, self._page_size)
+            self._features[pages, slots, i * hidden : (i + 1) * hidden] = x
 
     def _gather(self, layer: int, table: NDArray[np.int32], length: int) -> tuple[F32, F32]:
         """K [Hkv, D, length] and V [Hkv, length, D] of a sequence's positions 0 .. length - 1."""
@@ -323,6 +357,15 @@ def row_contexts(batch: Batch) -> list[NDArray[np.int32]]:
                 past = first + path[: int(np.argmax(np.append(path, -1) < 0))]
             contexts.append(np.concatenate([np.arange(first), past]).astype(np.int32))
     return contexts
+
+
+def own_slots(
+    batch: Batch, contexts: list[NDArray[np.int32]], page_size: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Page and slot in it where each row's KV goes: [M] each."""
+    sequences = np.repeat(np.arange(len(batch.first_positions)), np.diff(batch.row_starts))
+    own = np.array([slots[-1] for slots in contexts], dtype=np.int32)
+    return batch.page_tables[sequences, own // page_size], own % np.int32(page_size)
 
 
 def _rows_of(sampling: Sampling, rows: NDArray[np.intp], step: int) -> Sampling:

@@ -59,7 +59,11 @@ class Matrix:
 
 def load_matrix(weights: Weights, name: str) -> Matrix:
     """Read one matrix and work out its codes at every weight precision."""
-    stored = weights.matrix(name)
+    return hold_matrix(weights.matrix(name))
+
+
+def hold_matrix(stored: Planes | Dense) -> Matrix:
+    """Work out the codes of a matrix at every weight precision."""
     if isinstance(stored, Dense):
         if stored.dtype == "f32":
             values = np.asarray(stored.values, dtype=np.float32)
