@@ -1,0 +1,160 @@
+"""How often proposals are accepted, by source, request and position, with what is not known yet.
+
+The token at position i of a proposal is accepted with probability alpha_i, given that those before
+it were; so the expected number accepted of k is the sum over j <= k of alpha_1 * … * alpha_j. A
+proposal that stopped before i counts as not accepted there: what is asked for is what costs.
+
+Each alpha is a Beta posterior over counts that fade as new ones come in. What all requests of the
+engine showed is the prior of each, so a new request starts from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from itertools import accumulate
+from math import sqrt
+from operator import mul
+
+POSITIONS = 16  # the last one stands for all further ones
+SHARED_FADE = 0.998  # a count of all requests halves after 350 proposals
+OWN_FADE = 0.97  # a request's own after 23: text changes its kind within a request
+SHARED_WEIGHT = 8.0  # counts that the pooled alpha is worth at one position
+OWN_WEIGHT = 6.0  # counts that all other requests are worth to one
+PRIOR_WEIGHT = 4.0
+STALE_AFTER = 256.0  # steps after which what was seen counts half
+HOPE = 1.64  # standard errors: 95% of the posterior lies below
+REFRESH = 8  # shared observations before an unseen request's estimate is made again
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """What proposals of one kind come from; `evidence` parts kinds that differ in acceptance.
+
+    An n-gram's acceptance grows with the length of the match behind it: each length is a source.
+    """
+
+    name: str
+    evidence: int = 0
+    prior: float = 0.8  # alpha before anything was seen
+
+
+class _Counts:
+    """Faded counts by position."""
+
+    __slots__ = ("accepted", "all_accepted", "all_judged", "judged", "longest", "seen", "step")
+
+    def __init__(self) -> None:
+        self.judged = [0.0] * POSITIONS
+        self.accepted = [0.0] * POSITIONS
+        self.all_judged = self.all_accepted = 0.0
+        self.longest = 0  # positions that have a count
+        self.seen = 0  # proposals
+        self.step = 0  # when the last one was
+
+    def add(self, asked: int, accepted: int, fade: float, step: int) -> None:
+        asked = min(asked, POSITIONS)
+        accepted = min(accepted, asked)
+        for i in range(min(accepted + 1, asked)):
+            self.judged[i] = self.judged[i] * fade + 1.0
+            self.accepted[i] = self.accepted[i] * fade + (i < accepted)
+        self.all_judged = self.all_judged * fade + min(accepted + 1, asked)
+        self.all_accepted = self.all_accepted * fade + accepted
+        self.longest = max(self.longest, min(accepted + 1, asked))
+        self.seen += 1
+        self.step = step
+
+
+class _Estimate:
+    """Gains of one request from one source, kept until more is known."""
+
+    __slots__ = ("gains", "own_seen", "shared_seen")
+
+    def __init__(self, gains: tuple[float, ...], own_seen: int, shared_seen: int) -> None:
+        self.gains = gains
+        self.own_seen = own_seen
+        self.shared_seen = shared_seen
+
+
+class Acceptance:
+    """Counts of every source, shared and by request. One caller at a time."""
+
+    def __init__(self) -> None:
+        self._shared: dict[Source, _Counts] = {}
+        self._own: dict[Hashable, dict[Source, _Counts]] = {}
+        self._estimates: dict[Hashable, dict[Source, _Estimate]] = {}
+        self._nothing = _Counts()
+
+    def observe(
+        self, source: Source, request: Hashable, asked: int, accepted: int, step: int
+    ) -> None:
+        """`asked` tokens were wanted of the source and `accepted` of them became output."""
+        if asked < 1:
+            return
+        self._shared.setdefault(source, _Counts()).add(asked, accepted, SHARED_FADE, step)
+        own = self._own.setdefault(request, {})
+        own.setdefault(source, _Counts()).add(asked, accepted, OWN_FADE, step)
+
+    def forget(self, request: Hashable) -> None:
+        """The request ended; what it showed stays in what all showed."""
+        self._own.pop(request, None)
+        self._estimates.pop(request, None)
+
+    def gains(self, source: Source, request: Hashable) -> tuple[float, ...]:
+        """[POSITIONS] chance that the token at each position becomes output; never rising."""
+        own = self._own.get(request, {}).get(source, self._nothing)
+        shared = self._shared.get(source, self._nothing)
+        known = self._estimates.setdefault(request, {})
+        found = known.get(source)
+        if (
+            found is None
+            or found.own_seen != own.seen
+            or shared.seen - found.shared_seen >= REFRESH
+        ):
+            alphas = _alphas(source, shared, own)
+            gains = tuple(accumulate(alphas, mul))
+            found = known[source] = _Estimate(gains, own.seen, shared.seen)
+        return found.gains
+
+    def hopeful_gains(self, source: Source, request: Hashable, step: int) -> tuple[float, ...]:
+        """`gains` if every alpha were as high as what was seen, and when, still allows."""
+        own = self._own.get(request, {}).get(source, self._nothing)
+        shared = self._shared.get(source, self._nothing)
+        fresh_shared = 0.5 ** ((step - shared.step) / STALE_AFTER)
+        fresh = max(fresh_shared, 0.5 ** ((step - own.step) / STALE_AFTER) if own.seen else 0.0)
+        evidence = PRIOR_WEIGHT
+        evidence += (min(shared.all_judged, OWN_WEIGHT) + own.all_judged) * fresh
+        hopes = []
+        for alpha in _alphas(source, shared, own):
+            mean = source.prior + (alpha - source.prior) * fresh
+            hopes.append(min(1.0, mean + HOPE * sqrt(max(mean * (1.0 - mean), 0.01) / evidence)))
+        return tuple(accumulate(hopes, mul))
+
+    def judged(self, source: Source) -> float:
+        """Faded count of tokens that the target judged, over all requests."""
+        return self._shared.get(source, self._nothing).all_judged
+
+    def alphas(self, source: Source, request: Hashable = None) -> tuple[float, ...]:
+        """[POSITIONS] agreement given that the tokens before agreed."""
+        own = self._own.get(request, {}).get(source, self._nothing)
+        return tuple(_alphas(source, self._shared.get(source, self._nothing), own))
+
+
+def _alphas(source: Source, shared: _Counts, own: _Counts) -> list[float]:
+    """Three layers, each the next one's prior: source, all requests, this request."""
+    pooled = (shared.all_accepted + PRIOR_WEIGHT * source.prior) / (
+        shared.all_judged + PRIOR_WEIGHT
+    )
+    own_pooled = (own.all_accepted + OWN_WEIGHT * pooled) / (own.all_judged + OWN_WEIGHT)
+    # A request that fails twice as often as others does so at every position.
+    worse = (1.0 - own_pooled) / max(1.0 - pooled, 1e-3)
+    known = max(shared.longest, own.longest, 1)
+    alphas = []
+    for i in range(known):
+        usual = (shared.accepted[i] + SHARED_WEIGHT * pooled) / (shared.judged[i] + SHARED_WEIGHT)
+        expected = max(0.0, 1.0 - (1.0 - usual) * worse)
+        alphas.append(
+            (own.accepted[i] + SHARED_WEIGHT * expected) / (own.judged[i] + SHARED_WEIGHT)
+        )
+    # Positions nobody has reached are taken to be like the last one that somebody has.
+    return alphas + [alphas[-1]] * (POSITIONS - known)
