@@ -10,7 +10,6 @@ engine showed is the prior of each, so a new request starts from there.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import dataclass
 from itertools import accumulate
 from math import sqrt
@@ -18,8 +17,8 @@ from operator import mul
 
 POSITIONS = 16  # the last one stands for all further ones
 SHARED_FADE = 0.998  # a count of all requests halves after 350 proposals
-OWN_FADE = 0.97  # a request's own after 23: text changes its kind within a request
-SHARED_WEIGHT = 8.0  # counts that the pooled alpha is worth at one position
+OWN_FADE = 0.98  # a request's own after 34: text changes its kind within a request
+SHARED_WEIGHT = 16.0  # counts that the pooled alpha is worth at one position
 OWN_WEIGHT = 6.0  # counts that all other requests are worth to one
 PRIOR_WEIGHT = 4.0
 STALE_AFTER = 256.0  # steps after which what was seen counts half
@@ -81,12 +80,12 @@ class Acceptance:
 
     def __init__(self) -> None:
         self._shared: dict[Source, _Counts] = {}
-        self._own: dict[Hashable, dict[Source, _Counts]] = {}
-        self._estimates: dict[Hashable, dict[Source, _Estimate]] = {}
+        self._own: dict[object, dict[Source, _Counts]] = {}
+        self._estimates: dict[object, dict[Source, _Estimate]] = {}
         self._nothing = _Counts()
 
     def observe(
-        self, source: Source, request: Hashable, asked: int, accepted: int, step: int
+        self, source: Source, request: object, asked: int, accepted: int, step: int
     ) -> None:
         """`asked` tokens were wanted of the source and `accepted` of them became output."""
         if asked < 1:
@@ -95,12 +94,12 @@ class Acceptance:
         own = self._own.setdefault(request, {})
         own.setdefault(source, _Counts()).add(asked, accepted, OWN_FADE, step)
 
-    def forget(self, request: Hashable) -> None:
+    def forget(self, request: object) -> None:
         """The request ended; what it showed stays in what all showed."""
         self._own.pop(request, None)
         self._estimates.pop(request, None)
 
-    def gains(self, source: Source, request: Hashable) -> tuple[float, ...]:
+    def gains(self, source: Source, request: object) -> tuple[float, ...]:
         """[POSITIONS] chance that the token at each position becomes output; never rising."""
         own = self._own.get(request, {}).get(source, self._nothing)
         shared = self._shared.get(source, self._nothing)
@@ -116,7 +115,7 @@ class Acceptance:
             found = known[source] = _Estimate(gains, own.seen, shared.seen)
         return found.gains
 
-    def hopeful_gains(self, source: Source, request: Hashable, step: int) -> tuple[float, ...]:
+    def hopeful_gains(self, source: Source, request: object, step: int) -> tuple[float, ...]:
         """`gains` if every alpha were as high as what was seen, and when, still allows."""
         own = self._own.get(request, {}).get(source, self._nothing)
         shared = self._shared.get(source, self._nothing)
@@ -134,7 +133,7 @@ class Acceptance:
         """Faded count of tokens that the target judged, over all requests."""
         return self._shared.get(source, self._nothing).all_judged
 
-    def alphas(self, source: Source, request: Hashable = None) -> tuple[float, ...]:
+    def alphas(self, source: Source, request: object = None) -> tuple[float, ...]:
         """[POSITIONS] agreement given that the tokens before agreed."""
         own = self._own.get(request, {}).get(source, self._nothing)
         return tuple(_alphas(source, self._shared.get(source, self._nothing), own))

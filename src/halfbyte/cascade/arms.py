@@ -1,0 +1,126 @@
+"""What a planner may choose from: proposers, what they cost, where their acceptance is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from halfbyte.cascade.acceptance import Source
+from halfbyte.cascade.costs import CostTable
+from halfbyte.cascade.decoding import Decoding
+from halfbyte.cascade.proposer import Proposer
+
+LOOKUP_SECONDS = 1e-5  # of a proposer that runs no model; Python on a slow core
+
+
+class ArmCost(Protocol):
+    """Seconds to propose, one token further for some sequences at a time."""
+
+    reads_context: bool  # whether a pass also attends to each sequence's context, in its KV
+
+    def pass_seconds(self, sequences: int, *, first: bool) -> float:
+        """One more token for each of `sequences` sequences; `first`: what the call costs too."""
+
+    def learn(self, seconds: float, lengths: list[int]) -> None:
+        """A call for these lengths took so long."""
+
+
+class LevelCost:
+    """A level of the target's weights: the table knows."""
+
+    reads_context = True
+
+    def __init__(self, table: CostTable, level: str) -> None:
+        self._table, self._level = table, level
+        self._passes: dict[tuple[int, bool], float] = {}
+
+    def pass_seconds(self, sequences: int, *, first: bool) -> float:
+        """See `CostTable.step_seconds`."""
+        found = self._passes.get((sequences, first))
+        if found is None:
+            found = self._table.step_seconds(self._level, sequences, first=first)
+            self._passes[sequences, first] = found
+        return found
+
+    def learn(self, seconds: float, lengths: list[int]) -> None:
+        """Nothing: the planner's drift corrects the table."""
+
+
+class LookupCost:
+    """No model runs: a little Python a sequence, whatever the length."""
+
+    reads_context = False
+
+    def pass_seconds(self, sequences: int, *, first: bool) -> float:
+        """Each sequence once."""
+        return LOOKUP_SECONDS * sequences if first else 0.0
+
+    def learn(self, seconds: float, lengths: list[int]) -> None:
+        """Nothing."""
+
+
+class LearnedCost:
+    """A proposer that no table covers: so much a call and so much a pass, from what calls took.
+
+    A call of longest length k costs first + (k - 1) * further, both least squares over faded
+    calls; the guess stands in until lengths have varied. More sequences cost `growth` more each.
+    """
+
+    FADE = 0.97
+    GUESS_WEIGHT = 2.0
+
+    reads_context = False
+
+    def __init__(self, first: float, further: float, growth: float = 0.1) -> None:
+        self._growth = growth
+        # Weighted sums over calls of 1, x, x*x, y and x*y, x = longest length - 1.
+        self._sums = [0.0] * 5
+        for x in (0.0, 3.0):
+            self._add(x, first + further * x, self.GUESS_WEIGHT)
+        self._first, self._further = first, further
+
+    def pass_seconds(self, sequences: int, *, first: bool) -> float:
+        """As learned, for one sequence, and a share of it for each one more."""
+        one = self._first if first else self._further
+        return one * (1.0 + self._growth * (sequences - 1))
+
+    def learn(self, seconds: float, lengths: list[int]) -> None:
+        """Fit again."""
+        if not lengths or max(lengths) < 1 or not seconds > 0.0:
+            return
+        self._sums = [s * self.FADE for s in self._sums]
+        self._add(max(lengths) - 1.0, seconds / (1.0 + self._growth * (len(lengths) - 1)), 1.0)
+        n, x, xx, y, xy = self._sums
+        spread = n * xx - x * x
+        if spread > 1e-9 * n * n:
+            self._further = max(0.0, (n * xy - x * y) / spread)
+        self._first = max(0.0, (y - self._further * x) / n)
+
+    def _add(self, x: float, y: float, weight: float) -> None:
+        for i, value in enumerate((1.0, x, x * x, y, x * y)):
+            self._sums[i] += weight * value
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arm:
+    """One way to propose to the target.
+
+    `evidence` tells, before anything is proposed, which of `sources` a proposal for a sequence
+    would be (an n-gram match of length 3 is right more often than one of 1); -1: it has none.
+    """
+
+    name: str  # its stages: `ngram > w4a8`
+    proposer: Proposer
+    cost: ArmCost
+    sources: tuple[Source, ...]
+    max_length: int
+    inner_length: int = 0
+    evidence: Callable[[Decoding], int] | None = None
+
+    def source(self, sequence: Decoding) -> Source | None:
+        """Where acceptance for the sequence is counted; None: it has nothing to propose."""
+        if self.evidence is None:
+            return self.sources[0]
+        found = self.evidence(sequence)
+        return self.sources[min(found, len(self.sources) - 1)] if found >= 0 else None

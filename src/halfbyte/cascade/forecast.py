@@ -1,0 +1,204 @@
+"""What a cycle would bring and cost, and the best of all cycles: the planner's arithmetic.
+
+For a batch, with proposals of length k_b by some proposer for each sequence b:
+
+    tokens   = sum over b of  1 + g_b1 + … + g_bk        g: chance that a proposed token is output
+    seconds  = drafting passes + T(target, sum over b of 1 + k_b, contexts) + host
+
+and the best cycle has the most tokens per second. For one sequence that is SpecMQuant's equation 1
+(arXiv 2505.22179): speedup = tau / (d * T_draft / T_target + T_verify / T_target).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+from halfbyte.cascade.arms import Arm
+from halfbyte.cascade.costs import CostTable
+
+PLAIN_ARM = -1
+GIVE_UP = 0.9  # lengths whose rate falls this far below the best are not pursued further
+CONTEXT_STEP = 64  # contexts are rounded to this, so that costs can be kept
+
+Gains = Seq[Seq[float] | None]  # of each sequence: chance by position; None: nothing to propose
+
+
+@dataclass(frozen=True, slots=True)
+class Cycle:
+    """One way to run a cycle: who proposes how much for each sequence, and what that promises."""
+
+    arms: tuple[int, ...]  # PLAIN_ARM or an index
+    lengths: tuple[int, ...]
+    tokens: float  # expected
+    draft_seconds: float
+    rows: int
+    attention_seconds: float  # of the verify
+    verify_seconds: float
+    host_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """All of it."""
+        return self.draft_seconds + self.verify_seconds + self.host_seconds
+
+    @property
+    def rate(self) -> float:
+        """Expected tokens per second."""
+        return self.tokens / self.seconds
+
+
+def _no_drift(key: int) -> float:
+    return 1.0
+
+
+class Forecaster:
+    """Prices cycles with a cost table and factors on it; remembers what it has looked up."""
+
+    def __init__(
+        self,
+        target: str,
+        table: CostTable,
+        arms: Seq[Arm],
+        drift: Callable[[int], float] = _no_drift,
+    ) -> None:
+        """`drift` gives the factor on the cost of an arm, by its index, or of a `verify_key`."""
+        self._target, self._table, self._arms = target, table, arms
+        self.drift = drift
+        self._linear: list[float] = [0.0]
+        self._attention: dict[int, tuple[float, float]] = {}
+        self.host_seconds = 0.0
+
+    def plain(self, contexts: Seq[int]) -> Cycle:
+        """Nothing proposed."""
+        attention = sum(self.attention(c)[0] for c in contexts)
+        rows = len(contexts)
+        return Cycle(
+            (PLAIN_ARM,) * rows,
+            (0,) * rows,
+            float(rows),
+            0.0,
+            rows,
+            attention,
+            self.verify_seconds(rows, attention),
+            self.host_seconds,
+        )
+
+    def extended(
+        self,
+        base: Cycle,
+        arm: int,
+        members: Seq[int],
+        gains: Gains,
+        contexts: Seq[int],
+        rate: float,
+    ) -> Cycle:
+        """`base` with the best proposals of one arm for some of its plain sequences.
+
+        A further token is proposed where its chance pays for its row at `rate` tokens a second.
+        Returns `base` itself where that is best.
+        """
+        cost, drift = self._arms[arm].cost, self.drift(arm)
+        active = [b for b in members if gains[b] is not None]
+        tokens, rows, draft = base.tokens, base.rows, base.draft_seconds
+        attention = base.attention_seconds
+        best, best_length = base.rate, 0
+        found = (tokens, draft, rows, attention, base.verify_seconds)
+        proposed: list[list[int]] = []
+        known = [len(gains[b]) for b in active]  # type: ignore[arg-type]
+        for step in range(min([self._arms[arm].max_length, *known])):
+            if len(active) > 1:
+                price = rate * self._row_price(rows, len(active), cost.pass_seconds)
+                active = [b for b in active if gains[b][step] > price]  # type: ignore[index]
+            if not active:
+                break
+            spent = cost.pass_seconds(len(active), first=step == 0)
+            for b in active:
+                one, more = self.attention(contexts[b])
+                attention += more
+                if cost.reads_context:
+                    spent += one
+                tokens += gains[b][step]  # type: ignore[index]
+            draft += spent * drift
+            rows += len(active)
+            proposed.append(active)
+            verify = self.verify_seconds(rows, attention)
+            now = tokens / (draft + verify + self.host_seconds)
+            if now > best:
+                best, best_length = now, step + 1
+                found = (tokens, draft, rows, attention, verify)
+            elif now < GIVE_UP * best:
+                break
+        if not best_length:
+            return base
+        arms, lengths = list(base.arms), list(base.lengths)
+        for members_of_step in proposed[:best_length]:
+            for b in members_of_step:
+                arms[b] = arm
+                lengths[b] += 1
+        return Cycle(tuple(arms), tuple(lengths), *found, self.host_seconds)
+
+    def without(
+        self, cycle: Cycle, members: Seq[int], gains: Seq[Gains], contexts: Seq[int]
+    ) -> Cycle:
+        """`cycle` where `members` propose nothing."""
+        arms, lengths = list(cycle.arms), list(cycle.lengths)
+        tokens, rows, attention = cycle.tokens, cycle.rows, cycle.attention_seconds
+        for b in members:
+            chances = gains[arms[b]][b] if arms[b] != PLAIN_ARM else None
+            if chances is not None:
+                tokens -= sum(chances[: lengths[b]])
+                rows -= lengths[b]
+                attention -= lengths[b] * self.attention(contexts[b])[1]
+            arms[b], lengths[b] = PLAIN_ARM, 0
+        draft = 0.0
+        for arm in set(arms) - {PLAIN_ARM}:
+            own = [n if a == arm else 0 for n, a in zip(lengths, arms, strict=True)]
+            draft += self.draft_seconds(arm, own, contexts) * self.drift(arm)
+        verify = self.verify_seconds(rows, attention)
+        return Cycle(
+            tuple(arms), tuple(lengths), tokens, draft, rows, attention, verify, self.host_seconds
+        )
+
+    def attention(self, context: int) -> tuple[float, float]:
+        """Seconds of one row at a context, and of each row more."""
+        key = context // CONTEXT_STEP
+        found = self._attention.get(key)
+        if found is None:
+            middle = (key + 0.5) * CONTEXT_STEP
+            one = self._table.attention_seconds(1, middle)
+            five = self._table.attention_seconds(5, middle)
+            found = self._attention[key] = (one, max(0.0, (five - one) / 4))
+        return found
+
+    def linear_seconds(self, rows: int) -> float:
+        """The target's weights over `rows` rows."""
+        while len(self._linear) <= rows:
+            self._linear.append(self._table.linear_seconds(self._target, len(self._linear)))
+        return self._linear[rows]
+
+    def verify_seconds(self, rows: int, attention: float) -> float:
+        """One target forward."""
+        return (self.linear_seconds(rows) + attention) * self.drift(verify_key(rows))
+
+    def draft_seconds(self, arm: int, lengths: Seq[int], contexts: Seq[int]) -> float:
+        """One call of an arm, without drift."""
+        cost, total = self._arms[arm].cost, 0.0
+        for step in range(max(lengths, default=0)):
+            active = [c for n, c in zip(lengths, contexts, strict=True) if n > step]
+            total += cost.pass_seconds(len(active), first=step == 0)
+            if cost.reads_context:
+                total += sum(self.attention(c)[0] for c in active)
+        return total
+
+    def _row_price(self, rows: int, count: int, pass_seconds: Callable[..., float]) -> float:
+        """Seconds that one of `count` further rows costs, in the verify and in the draft."""
+        verify = (self.linear_seconds(rows + count) - self.linear_seconds(rows)) / count
+        draft = pass_seconds(count, first=False) - pass_seconds(1, first=False)
+        return verify + draft / (count - 1)
+
+
+def verify_key(rows: int) -> int:
+    """Under which a verify's drift is kept: counts of rows by powers of two, below the arms."""
+    return -rows.bit_length()
