@@ -28,6 +28,7 @@ ROOMS = (
         "params",
         "results",
         "text",
+        "template_worker",
         "chat",
         "loading",
         "request",

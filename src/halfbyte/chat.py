@@ -1,58 +1,43 @@
-"""Chat templates: a model's own Jinja source, run in a sandbox since it comes with the model."""
+"""Chat templates: a model's own Jinja source, run in a process of its own (template_worker)."""
 
 from __future__ import annotations
 
-import datetime
 import json
+import os
+import select
+import struct
+import subprocess
+import sys
+import threading
+import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
-
-import jinja2
-import jinja2.meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic
+from typing import Any
 
 from halfbyte.errors import ArgumentError, FormatError
 
 MAX_TEMPLATE_CHARS = 1 << 20
-MAX_VALUE = 1 << 24  # length of a string or list a template may build by repeating
+RENDER_SECONDS = 10.0  # a long conversation takes milliseconds
+START_SECONDS = 60.0  # Python and Jinja, on a busy machine
+_WORKER = Path(__file__).with_name("template_worker.py")
+# The worker gets no other variable: the environment may hold keys.
+_PASSED = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "TZ", "LANG", "LC_ALL", "LC_CTYPE", "LC_TIME")
 Message = Mapping[str, Any]
-
-# What can build a huge string from a small template.
-_GROWING_FILTERS = ("center", "format", "indent", "wordwrap", "xmlattr")
-_GROWING_METHODS = ("center", "expandtabs", "format", "format_map", "ljust", "rjust", "zfill")
-
-
-class _Environment(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, which also refuses to grow values without bound."""
-
-    intercepted_binops = frozenset(["*", "**", "%"])
-
-    def call_binop(
-        self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any
-    ) -> Any:
-        if operator == "**":
-            raise jinja2.exceptions.SecurityError("powers are not allowed in a chat template")
-        if operator == "%" and isinstance(left, str | bytes):
-            raise jinja2.exceptions.SecurityError("'%' formatting is not allowed")
-        if operator == "*":
-            for a, b in ((left, right), (right, left)):
-                if hasattr(a, "__len__") and isinstance(b, int) and len(a) * b > MAX_VALUE:
-                    raise jinja2.exceptions.SecurityError("a repeated value is too long")
-        return super().call_binop(context, operator, left, right)
-
-    def wrap_str_format(self, value: Any) -> None:
-        """No sandboxed `str.format` either: `is_safe_attribute` refuses it."""
-
-    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        if isinstance(obj, str) and attr in _GROWING_METHODS:
-            return False
-        return super().is_safe_attribute(obj, attr, value)
 
 
 class ChatTemplate:
-    """Messages to prompt text."""
+    """Messages to prompt text. One render at a time; callable from any thread."""
 
-    def __init__(self, source: str | None, *, bos_token: str, eos_token: str) -> None:
+    def __init__(
+        self,
+        source: str | None,
+        *,
+        bos_token: str,
+        eos_token: str,
+        render_seconds: float = RENDER_SECONDS,
+    ) -> None:
         if source is None:
             raise ArgumentError(
                 "chat",
@@ -64,19 +49,12 @@ class ChatTemplate:
             raise _fault(f"{len(source)} characters")
         self.source = source
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
-        environment = _Environment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        for name in _GROWING_FILTERS:
-            environment.filters.pop(name, None)
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _refuse
-        environment.globals["strftime_now"] = _now
-        try:
-            self._template = environment.from_string(source)
-            self._names = jinja2.meta.find_undeclared_variables(environment.parse(source))
-        except (jinja2.TemplateError, RecursionError, ValueError) as error:
-            raise _fault(str(error)) from error
+        self._seconds = render_seconds
+        self._lock = threading.Lock()
+        self._worker: _Worker | None = None
+        self._names: list[str] = []
+        with self._lock:
+            self._started()
 
     @property
     def supports_tools(self) -> bool:
@@ -100,34 +78,104 @@ class ChatTemplate:
             values["tools"] = [dict(tool) for tool in tools]
         values |= self._tokens | {"messages": [dict(m) for m in messages]}
         try:
-            return self._template.render(values)
-        except _RefusedError as error:
+            request = json.dumps({"values": values}).encode()
+        except (TypeError, ValueError, RecursionError) as error:
             raise ArgumentError(
                 "messages",
-                got=f"refused by the model's template: {error}",
+                got=str(error)[:200],
+                expected="JSON values",
+                fix="give text and numbers",
+            ) from error
+        with self._lock:
+            answer = self._ask(self._started(), request, self._seconds)
+        return str(answer["text"])
+
+    def _started(self) -> _Worker:
+        """The worker, with the template loaded; a new one where the last had to be ended."""
+        if self._worker is None:
+            worker = _Worker()
+            first = json.dumps({"source": self.source}).encode()
+            self._names = self._ask(worker, first, START_SECONDS)["names"]
+            self._worker = worker
+        return self._worker
+
+    def _ask(self, worker: _Worker, request: bytes, seconds: float) -> dict[str, Any]:
+        answer = worker.ask(request, seconds)
+        if answer is None:
+            self._worker = None
+            worker.end()
+            raise _fault(f"it took over {seconds:g} s, or too much memory")
+        if "refused" in answer:
+            raise ArgumentError(
+                "messages",
+                got=f"refused by the model's template: {answer['refused']}",
                 expected="messages in a form the model was trained on",
                 fix="check the roles and their order",
-            ) from error
-        except Exception as error:  # a template may fail in any way Python can
-            raise _fault(f"{type(error).__name__}: {error}") from error
+            )
+        if "fault" in answer:
+            raise _fault(str(answer["fault"]))
+        return answer
 
 
-class _RefusedError(Exception):
-    """A template called `raise_exception`."""
+class _Worker:
+    """One process that runs one template; it ends with this object, or when its stdin closes."""
+
+    def __init__(self) -> None:
+        passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
+        passed["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", str(_WORKER)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=passed,
+                cwd="/",
+                start_new_session=True,  # Ctrl-C is for us
+            )
+        except OSError as error:
+            raise _fault(f"no process to run it in ({error})") from error
+        self.end = weakref.finalize(self, _end, self._process)
+
+    def ask(self, request: bytes, seconds: float) -> dict[str, Any] | None:
+        """The answer to one frame; None: none came in time, or the process is gone."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(struct.pack(">Q", len(request)) + request)
+            self._process.stdin.flush()
+        except OSError:
+            return None
+        source, end = self._process.stdout.fileno(), monotonic() + seconds
+        head = _read(source, 8, end)
+        body = _read(source, struct.unpack(">Q", head)[0], end) if head is not None else None
+        if body is None:
+            return None
+        answer: dict[str, Any] = json.loads(body)
+        return answer
 
 
-def _refuse(message: object) -> NoReturn:
-    raise _RefusedError(str(message)[:200])
+def _read(source: int, size: int, end: float) -> bytes | None:
+    data = bytearray()
+    poll = select.poll()
+    poll.register(source, select.POLLIN | select.POLLHUP)
+    while len(data) < size:
+        if not poll.poll(max(0.0, end - monotonic()) * 1000):
+            return None
+        piece = os.read(source, min(size - len(data), 1 << 16))
+        if not piece:
+            return None
+        data += piece
+    return bytes(data)
 
 
-def _now(form: str) -> str:
-    if len(form) > 64 or any(c.isdigit() for c in form):  # a field width could be huge
-        raise jinja2.exceptions.SecurityError("this date format is not allowed")
-    return datetime.datetime.now().strftime(form)
-
-
-def _to_json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=None if indent is None else min(indent, 8))
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with suppress(OSError):  # a frame the process never read
+                pipe.close()
 
 
 def _check_messages(messages: object) -> None:

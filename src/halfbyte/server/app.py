@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
@@ -99,6 +100,12 @@ ENDPOINTS = (
 )
 
 
+def _warm(engine: AsyncEngine) -> None:
+    """Start the process that renders conversations, so that the first need not wait for it."""
+    with suppress(HalfbyteError):  # a model without text or chat; who asks for it is told
+        _ = engine.llm.model.template
+
+
 def build_app(engine: AsyncEngine, options: ServeOptions) -> Starlette:
     """Serves `engine`, which starts and stops with the application."""
     seen: Counter[tuple[str, int]] = Counter()
@@ -110,6 +117,7 @@ def build_app(engine: AsyncEngine, options: ServeOptions) -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         await engine.start()
+        await asyncio.to_thread(_warm, engine)
         try:
             yield
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -102,14 +103,18 @@ async def render_chat(
     variables: dict[str, Any] | None = None,
 ) -> list[int]:
     """Token ids of a conversation; ApiError 400 where the template refuses it."""
-    template = service.model.template
+    try:
+        template = service.model.template
+    except HalfbyteError as error:
+        raise bad_request(str(error), param="messages") from error
     if tools and not template.supports_tools:
         raise bad_request(
             "tools: the chat template of this model does not know tools; leave them out",
             param="tools",
         )
     try:
-        text = template.render(messages, tools=tools, variables=variables)
+        # Another process renders: the loop must not wait for it.
+        text = await asyncio.to_thread(template.render, messages, tools=tools, variables=variables)
     except HalfbyteError as error:
         raise bad_request(str(error), param="messages") from error
     return await service.encode(text, as_chat=True)
