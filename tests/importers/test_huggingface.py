@@ -97,7 +97,6 @@ def test_rope_is_read_from_old_and_new_keys(key):
         {"model_type": "gemma3"},
         {"model_type": ["llama"]},
         {"model_type": ...},
-        {"quantization_config": {"quant_method": "gptq"}},
         {"hidden_act": "gelu"},
         {"attention_bias": True},
         {"mlp_bias": True},

@@ -27,12 +27,13 @@ _NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),
     "F32": np.dtype("<f4"),
+    "I8": np.dtype(np.int8),
     "I32": np.dtype("<i4"),
     "I64": np.dtype("<i8"),
 }
 # Sizes of every dtype a foreign file may also hold, so that its layout can be checked.
-_ITEM_BITS = {"BOOL": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I16": 16, "U16": 16}
-_ITEM_BITS |= {"I32": 32, "U32": 32, "F64": 64, "I64": 64, "U64": 64, "F4": 4, "C64": 64}
+_ITEM_BITS = {"BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I16": 16, "U16": 16}
+_ITEM_BITS |= {"U32": 32, "F64": 64, "U64": 64, "F4": 4, "C64": 64}
 _ITEM_BITS |= {name: dtype.itemsize * 8 for name, dtype in _NUMPY_DTYPES.items()}
 
 
@@ -84,7 +85,7 @@ class TensorFile:
         return cls(path, entries, data)
 
     def array(self, name: str) -> NDArray[Any]:
-        """A read-only view; BF16 as uint16 bits. Only for F32, F16, BF16, U8, I32 and I64."""
+        """A read-only view; BF16 as uint16 bits. Floats of 16 and 32 bits, U8, I8, I32, I64."""
         entry = self.entries[name]
         raw = self._data[entry.begin : entry.end]
         dtype = _NUMPY_DTYPES[entry.dtype]

@@ -4,6 +4,9 @@
 |-------------------------|------------------|-----------------|---------------------------|
 | layers all Q4_0 or Q4_1 | as 4             | exact, group 32 | every matrix re-quantized |
 | every matrix Q8_0       | as 8             | re-quantized    | exact, group 32           |
+| layers all GPTQ, AWQ or | as 4             | exact, the      | every matrix re-quantized |
+|   other 4-bit integers  |                  |   file's groups |                           |
+| ... 8-bit integers      | as 8             | re-quantized    | exact, the file's groups  |
 | anything else           | as 8             | re-quantized    | re-quantized              |
 
 A 4-plane checkpoint keeps 8 bits for the embedding and the head, where 4 cost the most. A 4-bit
@@ -45,7 +48,6 @@ QUANTIZED_NOTE = (
 _BLOCK_WEIGHTS = 1 << 22  # 16 MB of float32 at a time, whatever the matrix
 _OUTER = ("embed", "head")
 _FLOAT = ("F32", "F16", "BF16")
-_FOUR_BIT = ("Q4_0", "Q4_1")
 
 
 def open_source(path: Path) -> Source:
@@ -112,29 +114,19 @@ def _plan(source: Source, planes: int | None, group: int | None) -> tuple[int, i
         raise ArgumentError("planes", got=planes, expected="4 or 8", fix="use one of those")
     if group is not None and group not in GROUP_SIZES:
         raise ArgumentError("group", got=group, expected="32, 64 or 128", fix="use one of those")
-    natural = _natural_planes(source)
+    natural, natural_group = source.natural or (None, EXACT_GROUP)
     chosen = planes or natural or 8
     exact = chosen == natural
-    if exact and group not in (None, EXACT_GROUP):
+    if exact and group not in (None, natural_group):
         if planes is None:
             fix = f"leave the group out, or give --planes {natural} to re-quantize"
             raise ArgumentError(
-                "group", got=group, expected=f"{EXACT_GROUP} for an exact import", fix=fix
+                "group", got=group, expected=f"{natural_group} for an exact import", fix=fix
             )
         exact = False
-    size = group or EXACT_GROUP
+    size = group or (natural_group if exact else EXACT_GROUP)
     _check_group(source.config, size)
     return chosen, size, exact
-
-
-def _natural_planes(source: Source) -> int | None:
-    """4 or 8 if the layers lie on a grid of ours, else None."""
-    types = {name: source.type_of(name) for name, _ in expected_matrices(source.config)}
-    if all(kind == "Q8_0" for kind in types.values()):
-        return 8
-    if all(kind in _FOUR_BIT for name, kind in types.items() if name not in _OUTER):
-        return 4
-    return None
 
 
 def _check_group(config: ModelConfig, group: int) -> None:
@@ -174,8 +166,8 @@ def _provenance(source: Source, planes: int, requantized: list[str]) -> dict[str
     else:
         method = f"exact, except re-quantized (round to nearest): {', '.join(requantized[:4])}"
     described = {**source.description, "planes": planes, "exact": not requantized, "method": method}
-    if planes == 8 and _natural_planes(source) == 4:
+    if planes == 8 and source.natural is not None and source.natural[0] == 4:
         described["note"] = FOUR_BIT_NOTE
-    elif requantized and any(source.type_of(name) not in _FLOAT for name in names):
+    elif any(source.type_of(name) not in _FLOAT for name in requantized):
         described["note"] = QUANTIZED_NOTE
     return described

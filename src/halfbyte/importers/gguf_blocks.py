@@ -6,9 +6,10 @@ import numpy as np
 from gguf import GGMLQuantizationType, quants
 from numpy.typing import NDArray
 
-from halfbyte.formats.planes import MAX_CODE, MIN_CODE, pack, split
+from halfbyte.formats.planes import pack, split
 from halfbyte.formats.weights import Planes
 from halfbyte.importers.gguf_header import TENSOR_TYPES
+from halfbyte.importers.integer_weights import fit_codes
 
 EXACT_TYPES = ("Q4_0", "Q4_1", "Q8_0")
 EXACT_GROUP = 32  # the block size of those types
@@ -69,28 +70,20 @@ def _from_q4_1(raw: NDArray[np.uint8]) -> Planes | None:
 
 
 def _from_q8_0(raw: NDArray[np.uint8]) -> Planes | None:
-    """w = d * q = 16 d * (code / 16), where codes end at 119 and -136.
-
-    A block with larger q has its signs flipped; one that has both large q and large -q is shifted:
-    w = 16 d * ((q - 8) / 16) + 8 d.
-    """
+    """w = d * q = 16 d * (code / 16), where codes end at 119 and -136 (see `fit_codes`)."""
     rows = raw.shape[0]
     blocks = raw.reshape(rows, -1, 34)
     scale = _f16(blocks[:, :, 0:2]).astype(np.float32) * 16
     codes = blocks[:, :, 2:].view(np.int8).astype(np.int16)  # [N, K/32, 32]
     if not (np.abs(scale) <= 65504).all():
         return None
-    top, bottom = codes.max(axis=2), codes.min(axis=2)
-    fits = top <= MAX_CODE
-    flipped = ~fits & (bottom >= -MAX_CODE)
-    shifted = ~fits & ~flipped
-    codes[flipped] *= -1
-    scale[flipped] *= -1
-    codes[shifted] -= 8
-    offset = np.where(shifted, scale * np.float32(0.5), np.float32(0)) if shifted.any() else None
-    assert codes.min(initial=0) >= MIN_CODE
+    codes, scale, offset = fit_codes(codes, scale)
     hi, lo = split(codes.reshape(rows, -1))
-    return Planes(pack(hi), pack(lo), scale.astype(np.float16), offset, EXACT_GROUP)
+    # the scale is 16 d, so the 8 d that a shift adds is half a scale
+    offset = offset / np.float32(16)
+    return Planes(
+        pack(hi), pack(lo), scale.astype(np.float16), offset if offset.any() else None, EXACT_GROUP
+    )
 
 
 def _repack_nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:

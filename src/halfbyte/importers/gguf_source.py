@@ -11,16 +11,18 @@ from numpy.typing import NDArray
 
 from halfbyte.config import ModelConfig
 from halfbyte.errors import SourceError
-from halfbyte.formats.names import expected_tensors
+from halfbyte.formats.names import expected_matrices, expected_tensors
 from halfbyte.formats.weights import Dense, Planes
 from halfbyte.importers.families import gguf_name, half_split_rows
-from halfbyte.importers.gguf_blocks import row_bytes, to_f32, to_planes
+from halfbyte.importers.gguf_blocks import EXACT_GROUP, row_bytes, to_f32, to_planes
 from halfbyte.importers.gguf_config import read_config
 from halfbyte.importers.gguf_header import GgufHeader, GgufTensor, parse_header
 from halfbyte.importers.source import HEAD_BITS, check_finite
 from halfbyte.importers.tokenizer_gguf import read_tokenizer
 
 _IGNORED = ("rope_freqs.weight",)  # read into the config
+_OUTER = ("embed", "head")
+_FOUR_BIT = ("Q4_0", "Q4_1")
 _DENSE: dict[str, tuple[str, np.dtype[Any]]] = {
     "F32": ("f32", np.dtype("<f4")),
     "F16": ("f16", np.dtype("<f2")),
@@ -90,6 +92,16 @@ class GgufSource:
             "license": str(metadata.get("general.license", ""))[:200],
             "types": dict(types.most_common()),
         }
+
+    @property
+    def natural(self) -> tuple[int, int] | None:
+        """(planes, group size) that hold the layers exactly; None: no planes do."""
+        types = {name: self.type_of(name) for name, _ in expected_matrices(self._config)}
+        if all(kind == "Q8_0" for kind in types.values()):
+            return 8, EXACT_GROUP
+        if all(kind in _FOUR_BIT for name, kind in types.items() if name not in _OUTER):
+            return 4, EXACT_GROUP
+        return None
 
     def type_of(self, name: str) -> str:
         """How a matrix is stored: F32, F16, BF16, Q4_1 …"""

@@ -11,13 +11,17 @@ from numpy.typing import NDArray
 
 from halfbyte.config import ModelConfig
 from halfbyte.errors import FormatError, SourceError
-from halfbyte.formats.names import expected_tensors
+from halfbyte.formats.names import expected_matrices, expected_tensors
 from halfbyte.formats.tensor_file import TensorEntry, TensorFile
 from halfbyte.formats.weights import Dense, Planes
 from halfbyte.importers.families import hugging_face_name
 from halfbyte.importers.huggingface_config import read_config
 from halfbyte.importers.huggingface_tokenizer import read_tokenizer
+from halfbyte.importers.integer_weights import UnfitError, to_planes
 from halfbyte.importers.json_file import read_json
+from halfbyte.importers.packed_matrices import PackedMatrices, stem
+from halfbyte.importers.packing import plane_group
+from halfbyte.importers.quantized_config import read_packing
 from halfbyte.importers.source import HEAD_BITS, bf16_to_f32, check_finite
 
 _DTYPES = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
@@ -36,6 +40,7 @@ class HuggingFaceSource:
         self.path = path
         self._name = name or path.resolve().name
         values = read_json(path / "config.json")
+        packing = read_packing(path, values)
         self._tokenizer = read_tokenizer(path, values)
         info = self._tokenizer.info
         self._config = read_config(
@@ -43,7 +48,12 @@ class HuggingFaceSource:
         )
         self._architecture = str(values.get("model_type"))
         self._files = _open_files(path)
-        _check_tensors(self._files, self._config)
+        self._packed = PackedMatrices(packing, self._files, self._config) if packing else None
+        self._natural: tuple[int, int] | None = None
+        if packing is not None:
+            inputs = {shape[1] for _, shape in expected_matrices(self._config)}
+            self._natural = packing.bits, plane_group(packing, inputs)
+        _check_tensors(self._files, self._config, self._packed)
 
     @property
     def config(self) -> ModelConfig:
@@ -74,9 +84,7 @@ class HuggingFaceSource:
     def description(self) -> dict[str, Any]:
         """Where the weights come from, for people: kind, name, architecture, types."""
         types = Counter(
-            self._entry(name).dtype
-            for name, shape in expected_tensors(self._config)
-            if len(shape) == 2
+            self.type_of(name) for name, shape in expected_tensors(self._config) if len(shape) == 2
         )
         return {
             "kind": "huggingface",
@@ -85,16 +93,27 @@ class HuggingFaceSource:
             "types": dict(types.most_common()),
         }
 
+    @property
+    def natural(self) -> tuple[int, int] | None:
+        """(planes, group size) that hold the layers exactly; None: floating point weights."""
+        return self._natural
+
     def type_of(self, name: str) -> str:
         """How a matrix is stored: F32, F16, BF16, Q4_1 …"""
+        if self._packed is not None and name in self._packed:
+            return self._packed.kind
         return self._entry(name).dtype
 
     def rows(self, name: str, begin: int, end: int) -> NDArray[np.float32]:
         """Rows begin .. end of a matrix as float32: [end - begin, K]."""
+        if self._packed is not None and name in self._packed:
+            return self._packed.read(name, begin, end).dequantize()
         return _to_f32(self._array(name)[begin:end])
 
     def matrix(self, name: str) -> Dense:
         """A matrix with the values of the source: [N, K]."""
+        if self._packed is not None and name in self._packed:
+            return Dense(self.rows(name, 0, dict(expected_matrices(self._config))[name][0]), "f32")
         return Dense(self._array(name), _DTYPES[self._entry(name).dtype])
 
     def vector(self, name: str) -> NDArray[np.float32]:
@@ -104,8 +123,22 @@ class HuggingFaceSource:
         return values
 
     def exact_planes(self, name: str) -> Planes | None:
-        """The matrix as planes of group 32 with exactly its values, where its grid allows."""
-        return None  # floating point weights are on no grid of ours
+        """The matrix as planes of the natural group with exactly its values.
+
+        None for floating point weights; raises SourceError where a packed matrix does not fit.
+        """
+        if self._packed is None or name not in self._packed or self._natural is None:
+            return None
+        weights = self._packed.read(name, 0, dict(expected_matrices(self._config))[name][0])
+        try:
+            return to_planes(weights, self._natural[1])
+        except UnfitError as error:
+            raise SourceError(
+                f"{self._packed.kind} matrix {stem(name)}",
+                got=str(error),
+                expected="a grid that planes hold exactly",
+                fix="give --planes 8 --group 32 to quantize the model again instead",
+            ) from error
 
     def _entry(self, name: str) -> TensorEntry:
         return self._files[hugging_face_name(name)].entries[hugging_face_name(name)]
@@ -151,9 +184,15 @@ def _open_files(path: Path) -> dict[str, TensorFile]:
     return tensors
 
 
-def _check_tensors(files: dict[str, TensorFile], config: ModelConfig) -> None:
+def _check_tensors(
+    files: dict[str, TensorFile], config: ModelConfig, packed: PackedMatrices | None
+) -> None:
     unseen = set(files)
+    if packed is not None:
+        unseen -= packed.tensor_names()
     for name, shape in expected_tensors(config):
+        if packed is not None and name in packed:
+            continue
         theirs = hugging_face_name(name)
         if theirs not in files:
             raise _fault("model", f"no tensor {theirs!r}", f"one of shape {list(shape)}")
@@ -169,11 +208,18 @@ def _check_tensors(files: dict[str, TensorFile], config: ModelConfig) -> None:
     if config.tied_head:
         unseen.discard("lm_head.weight")  # some exports store the tied matrix twice
     strangers = [name for name in unseen if not name.endswith(_BUFFERS)]
+    if packed is not None:  # some writers give every linear a bias
+        strangers = [name for name in strangers if not _is_zero_bias(files[name], name)]
     if strangers:
         expected = "only the tensors of a dense model of its architecture"
         raise _fault(
             "model", f"a tensor {min(strangers)!r}", expected, fix="this variant cannot be run"
         )
+
+
+def _is_zero_bias(file: TensorFile, name: str) -> bool:
+    is_bias = name.endswith("_proj.bias") and file.entries[name].dtype in _DTYPES
+    return is_bias and not _to_f32(file.array(name)).any()
 
 
 def _fault(

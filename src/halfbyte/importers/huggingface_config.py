@@ -21,11 +21,6 @@ def read_config(
         raise SourceError(
             "config.json model_type", got=repr(kind)[:80], expected=expected, fix="use one of those"
         )
-    if "quantization_config" in values:
-        fix = "use the model's unquantized weights, or a GGUF file"
-        raise SourceError(
-            "config.json", got="quantization_config", expected="plain weights", fix=fix
-        )
     _require(values, "hidden_act", "silu")
     _require(values, "mlp_bias", False)
     if kind in ("llama", "qwen3"):

@@ -44,6 +44,10 @@ class Source(Weights, Protocol):
     def description(self) -> dict[str, Any]:
         """Where the weights come from, for people: kind, name, architecture, types."""
 
+    @property
+    def natural(self) -> tuple[int, int] | None:
+        """(planes, group size) that hold the layers exactly; None: no planes do."""
+
     def type_of(self, name: str) -> str:
         """How a matrix is stored: F32, F16, BF16, Q4_1 …"""
 
@@ -51,7 +55,7 @@ class Source(Weights, Protocol):
         """Rows begin .. end of a matrix as float32."""
 
     def exact_planes(self, name: str) -> Planes | None:
-        """The matrix as planes of group 32 with exactly its values, where its grid allows."""
+        """The matrix as planes of the natural group with exactly its values, or None."""
 
     def matrix(self, name: str) -> Dense:
         """A matrix with the values of the source: [N, K]."""
