@@ -41,6 +41,7 @@ inline I32x16 operator-(I32x16 x, I32x16 y) {
 }
 
 struct F32x16 {
+    static constexpr int kRegisters = 8;  // pairs of ymm
     using Int = I32x16;
     __m256 a, b;
 

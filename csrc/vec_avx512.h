@@ -25,6 +25,7 @@ inline I32x16 operator+(I32x16 a, I32x16 b) { return {_mm512_add_epi32(a.v, b.v)
 inline I32x16 operator-(I32x16 a, I32x16 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 
 struct F32x16 {
+    static constexpr int kRegisters = 32;
     using Int = I32x16;
     __m512 v;
 

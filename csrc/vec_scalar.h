@@ -78,6 +78,7 @@ inline I32x16 operator-(const I32x16& a, const I32x16& b) {
 }
 
 struct F32x16 {
+    static constexpr int kRegisters = 8;
     using Int = I32x16;
     float x[16];
 
