@@ -141,7 +141,10 @@ def measure(
     tokens: int,
 ) -> dict[tuple[Variant, str], Measured]:
     """`rounds` timed rounds; a short untimed run of each variant first wakes the threads."""
-    llms = {v: llm.with_cascade(v.cascade, draft_length=v.draft_length or None) for v in variants}
+    llms = {
+        v: llm.with_cascade(v.cascade, draft_length=v.draft_length or None, prefix_cache=False)
+        for v in variants
+    }
     for variant in variants:
         _answer(llms[variant], prompts[0], 8)
     measured: dict[tuple[Variant, str], Measured] = defaultdict(lambda: Measured([], []))

@@ -66,6 +66,15 @@ def test_requests_of_different_cascades_all_finish_and_agree(talking_llm: LLM) -
     run(talking_llm, body)
 
 
+@pytest.mark.parametrize("cascade", ["model:/etc@w4a8 > w8a16", "eagle:/etc > w8a16"])
+def test_a_request_cannot_make_the_engine_open_a_file(talking_llm: LLM, cascade: str) -> None:
+    async def body(engine: AsyncEngine) -> None:
+        with pytest.raises(ArgumentError, match="none, or one of"):
+            engine.submit(PROMPTS[0], GREEDY, cascade=cascade)
+
+    run(talking_llm, body)
+
+
 def test_chunks_add_up_to_the_completion(talking_llm: LLM) -> None:
     async def body(engine: AsyncEngine) -> None:
         chunks: list[Chunk] = [c async for c in engine.submit(PROMPTS[0], SEEDED)]

@@ -25,7 +25,7 @@ SEEDED = SamplingParams(
 @pytest.fixture(scope="module")
 def plain(talking_llm: LLM) -> dict[SamplingParams, list[Completion]]:
     """Each prompt alone, plainly at the target."""
-    alone = talking_llm.with_cascade("w8a16")
+    alone = talking_llm.with_cascade("w8a16", prefix_cache=False)
     return {p: [alone.generate(text, p)[0] for text in PROMPTS] for p in (GREEDY, SEEDED)}
 
 

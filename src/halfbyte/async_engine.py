@@ -16,7 +16,9 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
 from halfbyte.cascade.cascade import Cascade
-from halfbyte.engine.run import Engine
+from halfbyte.cascade.stages import Ngram
+from halfbyte.config import Level
+from halfbyte.engine.sequence import Sequence
 from halfbyte.errors import ArgumentError, QueueFullError, StoppedError
 from halfbyte.llm import LLM
 from halfbyte.metrics import Snapshot
@@ -33,7 +35,7 @@ class AsyncOptions:
 
     max_waiting: int = 256  # requests accepted beyond those that run
     # What a request may ask for besides the LLM's own cascade and its plain target; None: whatever
-    # the weights can run.
+    # the loaded weights can run. Stages with a path (model:, eagle:) must be named here.
     cascades: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -50,13 +52,10 @@ class AsyncOptions:
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """A request and whom to tell; `order` is its place in the queue."""
+    """A request and whom to tell."""
 
     request: Request
     stream: RequestStream
-    cascade: Cascade
-    order: tuple[int, int]  # priority, arrival
-    deadline: float | None
     submitted: float
     told: float | None = None  # when its last tokens came
 
@@ -78,10 +77,10 @@ class AsyncEngine:
         self.llm = llm
         self.options = options or AsyncOptions()
         own = (llm.cascade, llm.cascade.plain)
-        named = self.options.cascades
-        self._allowed = (
-            None if named is None else frozenset((*own, *(Cascade.parse(c) for c in named)))
-        )
+        named = [Cascade.parse(text) for text in self.options.cascades or ()]
+        for cascade in named:
+            llm.prepare(cascade)
+        self._allowed = frozenset((*own, *named))
         self._commands: queue.SimpleQueue[_Job | _Cancel | _Stop] = queue.SimpleQueue()
         self._recorder = Recorder()
         self._live: set[_Job] = set()  # accepted and not ended; of the event loop
@@ -92,10 +91,9 @@ class AsyncEngine:
         self._accepting = False
         self._failure: BaseException | None = None
         # Of the worker.
-        self._waiting: list[_Job] = []
-        self._running: list[_Job] = []
-        self._engine: Engine | None = None
-        self._cascade = llm.cascade
+        self._engine = llm.engine()
+        self._jobs: dict[Sequence, _Job] = {}  # in order of arrival
+        self._queued: dict[Sequence, _Job] = {}  # those that have not run yet
 
     async def start(self) -> None:
         """Begin to accept requests."""
@@ -160,7 +158,15 @@ class AsyncEngine:
             )
         chosen = self._choose(cascade)
         _check_order(priority, deadline)
-        request = Request(self.llm.model, prompt_ids, params or SamplingParams(), follow=True)
+        request = Request(
+            self.llm.model,
+            prompt_ids,
+            params or SamplingParams(),
+            follow=True,
+            cascade=chosen,
+            priority=priority,
+            deadline=deadline,
+        )
         limit = self.llm.options.max_batch + self.options.max_waiting
         if len(self._live) >= limit:
             self._recorder.refused()
@@ -174,9 +180,6 @@ class AsyncEngine:
         job = _Job(
             request,
             RequestStream(request_id or f"request-{number}", lambda: self._cancel(job)),
-            chosen,
-            (priority, number),
-            deadline,
             time.monotonic(),
         )
         self._live.add(job)
@@ -197,7 +200,11 @@ class AsyncEngine:
         if cascade == "none":
             return self.llm.cascade.plain
         chosen = Cascade.parse(cascade) if isinstance(cascade, str) else cascade
-        if self._allowed is not None and chosen not in self._allowed:
+        if chosen in self._allowed:
+            return chosen
+        # A request must not make the engine open a file.
+        inside = all(isinstance(stage, Level | Ngram) for stage in chosen.stages)
+        if self.options.cascades is not None or not inside:
             raise ArgumentError(
                 "cascade",
                 got=f"'{chosen}'",
@@ -231,29 +238,30 @@ class AsyncEngine:
         assert self._loop is not None
         try:
             while self._obey():
-                if self._waiting or self._running:
+                if self._jobs:
                     self._post(self._step())
-            self._post([self._end(job, "cancelled") for job in [*self._running, *self._waiting]])
+            self._post([self._end(job, "cancelled") for job in list(self._jobs.values())])
         except BaseException as error:  # a bug: every reader hears of it, none waits forever
             self._loop.call_soon_threadsafe(self._fail, error)
         finally:
-            if self._engine is not None:
-                self._engine.close()
+            self._engine.close()
 
     def _obey(self) -> bool:
         """Take every command; wait for one if there is nothing to run. False: stop."""
         while True:
-            idle = not self._waiting and not self._running
             try:
-                command = self._commands.get(block=idle)
+                command = self._commands.get(block=not self._jobs)
             except queue.Empty:
                 return True
             if isinstance(command, _Stop):
                 return False
             if isinstance(command, _Job):
-                self._waiting.append(command)
-            elif command.job in self._waiting or command.job in self._running:
+                sequence = command.request.sequence
+                self._jobs[sequence] = self._queued[sequence] = command
+                self._engine.add(sequence)
+            elif command.job.request.sequence in self._jobs:
                 self._post([self._end(command.job, "cancelled")])
+                self._gauge()
 
     def _post(self, chunks: list[tuple[_Job, Chunk]]) -> None:
         if chunks:
@@ -261,79 +269,48 @@ class AsyncEngine:
             self._loop.call_soon_threadsafe(self._deliver, chunks)
 
     def _step(self) -> list[tuple[_Job, Chunk]]:
-        now = time.monotonic()
-        late = [
-            job
-            for job in (*self._waiting, *self._running)
-            if job.deadline is not None and job.deadline <= now
-        ]
-        told = [self._end(job, "deadline") for job in late]
-        self._admit()
-        if self._engine is not None and self._engine.has_work:
-            self._engine.step()
-        for job in list(self._running):
-            chunk = job.request.take_chunk()
-            if chunk is not None:
-                told.append((job, chunk))
-                self._count(job, len(chunk.token_ids))
-            if job.request.sequence.finish_reason is not None:
-                self._running.remove(job)
-                self._count_end(job)
+        late = self._engine.expire(time.monotonic())
+        told = [self._tell(self._jobs[sequence]) for sequence in late]
+        if self._engine.has_work:
+            told += [self._tell(self._jobs[sequence]) for sequence in self._engine.step()]
+        self._recorder.stepped(self._engine.statistics, self._engine.last_choices)
         self._gauge()
         return told
 
-    def _count(self, job: _Job, tokens: int) -> None:
-        now = time.monotonic()
-        if tokens and job.told is None:
-            self._recorder.first_tokens(tokens, now - job.submitted)
-        elif tokens and job.told is not None:
-            self._recorder.more_tokens(tokens, now - job.told)
-        job.told = now
-
-    def _count_end(self, job: _Job) -> None:
-        reason = job.request.sequence.finish_reason
-        assert reason is not None
-        self._recorder.finished(reason, time.monotonic() - job.submitted)
-
-    def _gauge(self) -> None:
-        pool = self.llm.model.pool
-        if self._engine is not None:
-            self._recorder.stepped(self._engine.statistics, self._engine.last_choices)
-        self._recorder.gauges(
-            waiting=len(self._waiting),
-            running=len(self._running),
-            num_pages=pool.num_pages,
-            free_pages=pool.num_free,
-        )
-
-    def _admit(self) -> None:
-        """Hand over waiting jobs in order; one of another cascade waits until none runs."""
-        self._waiting.sort(key=lambda job: job.order)
-        while self._waiting and len(self._running) < self.llm.options.max_batch:
-            head = self._waiting[0]
-            if self._engine is None or (head.cascade != self._cascade and not self._running):
-                self._recorder.engine_changed()
-                self._engine = self.llm.with_cascade(head.cascade).engine()
-                self._cascade = head.cascade
-            if head.cascade != self._cascade:
-                break
-            self._engine.add(head.request.sequence)
-            self._running.append(self._waiting.pop(0))
-            self._recorder.started(time.monotonic() - head.submitted)
-
     def _end(self, job: _Job, reason: str) -> tuple[_Job, Chunk]:
         """End a job before its time; its pages are free when this returns."""
-        if job in self._waiting:
-            self._waiting.remove(job)
-        else:
-            self._running.remove(job)
-        if self._engine is not None:
-            self._engine.cancel(job.request.sequence)
-        job.request.sequence.finish_reason = reason
-        self._count_end(job)
+        self._engine.cancel(job.request.sequence, reason)
+        return self._tell(job)
+
+    def _tell(self, job: _Job) -> tuple[_Job, Chunk]:
+        """What is new of a job that got tokens or ended, counted."""
+        now, sequence = time.monotonic(), job.request.sequence
         chunk = job.request.take_chunk()
         assert chunk is not None
+        if chunk.token_ids and job.told is None:
+            self._recorder.first_tokens(len(chunk.token_ids), now - job.submitted)
+        elif chunk.token_ids and job.told is not None:
+            self._recorder.more_tokens(len(chunk.token_ids), now - job.told)
+        job.told = now
+        if sequence.finish_reason is not None:
+            del self._jobs[sequence]
+            self._queued.pop(sequence, None)
+            self._recorder.finished(sequence.finish_reason, now - job.submitted)
         return job, chunk
+
+    def _gauge(self) -> None:
+        """Who waits and who runs, and the pages, as they are now."""
+        now, pool, engine = time.monotonic(), self.llm.model.pool, self._engine
+        for sequence in [s for s in self._queued if s.committed_len > 0 or s.emitted_len > 0]:
+            self._recorder.started(now - self._queued.pop(sequence).submitted)
+        self._recorder.gauges(
+            waiting=engine.num_waiting,
+            running=engine.num_running,
+            num_pages=pool.num_pages,
+            free_pages=pool.num_free,
+            cached_pages=pool.num_cached,
+            preemptions=engine.preemptions,
+        )
 
 
 def _check_order(priority: int, deadline: float | None) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from collections.abc import Sequence as Seq
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.ngram import NgramOptions
+from halfbyte.cascade.planning import Planner
 from halfbyte.cascade.proposers import Proposers
 from halfbyte.chat import Message
-from halfbyte.engine.run import Engine, EngineOptions, fixed_plan
+from halfbyte.engine.options import EngineOptions
+from halfbyte.engine.run import Engine, fixed_plan
 from halfbyte.errors import ArgumentError
 from halfbyte.loading import LoadedModel, Progress, RuntimeOptions, default_cascade, load
 from halfbyte.params import SamplingParams
@@ -44,6 +47,7 @@ class LLM:
         min_confidence: float = EngineOptions.min_confidence,
         ngram: NgramOptions | None = None,
         max_batch: int = EngineOptions.max_batch,
+        prefix_cache: bool = EngineOptions.prefix_cache,
         num_tokens: int = RuntimeOptions.num_tokens,
         page_size: int = RuntimeOptions.page_size,
         kv_dtype: str = RuntimeOptions.kv_dtype,
@@ -54,25 +58,17 @@ class LLM:
         group: int | None = None,
         progress: Progress | None = None,
     ) -> None:
-        self.options = EngineOptions(draft_length, min_confidence, max_batch, inner_length)
-        self.ngram = ngram or NgramOptions()
+        options = EngineOptions(
+            draft_length, min_confidence, max_batch, inner_length, prefix_cache=prefix_cache
+        )
         chosen = Cascade.parse(cascade) if isinstance(cascade, str) else cascade
         if not isinstance(model, LoadedModel):
-            options = RuntimeOptions(
+            sizes = RuntimeOptions(
                 backend, threads, tier, num_tokens, page_size, kv_dtype, max_rows
             )
-            model = load(model, chosen, options, planes=planes, group=group, progress=progress)
+            model = load(model, chosen, sizes, planes=planes, group=group, progress=progress)
         self.model = model
-        self.cascade = chosen or default_cascade(model.runtime)
-        self.cascade.require(model.runtime)
-        self._proposers = Proposers(
-            model.runtime,
-            self.options.min_confidence,
-            ngram=self.ngram,
-            open_model=model.open_runner,
-        )
-        # Models of the cascade are opened now, so that a mistake is not found at the first token.
-        self._proposers.of(self.cascade)
+        self._use(chosen or default_cascade(model.runtime), options, ngram or NgramOptions())
 
     def with_cascade(
         self,
@@ -82,24 +78,43 @@ class LLM:
         inner_length: int | None = None,
         min_confidence: float | None = None,
         ngram: NgramOptions | None = None,
+        prefix_cache: bool | None = None,
     ) -> LLM:
         """The same weights and KV pool under another cascade; what is not given stays."""
         options = self.options
+        if prefix_cache is not None:
+            options = replace(options, prefix_cache=prefix_cache)
         if draft_length is not None:
             options = replace(options, draft_length=draft_length)
         if inner_length is not None:
             options = replace(options, inner_length=inner_length)
         if min_confidence is not None:
             options = replace(options, min_confidence=min_confidence)
-        return LLM(
-            self.model,
-            cascade,
-            draft_length=options.draft_length,
-            inner_length=options.inner_length,
-            min_confidence=options.min_confidence,
-            ngram=ngram or self.ngram,
-            max_batch=options.max_batch,
+        other = copy(self)
+        other._use(
+            Cascade.parse(cascade) if isinstance(cascade, str) else cascade,
+            options,
+            ngram or self.ngram,
         )
+        return other
+
+    def prepare(self, cascade: Cascade) -> None:
+        """Refuse a cascade that cannot run here; open the models it names."""
+        cascade.require(self.model.runtime)
+        self._proposers.of(cascade)
+
+    def _use(self, cascade: Cascade, options: EngineOptions, ngram: NgramOptions) -> None:
+        """Take a cascade for this model; what it needs besides is opened now, not at a token."""
+        self.cascade = cascade
+        self.options = options
+        self.ngram = ngram
+        self._proposers = Proposers(
+            self.model.runtime,
+            options.min_confidence,
+            ngram=ngram,
+            open_model=self.model.open_runner,
+        )
+        self.prepare(cascade)
 
     def generate(
         self,
@@ -156,8 +171,12 @@ class LLM:
 
     def engine(self) -> Engine:
         """An engine with no work, over this model, cascade and options."""
-        planner = fixed_plan(self._proposers, self.cascade, self.options)
-        return Engine(self.model.runtime, self.model.pool, self.cascade, self.options, planner)
+        model = self.model
+        return Engine(model.runtime, model.pool, self.cascade, self.options, self._planner)
+
+    def _planner(self, cascade: Cascade) -> Planner:
+        """What decides for the sequences of a cascade."""
+        return fixed_plan(self._proposers, cascade, self.options)
 
     def _engine(self, requests: list[Request]) -> Engine:
         engine = self.engine()

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import fields, replace
 from typing import Any
 
-from halfbyte.cascade.statistics import Statistics
+from halfbyte.cascade.statistics import Agreement, Statistics
 from halfbyte.metrics import Histogram, Snapshot
 
 
@@ -17,8 +17,7 @@ class Recorder:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._now = Snapshot()
-        self._earlier = Statistics()  # of engines that are gone
-        self._current = Statistics()
+        self._outcomes: Counter[tuple[int, int]] = Counter()
 
     def accepted(self, prompt_tokens: int) -> None:
         """A request entered the queue."""
@@ -55,18 +54,14 @@ class Recorder:
             self._now.finished[reason] += 1
             self._now.request_time.observe(seconds)
 
-    def engine_changed(self) -> None:
-        """The totals seen so far will not grow; another engine starts from zero."""
-        with self._lock:
-            self._earlier.add(self._current)
-            self._current = Statistics()
-
     def stepped(self, total: Statistics, choices: Counter[tuple[str, int]]) -> None:
         """The engine has made a step; `total` is everything it has done."""
         with self._lock:
             self._now.steps += 1
             self._now.choices.update(choices)
-            self._current = total.copy()
+            self._outcomes = Counter(total.outcomes)
+            for name in _TOTALS:
+                setattr(self._now, name, getattr(total, name))
 
     def gauges(self, **values: int) -> None:
         """Set gauges by name."""
@@ -77,21 +72,24 @@ class Recorder:
     def snapshot(self) -> Snapshot:
         """A copy that nothing changes any more."""
         with self._lock:
-            total = Statistics()
-            total.add(self._earlier)
-            total.add(self._current)
             copied = {f.name: _copy(getattr(self._now, f.name)) for f in fields(Snapshot)}
+            seen = Agreement(self._outcomes)
         return replace(
             Snapshot(**copied),
-            target_forwards=total.target_forwards,
-            draft_forwards=total.draft_forwards,
-            prefill_seconds=total.prefill_seconds,
-            draft_seconds=total.draft_seconds,
-            verify_seconds=total.verify_seconds,
-            host_seconds=total.host_seconds,
-            proposed_by_position=total.proposed_by_position,
-            accepted_by_position=total.accepted_by_position,
+            proposed_by_position=seen.proposed_by_position,
+            accepted_by_position=seen.accepted_by_position,
         )
+
+
+_TOTALS = (
+    "cached_tokens",
+    "target_forwards",
+    "draft_forwards",
+    "prefill_seconds",
+    "draft_seconds",
+    "verify_seconds",
+    "host_seconds",
+)
 
 
 def _copy(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 
+from halfbyte.cascade.cascade import Cascade
 from halfbyte.engine.pages import PageTable
 from halfbyte.engine.sequence import Sequence
 from halfbyte.errors import ArgumentError
@@ -17,9 +18,17 @@ class Request:
     """Prompt and parameters become a `Sequence`; what it emits becomes chunks and a completion."""
 
     def __init__(
-        self, model: LoadedModel, prompt: Seq[int], params: SamplingParams, *, follow: bool = False
+        self,
+        model: LoadedModel,
+        prompt: Seq[int],
+        params: SamplingParams,
+        *,
+        follow: bool = False,
+        cascade: Cascade | None = None,
+        priority: int = 0,
+        deadline: float | None = None,
     ) -> None:
-        """`follow`: text is wanted token by token."""
+        """`follow`: text is wanted token by token. The rest: see `engine.sequence.Sequence`."""
         check_tokens(prompt, model.runtime.config.vocab_size)
         room = model.context - len(prompt)
         if room < 1:
@@ -42,6 +51,9 @@ class Request:
             limit=min(params.max_tokens, room),
             stop_ids=eos | frozenset(params.stop_token_ids),
             watch=self._text.add if self._text else None,
+            cascade=cascade,
+            priority=priority,
+            deadline=deadline,
         )
 
     def take_chunk(self) -> Chunk | None:

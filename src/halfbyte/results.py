@@ -21,6 +21,11 @@ class Completion:
     seed: int  # the one used, so that a run without a seed can be repeated
     statistics: Statistics
 
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens that the prefix cache had."""
+        return self.statistics.cached_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:

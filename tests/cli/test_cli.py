@@ -15,7 +15,7 @@ import pytest
 from halfbyte import LLM, SamplingParams, __version__
 from halfbyte.cli import options
 from halfbyte.cli.main import run
-from halfbyte.engine.run import EngineOptions
+from halfbyte.engine.options import EngineOptions
 from halfbyte.loading import RuntimeOptions
 from tests.talking_model import write_talking_model
 from tests.tiny_models import Kind

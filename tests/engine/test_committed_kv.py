@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.decoding import Choice
+from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.pages import PagePool, PageTable
-from halfbyte.engine.run import Engine, EngineOptions
+from halfbyte.engine.run import Engine
 from halfbyte.engine.sequence import Sequence
 from halfbyte.runtime.protocol import Runtime
 from tests.runtimes import NATIVE_KINDS, build, random_tokens

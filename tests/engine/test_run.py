@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.decoding import Choice
 from halfbyte.cascade.verify import Fate
+from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.pages import PagePool, PageTable
-from halfbyte.engine.run import Engine, EngineOptions
+from halfbyte.engine.run import Engine
 from halfbyte.engine.sequence import Sequence
 from halfbyte.errors import ArgumentError
 from tests.fake_runtime import VOCAB, FakeRuntime
@@ -124,7 +125,8 @@ def test_every_emitted_token_has_a_fate_and_they_match_the_statistics() -> None:
     sequence = _run(FakeRuntime(), "w4a8 > w8a16", options, [request])[0]
     assert sequence.fates.count(Fate.ACCEPTED) == sequence.statistics.accepted_tokens > 0
     assert sequence.statistics.emitted_tokens == 50
-    assert sequence.statistics.tau == 50 / sequence.statistics.cycles > 1.0
+    assert sequence.statistics.prefill_emitted == 1
+    assert sequence.statistics.tau == 49 / sequence.statistics.cycles > 1.0
 
 
 def test_short_pages_make_sequences_wait_and_none_is_lost() -> None:
@@ -148,11 +150,25 @@ def test_between_steps_a_sequence_holds_pages_for_its_committed_positions_only()
         assert pool.num_free == pool.num_pages - sum(held)
 
 
-def test_several_prompts_share_one_prefill_forward() -> None:
+def test_several_prompts_share_one_forward_and_get_their_first_token_from_it() -> None:
     runtime = FakeRuntime(max_rows=64)
     requests = [([i] * 9, Choice(0.0, 0, 1.0, 0.0, 0), 2) for i in range(4)]
     _run(runtime, "w8a16", EngineOptions(max_batch=4), requests)
-    assert [c for c in runtime.calls if c[0] == "forward"] == [("forward", 32)]
+    assert runtime.calls == [("forward_sample", 36), ("forward_sample", 4)]
+
+
+def test_a_long_prompt_is_cut_into_chunks_beside_those_who_decode() -> None:
+    runtime = FakeRuntime(max_rows=64, num_pages=99)
+    pool = PagePool(runtime.num_pages, runtime.page_size)
+    options = EngineOptions(draft_length=0, prefill_rows=10)
+    engine = Engine(runtime, pool, Cascade.parse("w8a16"), options)
+    engine.add(_sequence(pool, [1, 2], Choice(0.0, 0, 1.0, 0.0, 0), 20))
+    engine.step()
+    engine.add(_sequence(pool, [3] * 35, Choice(0.0, 0, 1.0, 0.0, 0), 2))
+    runtime.calls.clear()
+    for _ in range(5):
+        engine.step()
+    assert [rows for _, rows in runtime.calls] == [11, 11, 11, 6, 2]
 
 
 def test_a_closed_engine_holds_no_pages() -> None:

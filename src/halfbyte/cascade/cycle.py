@@ -16,7 +16,7 @@ rejected row wrote is overwritten before it is read.
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 from halfbyte.cascade.decoding import Decoding
@@ -52,6 +52,17 @@ class CycleReport:
     links: list[Link]  # the last link of each proposer first, then those before it
     draft_seconds: float
     verify_seconds: float
+    prompt_rows: int = 0  # of prompts, that ran in the same forward
+
+    def of(self, members: Seq[int]) -> CycleReport:
+        """What some of the sequences got out of it, numbered anew; costs stay those of all."""
+        number = {old: new for new, old in enumerate(members)}
+        links = [
+            replace(link, rounds=[(number[i], p, a) for i, p, a in link.rounds if i in number])
+            for link in self.links
+        ]
+        outcomes = [self.outcomes[i] for i in members]
+        return replace(self, outcomes=outcomes, links=links)
 
     @property
     def draft_forwards(self) -> int:
@@ -60,9 +71,17 @@ class CycleReport:
 
 
 def run_cycle(
-    runtime: Runtime, target: Level, sequences: Seq[Decoding], plan: Seq[Turn]
+    runtime: Runtime,
+    target: Level,
+    sequences: Seq[Decoding],
+    plan: Seq[Turn],
+    chunks: Seq[Place] = (),
 ) -> CycleReport:
-    """Advance every sequence by 1 .. length + 1 tokens, all of them the target's own."""
+    """Advance every sequence by 1 .. length + 1 tokens, all of them the target's own.
+
+    The end of a prompt is part of the first cycle of its sequence. `chunks` are parts of prompts
+    that end further on; they run in the same forward and get nothing.
+    """
     started = perf_counter()
 
     # Propose: one call a proposer, for all sequences whose turn names it.
@@ -81,8 +100,9 @@ def run_cycle(
     drafted_at = perf_counter()
 
     # Verify: pending token and proposals, one forward at the target level, every row sampled.
-    places = [Place([s.pending], s.committed_len, s.page_row, s.choice) for s in sequences]
-    outcomes = verify(runtime, target, places, drafts)
+    places = [_place(s) for s in sequences]
+    none: list[list[int]] = [[] for _ in chunks]
+    outcomes = verify(runtime, target, [*places, *chunks], [*drafts, *none])[: len(sequences)]
     verified_at = perf_counter()
 
     # Accept and commit: the longest agreeing prefix, then the target's own next token.
@@ -91,7 +111,14 @@ def run_cycle(
         proposer.observe(asks, [outcomes[i] for i in members])
     for sequence, outcome in zip(sequences, outcomes, strict=True):
         sequence.commit(outcome.tokens)
-    return CycleReport(outcomes, links, drafted_at - started, verified_at - drafted_at)
+    prompt_rows = sum(len(p.tokens) for p in chunks) + sum(len(p.tokens) - 1 for p in places)
+    return CycleReport(outcomes, links, drafted_at - started, verified_at - drafted_at, prompt_rows)
+
+
+def _place(sequence: Decoding) -> Place:
+    """From the first position without KV, as a rule that of the pending token."""
+    first = sequence.committed_len
+    return Place(list(sequence.tokens[first:]), first, sequence.page_row, sequence.choice)
 
 
 def _by_proposer(plan: Seq[Turn]) -> dict[Proposer, list[int]]:

@@ -110,7 +110,9 @@ class Statistics(Agreement):
     """
 
     emitted_tokens: int = 0  # kept, after a stop cut the last cycle short
+    prefill_emitted: int = 0  # of them, sampled by the forward that ran the end of the prompt
     prompt_tokens: int = 0
+    cached_tokens: int = 0  # of the prompt, found in the prefix cache
     target_forwards: int = 0  # verify calls; prefill is not counted
     prefill_seconds: float = 0.0
     draft_seconds: float = 0.0
@@ -126,7 +128,12 @@ class Statistics(Agreement):
     @property
     def tau(self) -> float:
         """Mean tokens emitted per target forward, recovered and bonus tokens included."""
-        return self.emitted_tokens / self.cycles if self.cycles else 0.0
+        return self.decoded_tokens / self.cycles if self.cycles else 0.0
+
+    @property
+    def decoded_tokens(self) -> int:
+        """Tokens emitted by cycles: all but what prefill sampled."""
+        return self.emitted_tokens - self.prefill_emitted
 
     @property
     def decode_seconds(self) -> float:
@@ -140,8 +147,8 @@ class Statistics(Agreement):
 
     @property
     def tokens_per_second(self) -> float:
-        """Emitted tokens over the time after prefill."""
-        return self.emitted_tokens / self.decode_seconds if self.decode_seconds > 0 else 0.0
+        """Tokens emitted by cycles over the time these took."""
+        return self.decoded_tokens / self.decode_seconds if self.decode_seconds > 0 else 0.0
 
     @property
     def time_shares(self) -> dict[str, float]:
@@ -154,10 +161,10 @@ class Statistics(Agreement):
         return shares | {"host": max(0.0, 1.0 - sum(shares.values()))}
 
     def bytes_per_token(self, target_bytes: int) -> float:
-        """Weight bytes read per emitted token; `target_bytes`: of one forward of the target."""
+        """Weight bytes read per token emitted, both by cycles; `target_bytes`: one forward's."""
         drafts = sum(link.bytes_read for link in self.links.values())
         read = self.target_forwards * target_bytes + drafts
-        return read / self.emitted_tokens if self.emitted_tokens else 0.0
+        return read / self.decoded_tokens if self.decoded_tokens else 0.0
 
     def link(self, name: str) -> LinkStatistics:
         """Those of a link, `proposer > judge`."""
@@ -182,6 +189,7 @@ class Statistics(Agreement):
         return {
             "emitted_tokens": self.emitted_tokens,
             "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
             "cycles": self.cycles,
             "target_forwards": self.target_forwards,
             "draft_forwards": self.draft_forwards,
@@ -218,7 +226,9 @@ def record_cycle(report: CycleReport, total: Statistics, each: Seq[Statistics]) 
 
 _SUMMED = (
     "emitted_tokens",
+    "prefill_emitted",
     "prompt_tokens",
+    "cached_tokens",
     "target_forwards",
     "prefill_seconds",
     "draft_seconds",

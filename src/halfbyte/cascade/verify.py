@@ -39,7 +39,10 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a sequence got out of a verify: `accepted` proposals and one token of the judge's."""
+    """What a sequence got out of a verify: `accepted` proposals and one token of the judge's.
+
+    A chunk of a prompt gets nothing.
+    """
 
     tokens: list[int]  # accepted + 1
     logprobs: list[float]  # accepted + 1
@@ -54,6 +57,9 @@ class Outcome:
         return [Fate.ACCEPTED] * self.accepted + [last]
 
 
+NOTHING = Outcome([], [], 0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a sequence's rows go in the KV of the model that runs them."""
@@ -62,6 +68,7 @@ class Place:
     first: int  # position of tokens[0]
     page_row: NDArray[np.int32]  # [P], with pages up to the last proposal
     choice: Choice
+    samples: bool = True  # False: a chunk of a prompt whose end is further on; no root
 
     @property
     def root_position(self) -> int:
@@ -89,20 +96,28 @@ def verify(
         root_row = len(rows) + len(place.tokens) - 1
         rows += place.tokens
         rows += proposed
-        sampled_rows += range(root_row, len(rows))
-        next_position = place.root_position + 1
-        positions += range(next_position, next_position + len(proposed) + 1)
         starts.append(len(rows))
-    counts = [len(proposed) + 1 for proposed in proposals]
+        if place.samples:
+            sampled_rows += range(root_row, len(rows))
+            next_position = place.root_position + 1
+            positions += range(next_position, next_position + len(proposed) + 1)
+    batch = batch_of(rows, starts, places)
+    if not sampled_rows:
+        runtime.forward(batch, level, np.empty(0, dtype=np.int32))
+        return [NOTHING] * len(places)
+    counts = [len(d) + 1 if p.samples else 0 for p, d in zip(places, proposals, strict=True)]
     sampled = runtime.forward_sample(
-        batch_of(rows, starts, places),
+        batch,
         level,
         np.array(sampled_rows, dtype=np.int32),
         sampling_of([place.choice for place in places], positions, counts),
     )
     tokens, logprobs = sampled.tokens.tolist(), sampled.logprobs.tolist()
     outcomes, start = [], 0
-    for proposed in proposals:
+    for place, proposed in zip(places, proposals, strict=True):
+        if not place.samples:
+            outcomes.append(NOTHING)
+            continue
         accepted = accept(proposed, tokens[start : start + len(proposed)])
         end = start + accepted + 1
         outcomes.append(Outcome(tokens[start:end], logprobs[start:end], len(proposed), accepted))
@@ -124,7 +139,7 @@ def batch_of(rows: list[int], starts: list[int], places: Seq[Place]) -> Batch:
 
 def sampling_of(choices: list[Choice], positions: list[int], counts: list[int]) -> Sampling:
     """`counts[b]` rows drawn by `choices[b]`; one position a row, of the token drawn."""
-    repeat = len(positions) != len(choices)
+    repeat = any(count != 1 for count in counts)
 
     def rows(values: list[float] | list[int], dtype: type[Number]) -> NDArray[Number]:
         each = np.array(values, dtype=dtype)

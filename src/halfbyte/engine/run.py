@@ -1,65 +1,25 @@
-"""Runs sequences to their end: admit, prefill, cycle, finish. It sees integers, no tensor."""
+"""Runs sequences to their end: schedule, cycle, finish. It sees integers, no tensor."""
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from time import perf_counter
 
-import numpy as np
-
 from halfbyte.cascade.cascade import Cascade
-from halfbyte.cascade.cycle import Turn, run_cycle
+from halfbyte.cascade.cycle import PLAIN, CycleReport, Turn, run_cycle
 from halfbyte.cascade.planning import FixedPlan, Planner
 from halfbyte.cascade.proposers import Proposers
 from halfbyte.cascade.statistics import Statistics, record_cycle
+from halfbyte.cascade.verify import Place
+from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.pages import PagePool
+from halfbyte.engine.prefix import PrefixCache
+from halfbyte.engine.scheduler import Limits, Scheduler, Step
 from halfbyte.engine.sequence import Sequence
 from halfbyte.errors import ArgumentError
-from halfbyte.runtime.protocol import Batch, Runtime
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """What does not change the output, only the speed."""
-
-    # Most tokens proposed per cycle. Where a draft step costs about half of the target's, the
-    # best fixed length is 3 for agreement around .85 and 3 or 4 around .95.
-    draft_length: int = 3
-    min_confidence: float = 0.0  # a draft stops where its token is less likely than this
-    max_batch: int = 8  # sequences decoded together
-    # Of A > B > C, most tokens that A proposes to B at a time; B stops at draft_length less this.
-    inner_length: int = 4
-
-    def __post_init__(self) -> None:
-        if not _is_count(self.draft_length, 0, 64):
-            raise ArgumentError(
-                "draft_length",
-                got=repr(self.draft_length),
-                expected="an integer, 0 to 64",
-                fix="3 suits most models",
-            )
-        if not _is_count(self.inner_length, 0, 64):
-            raise ArgumentError(
-                "inner_length",
-                got=repr(self.inner_length),
-                expected="an integer, 0 to 64",
-                fix="4 suits most stages",
-            )
-        if not (isinstance(self.min_confidence, int | float) and 0.0 <= self.min_confidence < 1.0):
-            raise ArgumentError(
-                "min_confidence",
-                got=repr(self.min_confidence),
-                expected="a number, 0 <= x < 1",
-                fix="0 never stops a draft early",
-            )
-        if not _is_count(self.max_batch, 1, 1024):
-            raise ArgumentError(
-                "max_batch",
-                got=repr(self.max_batch),
-                expected="an integer, 1 to 1024",
-                fix="use a small number such as 8",
-            )
+from halfbyte.runtime.protocol import Runtime
 
 
 class Engine:
@@ -71,169 +31,215 @@ class Engine:
         pool: PagePool,
         cascade: Cascade,
         options: EngineOptions,
-        planner: Planner | None = None,
+        planners: Callable[[Cascade], Planner] | None = None,
     ) -> None:
-        """`planner` None: the cascade as it stands, with the options' lengths."""
+        """`cascade`: of sequences that name none. `planners` makes what decides for a cascade, once
+        each; None: the cascade as it stands, with the options' lengths."""
         self._runtime = runtime
         self._pool = pool
-        self._target = cascade.target
-        self._planner = planner or fixed_plan(
-            Proposers(runtime, options.min_confidence), cascade, options
+        self._cascade = cascade
+        self._options = options
+        proposers = Proposers(runtime, options.min_confidence)
+        self._make_planner = planners or (lambda c: fixed_plan(proposers, c, options))
+        self._planners: dict[Cascade, Planner] = {}
+        self._cache = PrefixCache(pool) if options.prefix_cache else None
+        limits = Limits(
+            max_rows=runtime.max_rows,
+            # A cycle has at least one row a sequence.
+            max_running=min(options.max_batch, runtime.max_rows),
+            prefill_rows=options.prefill_rows,
         )
-        # A cycle has at least one row a sequence, and a forward takes at most max_rows.
-        self._max_batch = min(options.max_batch, runtime.max_rows)
-        self._waiting: deque[Sequence] = deque()
-        self._running: list[Sequence] = []  # oldest first
+        self._scheduler = Scheduler(pool, limits, self._cache)
         self.statistics = Statistics()
+        self.preemptions = 0
         self.last_choices: Counter[tuple[str, int]] = Counter()  # of the last step
 
     @property
     def has_work(self) -> bool:
         """Whether a sequence is waiting or running."""
-        return bool(self._waiting or self._running)
+        return bool(self._scheduler.waiting or self._scheduler.running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences in the queue."""
+        return len(self._scheduler.waiting)
+
+    @property
+    def num_running(self) -> int:
+        """Sequences that hold pages."""
+        return len(self._scheduler.running)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence whose table is empty."""
+        if sequence.cascade is None:
+            sequence.cascade = self._cascade
         self.statistics.prompt_tokens += sequence.prompt_len
-        self._waiting.append(sequence)
+        self._scheduler.add(sequence)
 
-    def cancel(self, sequence: Sequence) -> None:
-        """Forget a sequence, waiting or running, and give back its pages at once."""
-        if sequence in self._running:
-            self._running.remove(sequence)
-        elif sequence in self._waiting:
-            self._waiting.remove(sequence)
-        self._release(sequence)
+    def cancel(self, sequence: Sequence, reason: str = "cancelled") -> None:
+        """End a sequence, waiting or running, and give back its pages at once."""
+        if sequence.finish_reason is None:
+            sequence.finish_reason = reason
+            self._drop(sequence)
+
+    def expire(self, now: float) -> list[Sequence]:
+        """End those whose deadline has passed, with reason `deadline`."""
+        late = self._scheduler.expired(now)
+        for sequence in late:
+            self.cancel(sequence, "deadline")
+        return late
 
     def close(self) -> None:
         """Give back every page, finished or not."""
-        for sequence in self._running:
-            self._release(sequence)
-        self._running.clear()
-        self._waiting.clear()
+        for sequence in [*self._scheduler.running, *self._scheduler.waiting]:
+            self._drop(sequence)
 
     def step(self) -> list[Sequence]:
-        """One prefill forward, if due, and one cycle. Returns the sequences that got tokens."""
-        self._admit()
-        self._prefill()
-        return self._decode()
-
-    def _admit(self) -> None:
-        """Take waiting sequences in order while there are places, and pages for their tokens."""
-        while self._waiting and len(self._running) < self._max_batch:
-            sequence = self._waiting[0]
-            if not sequence.table.can_grow(len(sequence.tokens)):
-                break
-            sequence.table.grow(len(sequence.tokens))
-            self._planner.begin(sequence)
-            self._running.append(self._waiting.popleft())
-        if not self._running and self._waiting:
-            first = self._waiting[0]
-            raise ArgumentError(
-                "KV pool",
-                got=f"{self._pool.num_free} free pages of {self._pool.num_pages}",
-                expected=f"{first.table.missing(len(first.tokens))} for the next prompt",
-                fix="finish or close the streams still open, or give num_tokens a larger number",
-            )
-
-    def _prefill(self) -> None:
-        """One forward over chunks of prompts, oldest first; it writes KV and samples nothing."""
-        room = self._runtime.max_rows
-        chunks: list[tuple[Sequence, int]] = []
-        for sequence in self._running:
-            rows = min(room, len(sequence.tokens) - 1 - sequence.committed_len)
-            if rows > 0:
-                chunks.append((sequence, rows))
-                room -= rows
-        if not chunks:
-            return
+        """One cycle, with chunks of prompts beside it. Returns the sequences that got tokens."""
         started = perf_counter()
-        tokens: list[int] = []
-        starts = [0]
-        for sequence, rows in chunks:
-            tokens += sequence.tokens[sequence.committed_len : sequence.committed_len + rows]
-            starts.append(len(tokens))
-        batch = Batch(
-            tokens=np.array(tokens, dtype=np.int32),
-            row_starts=np.array(starts, dtype=np.int32),
-            first_positions=np.array([s.committed_len for s, _ in chunks], dtype=np.int32),
-            page_tables=np.stack([s.page_row for s, _ in chunks]),
-        )
-        self._runtime.forward(batch, self._target, np.empty(0, dtype=np.int32))
-        elapsed = perf_counter() - started
-        self.statistics.prefill_seconds += elapsed
-        for sequence, rows in chunks:
-            sequence.committed_len += rows
-            sequence.statistics.prefill_seconds += elapsed
-
-    def _decode(self) -> list[Sequence]:
-        """One cycle over every sequence whose prompt is in."""
-        started = perf_counter()
-        batch, plan = self._plan()
-        self.last_choices = Counter((turn.cascade(self._target), turn.length) for turn in plan)
-        if not batch:
+        step = self._scheduler.next()
+        self._enter(step)
+        if step.target is None:
+            self._check_stuck()
             return []
-        report = run_cycle(self._runtime, self._target, batch, plan)
-        self._planner.learn(batch, plan, report)
-        each = [sequence.statistics for sequence in batch]
-        record_cycle(report, self.statistics, each)
-        finished = False
-        for sequence, outcome in zip(batch, report.outcomes, strict=True):
-            kept = sequence.settle(outcome)
-            sequence.statistics.emitted_tokens += kept
-            self.statistics.emitted_tokens += kept
-            # Pages that only rejected proposals reached are free again.
-            sequence.table.shrink(sequence.committed_len)
-            if sequence.finish_reason is not None:
-                self._release(sequence)
-                finished = True
-        if finished:
-            self._running = [s for s in self._running if s.finish_reason is None]
-        host = perf_counter() - started - report.draft_seconds - report.verify_seconds
-        for statistics in (self.statistics, *each):
-            statistics.host_seconds += host
+        plan = self._plan(step)
+        self.last_choices = Counter((turn.cascade(step.target), turn.length) for turn in plan)
+        # The end of a prompt takes part in the cycle with nothing proposed; the rest rides along.
+        ends = [s for s, rows in step.prefill if s.committed_len + rows == len(s.tokens)]
+        parts = [(s, rows) for s, rows in step.prefill if s.committed_len + rows < len(s.tokens)]
+        batch = step.decode + ends
+        report = run_cycle(
+            self._runtime,
+            step.target,
+            batch,
+            plan + [PLAIN] * len(ends),
+            [_chunk(s, rows) for s, rows in parts],
+        )
+        for sequence, rows in parts:
+            sequence.committed_len += rows
+            self._seal(sequence)
+        self._learn(step, plan, report)
+        self._settle(batch, report, len(step.decode))
+        self._clock(step, report, perf_counter() - started)
         return batch
 
-    def _release(self, sequence: Sequence) -> None:
-        """Give back what a sequence holds, here and in the stages."""
-        self._planner.release(sequence)
-        sequence.release()
+    def _enter(self, step: Step) -> None:
+        """Tell the planners who came and who had to go."""
+        for sequence in step.admitted:
+            self._planner(sequence).begin(sequence)
+            if sequence.emitted_len == 0:
+                sequence.statistics.cached_tokens = sequence.cached_len
+                self.statistics.cached_tokens += sequence.cached_len
+        for sequence in step.preempted:
+            self._planner(sequence).release(sequence)
+        self.preemptions += len(step.preempted)
 
-    def _plan(self) -> tuple[list[Sequence], list[Turn]]:
-        """Who takes part in the next cycle and how much each may propose, with pages for both.
-
-        Every sequence needs a place for its pending token; when pages are short the youngest
-        gives its own back and waits. Proposals only take what is left over.
-        """
-        batch = [s for s in self._running if s.is_prefilled]
-        i = 0
-        while i < len(batch):
-            sequence = batch[i]
-            if sequence.table.can_grow(sequence.committed_len + 1):
-                sequence.table.grow(sequence.committed_len + 1)
-                i += 1
-                continue
-            victim = self._running.pop()
-            self._release(victim)
-            self._waiting.appendleft(victim)
-            if victim in batch:
-                batch.remove(victim)
-        spare_rows = self._runtime.max_rows - len(batch)
+    def _plan(self, step: Step) -> list[Turn]:
+        """What each planner wants, cut to what rows, pages and need leave room for."""
+        turns: dict[Sequence, Turn] = {}
+        for planner, members in self._by_planner(step.decode).items():
+            turns |= zip(members, planner.plan(members), strict=True)
+        spare = self._runtime.max_rows - len(step.decode) - step.prefill_rows
         plan = []
-        for sequence, turn in zip(batch, self._planner.plan(batch), strict=True):
-            length = min(turn.length, sequence.remaining - 1, spare_rows)
+        for sequence in step.decode:
+            turn = turns[sequence]
+            length = min(turn.length, sequence.remaining - 1, spare)
             while length > 0 and not sequence.table.can_grow(sequence.committed_len + length + 1):
                 length -= 1
             sequence.table.grow(sequence.committed_len + length + 1)
-            spare_rows -= length
+            spare -= length
             plan.append(turn if length == turn.length else replace(turn, length=length))
-        return batch, plan
+        return plan
+
+    def _learn(self, step: Step, plan: list[Turn], report: CycleReport) -> None:
+        """Record the cycle of those that decode, and let their planners see it."""
+        if not step.decode:
+            return
+        decoding = report.of(range(len(step.decode)))
+        record_cycle(decoding, self.statistics, [s.statistics for s in step.decode])
+        by_planner = self._by_planner(step.decode)
+        for planner, members in by_planner.items():
+            if len(by_planner) == 1:
+                planner.learn(members, plan, decoding)
+                continue
+            mine = [i for i, s in enumerate(step.decode) if self._planner(s) is planner]
+            planner.learn(members, [plan[i] for i in mine], decoding.of(mine))
+
+    def _settle(self, batch: list[Sequence], report: CycleReport, decoding: int) -> None:
+        """Keep what each got, name its full pages, free the rest, and end those that are done."""
+        for i, (sequence, outcome) in enumerate(zip(batch, report.outcomes, strict=True)):
+            kept = sequence.settle(outcome)
+            for statistics in (self.statistics, sequence.statistics):
+                statistics.emitted_tokens += kept
+                statistics.prefill_emitted += kept if i >= decoding else 0
+            self._seal(sequence)
+            # Pages that only rejected proposals reached are free again.
+            sequence.table.shrink(sequence.committed_len)
+            if sequence.finish_reason is not None:
+                self._drop(sequence)
+
+    def _clock(self, step: Step, report: CycleReport, seconds: float) -> None:
+        """Time of the run, once, and of each sequence that waited for it.
+
+        The forward's is shared between prompts and cycles by rows; without a cycle all is prefill.
+        """
+        host = seconds - report.draft_seconds - report.verify_seconds
+        rows = report.prompt_rows + sum(o.proposed + 1 for o in report.outcomes)
+        prefill = report.verify_seconds * report.prompt_rows / rows
+        if not step.decode:
+            prefill, host = seconds, 0.0
+        self.statistics.prefill_seconds += prefill
+        self.statistics.host_seconds += host
+        if step.decode:
+            self.statistics.verify_seconds -= prefill
+        for sequence in step.decode:
+            sequence.statistics.verify_seconds -= prefill
+            sequence.statistics.host_seconds += host
+        for sequence, _ in step.prefill:
+            sequence.statistics.prefill_seconds += prefill
+
+    def _planner(self, sequence: Sequence) -> Planner:
+        cascade = sequence.cascade
+        assert cascade is not None
+        if cascade not in self._planners:
+            self._planners[cascade] = self._make_planner(cascade)
+        return self._planners[cascade]
+
+    def _by_planner(self, sequences: list[Sequence]) -> dict[Planner, list[Sequence]]:
+        members: dict[Planner, list[Sequence]] = {}
+        for sequence in sequences:
+            members.setdefault(self._planner(sequence), []).append(sequence)
+        return members
+
+    def _seal(self, sequence: Sequence) -> None:
+        if self._cache is not None:
+            self._cache.seal(sequence)
+
+    def _drop(self, sequence: Sequence) -> None:
+        """Forget a sequence; what it holds, here and in the stages, is free."""
+        if self._scheduler.remove(sequence):
+            self._planner(sequence).release(sequence)
+
+    def _check_stuck(self) -> None:
+        """Nothing runs and nothing could be admitted: someone else has the pages."""
+        if not self._scheduler.waiting:
+            return
+        first = self._scheduler.waiting[0]
+        raise ArgumentError(
+            "KV pool",
+            got=f"{self._pool.num_free} free pages of {self._pool.num_pages}",
+            expected=f"{first.table.missing(len(first.tokens))} for the next prompt",
+            fix="finish or close the streams still open, or give num_tokens a larger number",
+        )
+
+
+def _chunk(sequence: Sequence, rows: int) -> Place:
+    """The next rows of a prompt that goes on after them."""
+    first = sequence.committed_len
+    tokens = sequence.tokens[first : first + rows]
+    return Place(tokens, first, sequence.page_row, sequence.choice, samples=False)
 
 
 def fixed_plan(proposers: Proposers, cascade: Cascade, options: EngineOptions) -> FixedPlan:
     """What an explicit cascade does in every cycle."""
     return FixedPlan(proposers.of(cascade), options.draft_length, options.inner_length)
-
-
-def _is_count(value: object, least: int, most: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most

@@ -7,16 +7,18 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.decoding import Choice
 from halfbyte.cascade.statistics import Statistics
 from halfbyte.cascade.verify import Fate, Outcome
+from halfbyte.config import Level
 from halfbyte.engine.pages import PageTable
 
 
 class Sequence:
     """Prompt and emitted tokens; the last token is pending (known, its KV not written).
 
-    Prefill commits the prompt without its last token, so the first cycle already drafts from it.
+    The forward that runs the end of the prompt also samples the first token after it.
     """
 
     def __init__(
@@ -28,8 +30,16 @@ class Sequence:
         limit: int,
         stop_ids: frozenset[int],
         watch: Callable[[int], bool] | None = None,
+        cascade: Cascade | None = None,
+        priority: int = 0,
+        deadline: float | None = None,
+        may_reuse: bool = True,
     ) -> None:
-        """`limit`: most tokens to emit. `watch` sees each in order; True ends the sequence."""
+        """`limit`: most tokens to emit. `watch` sees each in order; True ends the sequence.
+
+        `cascade` None: the engine's own. `priority`: lower goes first. `deadline`: on the clock
+        that the engine is stepped with. `may_reuse` False: every prompt position is run.
+        """
         self.tokens = list(prompt)
         self.prompt_len = len(prompt)
         self.committed_len = 0
@@ -38,6 +48,14 @@ class Sequence:
         self.limit = limit
         self.stop_ids = stop_ids
         self.watch = watch
+        self.cascade = cascade
+        self.priority = priority
+        self.deadline = deadline
+        self.may_reuse = may_reuse
+        self.order = (priority, 0)  # priority, arrival: set by the scheduler
+        self.page_names: list[bytes] = []  # of its full pages, kept by the prefix cache
+        self.num_sealed = 0  # pages that have been named
+        self.cached_len = 0  # prompt tokens that the prefix cache had
         self.logprobs: list[float] = []
         self.fates: list[Fate] = []
         self.finish_reason: str | None = None
@@ -73,6 +91,12 @@ class Sequence:
         return self.limit - self.emitted_len
 
     @property
+    def target(self) -> Level:
+        """The level whose output it gets; an engine has given it a cascade."""
+        assert self.cascade is not None
+        return self.cascade.target
+
+    @property
     def is_prefilled(self) -> bool:
         """Whether everything before the pending token is committed."""
         return self.committed_len >= len(self.tokens) - 1
@@ -80,11 +104,21 @@ class Sequence:
     def commit(self, tokens: list[int]) -> None:
         """See `cascade.decoding.Decoding`."""
         self.tokens += tokens
-        self.committed_len += len(tokens)
+        self.committed_len = len(self.tokens) - 1
+
+    def start(self, pages: list[int], page_size: int) -> None:
+        """Take pages for every known token, the first of them already written."""
+        self.table.adopt(pages)
+        self.table.grow(len(self.tokens))
+        self.committed_len = len(pages) * page_size
+        self.num_sealed = len(pages)
+        if self.emitted_len == 0:
+            self.cached_len = self.committed_len
 
     def release(self) -> None:
         """Give back every page; its KV is computed again when it is admitted again."""
         self.committed_len = 0
+        self.num_sealed = 0
         self.table.shrink(0)
 
     def settle(self, outcome: Outcome) -> int:
@@ -93,6 +127,7 @@ class Sequence:
         dropped = len(outcome.tokens) - kept
         if dropped:
             del self.tokens[-dropped:]
+            self.committed_len = min(self.committed_len, len(self.tokens))
         self.logprobs += outcome.logprobs[:kept]
         self.fates += outcome.fates()[:kept]
         if self.finish_reason is None and self.remaining == 0:

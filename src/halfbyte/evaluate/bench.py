@@ -67,7 +67,8 @@ def bench(
     wanted = [c if isinstance(c, Cascade) else Cascade.parse(c) for c in cascades]
     # In order, each once, with the plain run of every target.
     running = list(dict.fromkeys([c.plain for c in wanted] + wanted))
-    llms = {cascade: llm.with_cascade(cascade) for cascade in running}
+    # Rounds repeat the prompts: with a prefix cache there would be no prefill to measure.
+    llms = {cascade: llm.with_cascade(cascade, prefix_cache=False) for cascade in running}
     params = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
     first: dict[Cascade, list[Completion]] = {}
     for cascade in running:

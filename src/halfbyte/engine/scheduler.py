@@ -1,0 +1,181 @@
+"""What runs next: a decision on integers. It knows sequences and pages, no runtime and no clock.
+
+A step is one target forward: the cycle of every sequence that decodes, and chunks of the prompts of
+those that do not yet. Sequences of one target level run together whatever their cascades; where
+there are several levels, they take turns.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Iterable
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+
+from halfbyte.config import Level
+from halfbyte.engine.pages import PagePool
+from halfbyte.engine.prefix import PrefixCache
+from halfbyte.engine.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of one step."""
+
+    max_rows: int  # of a forward
+    max_running: int  # sequences, at most max_rows
+    prefill_rows: int  # of prompts beside sequences that decode: they wait for these rows
+
+
+@dataclass(slots=True)
+class Step:
+    """Who takes part in the next forward, all at one target level."""
+
+    target: Level | None = None  # None: nothing to run
+    decode: list[Sequence] = field(default_factory=list)  # with a page for their pending token
+    prefill: list[tuple[Sequence, int]] = field(default_factory=list)  # rows, from committed_len on
+    admitted: list[Sequence] = field(default_factory=list)
+    preempted: list[Sequence] = field(default_factory=list)  # after it was admitted, possibly
+
+    @property
+    def prefill_rows(self) -> int:
+        """Rows of prompts."""
+        return sum(rows for _, rows in self.prefill)
+
+
+class Scheduler:
+    """Queues, pages and turns. Order is by priority, lower first, then arrival."""
+
+    def __init__(self, pool: PagePool, limits: Limits, cache: PrefixCache | None = None) -> None:
+        self._pool = pool
+        self._limits = limits
+        self._cache = cache
+        self.waiting: list[Sequence] = []  # in order
+        self.running: list[Sequence] = []  # in order; they hold pages
+        self._dated: set[Sequence] = set()  # those with a deadline
+        self._arrivals = 0
+        self._steps = 0
+        self._served: dict[Level, int] = {}  # target -> step it last had
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence whose table is empty."""
+        sequence.order = (sequence.priority, self._arrivals)
+        self._arrivals += 1
+        insort(self.waiting, sequence, key=_order)
+        if sequence.deadline is not None:
+            self._dated.add(sequence)
+
+    def remove(self, sequence: Sequence) -> bool:
+        """Forget a sequence and give back its pages; whether it was running."""
+        self._dated.discard(sequence)
+        was_running = sequence in self.running
+        if was_running:
+            self.running.remove(sequence)
+            sequence.release()
+        elif sequence in self.waiting:
+            self.waiting.remove(sequence)
+        return was_running
+
+    def expired(self, now: float) -> list[Sequence]:
+        """Those whose deadline has passed; the caller removes them."""
+        if not self._dated:
+            return []
+        late = (s for s in self._dated if s.deadline is not None and s.deadline <= now)
+        return sorted(late, key=_order)
+
+    def next(self) -> Step:
+        """Admit, choose a target, make room for its pending tokens, and deal out prompt rows."""
+        step = Step()
+        self._admit(step)
+        if not self.running:
+            return step
+        self._steps += 1
+        step.target = min(
+            {s.target for s in self.running}, key=lambda t: (self._served.get(t, 0), str(t))
+        )
+        self._served[step.target] = self._steps
+        self._make_room(step)
+        mine = [s for s in self.running if s.target == step.target]
+        step.decode = [s for s in mine if s.is_prefilled]
+        prompts = [s for s in mine if not s.is_prefilled]
+        room = self._limits.max_rows - len(step.decode)
+        if step.decode:
+            room = min(room, self._limits.prefill_rows)
+        rows = share_rows([len(s.tokens) - s.committed_len for s in prompts], room)
+        step.prefill = [(s, n) for s, n in zip(prompts, rows, strict=True) if n > 0]
+        return step
+
+    def _admit(self, step: Step) -> None:
+        """Take waiting sequences in order while there are places and pages.
+
+        The first that does not fit holds up those behind it, so that none is passed for ever. One
+        whose text another is just running waits to share those pages, and holds up nobody. A
+        sequence of a better priority takes the place of the last that runs.
+        """
+        cache = self._cache
+        coming = cache.coming(self.running) if cache and self.waiting else set()
+        for sequence in list(self.waiting):
+            pages = cache.find(sequence) if cache else []
+            if cache and coming and cache.next_name(sequence, len(pages)) in coming:
+                continue
+            while not self._fits(sequence, pages):
+                if not self.running or self.running[-1].priority <= sequence.priority:
+                    return
+                self._preempt(step)
+            sequence.start(pages, self._pool.page_size)
+            self.waiting.remove(sequence)
+            insort(self.running, sequence, key=_order)
+            step.admitted.append(sequence)
+            if cache:
+                coming |= cache.coming([sequence])
+
+    def _fits(self, sequence: Sequence, cached: list[int]) -> bool:
+        """Whether there is a place, and pages for its tokens beyond those cached.
+
+        One page stays in hand for each that runs: they grow, and would have to push it out again.
+        """
+        needed = sequence.table.missing(len(sequence.tokens)) - len(cached)
+        free = self._pool.num_free - sum(not self._pool.is_held(page) for page in cached)
+        return len(self.running) < self._limits.max_running and needed + len(self.running) <= free
+
+    def _preempt(self, step: Step) -> None:
+        """The last in order gives its pages back and waits; it will be computed again."""
+        victim = self.running.pop()
+        victim.release()
+        insort(self.waiting, victim, key=_order)
+        step.preempted.append(victim)
+
+    def _make_room(self, step: Step) -> None:
+        """A page for every pending token; the last in order give theirs back when it must be."""
+        for sequence in list(self.running):
+            if sequence.target != step.target or not sequence.is_prefilled:
+                continue
+            needed = sequence.committed_len + 1
+            while sequence in self.running and not sequence.table.can_grow(needed):
+                self._preempt(step)
+            if sequence in self.running:
+                sequence.table.grow(needed)
+
+
+def share_rows(needs: Seq[int], budget: int) -> list[int]:
+    """Rows for each prompt, in order of the queue.
+
+    Half of them go to the first in line, so that none starves, and half to the shortest, so that a
+    short prompt need not wait for a long one.
+    """
+    given = [0] * len(needs)
+
+    def pour(order: Iterable[int], rows: int) -> int:
+        for i in order:
+            more = min(needs[i] - given[i], rows)
+            given[i] += more
+            rows -= more
+        return rows
+
+    left = pour(range(len(needs)), budget - budget // 2)
+    pour(sorted(range(len(needs)), key=lambda i: needs[i]), left + budget // 2)
+    return given
+
+
+def _order(sequence: Sequence) -> tuple[int, int]:
+    return sequence.order
