@@ -83,10 +83,14 @@ class NativeModel {
         model_->layers.resize(layers);
     }
 
-    void set_planes(const std::string& slot, int layer, std::vector<PlanePart> parts, int group) {
+    // The last `wide` groups need `lo` at every level; parts may have it for those alone.
+    void set_planes(const std::string& slot, int layer, std::vector<PlanePart> parts, int group,
+                    int wide) {
         expect(group == 32 || group == 64 || group == 128, "group must be 32, 64 or 128");
         const auto [n, k] = expected(slot);
         expect(k % group == 0, slot + ": inputs must be a multiple of the group");
+        expect(wide >= 0 && wide <= k / group, slot + ": more wide groups than groups");
+        const std::size_t wide_bytes = static_cast<std::size_t>(wide) * group / 2;
         std::vector<PlaneRow> rows;
         std::vector<std::size_t> sizes;
         for (const auto& [hi, lo, scale, offset] : parts) {
@@ -95,14 +99,17 @@ class NativeModel {
             expect(scale.shape(0) == count && scale.shape(1) == groups,
                    slot + ".scale has the wrong shape");
             if (lo)
-                expect(lo->shape(0) == count && lo->shape(1) == hi.shape(1),
+                expect(lo->shape(0) == count &&
+                           (lo->shape(1) == hi.shape(1) || (wide && lo->shape(1) == wide_bytes)),
                        slot + ".lo has the wrong shape");
+            expect(lo || !wide, slot + ".lo is missing where groups are wide");
+            const std::size_t low = lo ? lo->shape(1) : 0;
             if (offset)
                 expect(offset->shape(0) == count && offset->shape(1) == groups,
                        slot + ".offset has the wrong shape");
             for (std::size_t r = 0; r < count; ++r)
-                rows.push_back({hi.data() + r * (k / 2), lo ? lo->data() + r * (k / 2) : nullptr,
-                                scale.data() + r * groups,
+                rows.push_back({hi.data() + r * (k / 2), lo ? lo->data() + r * low : nullptr,
+                                static_cast<int>(2 * low), scale.data() + r * groups,
                                 offset ? offset->data() + r * groups : nullptr});
             sizes.push_back(count);
         }
@@ -111,7 +118,7 @@ class NativeModel {
         Linear& target = find(slot, layer);
         nb::gil_scoped_release release;
         target.dense = false;
-        target.planes = pack_planes(rows, k, group, model_->weights(), model_->pool());
+        target.planes = pack_planes(rows, k, group, wide, model_->weights(), model_->pool());
         finish(slot);
     }
 
@@ -140,6 +147,34 @@ class NativeModel {
         target.dense = true;
         target.matrix = pack_dense(rows, k, t, model_->weights(), model_->pool());
         finish(slot);
+    }
+
+    // The input of a layer's matrix is viewed as [..][core][block * stride] (kernels.h).
+    void set_rotation(const std::string& slot, int layer, Array<float, 2> matrix, int block,
+                      int stride, float scale) {
+        const std::size_t core = matrix.shape(0);
+        expect(core > 0 && core <= 1024 && matrix.shape(1) == core, "core must be 1..1024 square");
+        const bool along_row = stride == 1 && block >= 16 && block <= 1 << 20;
+        const bool across = block == 1 && stride > 0 && stride % 16 == 0 && stride <= 1 << 20;
+        expect((along_row && (block & (block - 1)) == 0) || across,
+               "a rotation has block 16, 32, .. and stride 1, or block 1 and stride 16, 32, ..");
+        expect(expected(slot).second % (core * block * stride) == 0,
+               slot + ": the rotation must divide the inputs");
+        float* copy = model_->weights().array<float>(core * core);
+        std::copy_n(matrix.data(), core * core, copy);
+        layer_matrix(slot, layer).transform = {
+            .rotation = {copy, static_cast<int>(core), block, stride, scale}};
+    }
+
+    void set_gather(const std::string& slot, int layer, Array<std::int32_t, 1> indices) {
+        const int k = expected(slot).second;
+        expect(static_cast<int>(indices.shape(0)) == k, slot + ": one index an input");
+        std::int32_t* copy = model_->weights().array<std::int32_t>(k);
+        for (int i = 0; i < k; ++i) {
+            expect(indices(i) >= 0 && indices(i) < k, slot + ": index outside the inputs");
+            copy[i] = indices(i);
+        }
+        layer_matrix(slot, layer).transform = {.rotation = {}, .indices = copy};
     }
 
     void set_vector(const std::string& slot, int layer, Array<float, 1> values) {
@@ -419,8 +454,8 @@ class NativeModel {
     std::size_t memory_bytes() { return model_->weights().bytes(); }
     bool has_lo() const {
         const Layer& l = model_->layers[0];
-        return !l.qkv.dense && l.qkv.planes.lo && l.o.planes.lo && l.gate_up.planes.lo &&
-               l.down.planes.lo;
+        const auto whole = [](const Linear& w) { return w.planes.lo_k == w.planes.k; };
+        return !l.qkv.dense && whole(l.qkv) && whole(l.o) && whole(l.gate_up) && whole(l.down);
     }
     bool dense() const { return model_->layers[0].qkv.dense; }
 
@@ -436,6 +471,12 @@ class NativeModel {
         if (slot == "embed") return {s.tokens(), s.hidden};
         if (slot == "head") return {s.vocab, s.hidden};
         refuse("no matrix named " + slot);
+    }
+
+    Linear& layer_matrix(const std::string& slot, int layer) {
+        expect(slot == "qkv" || slot == "o" || slot == "gate_up" || slot == "down",
+               slot + " takes no transform");
+        return find(slot, layer);
     }
 
     Linear& find(const std::string& slot, int layer) {
@@ -637,7 +678,11 @@ NB_MODULE(_native, m) {
              "head_dim"_a, "norm_eps"_a, "sliding_window"_a, "tied_head"_a, "inverse_frequencies"_a,
              "tier"_a, "threads"_a, "max_rows"_a, "features"_a = 0, "embedding_rows"_a = 0,
              "wide"_a = false)
-        .def("set_planes", &NativeModel::set_planes, "slot"_a, "layer"_a, "parts"_a, "group"_a)
+        .def("set_planes", &NativeModel::set_planes, "slot"_a, "layer"_a, "parts"_a, "group"_a,
+             "wide"_a)
+        .def("set_rotation", &NativeModel::set_rotation, "slot"_a, "layer"_a, "matrix"_a, "block"_a,
+             "stride"_a, "scale"_a)
+        .def("set_gather", &NativeModel::set_gather, "slot"_a, "layer"_a, "indices"_a)
         .def("set_dense", &NativeModel::set_dense, "slot"_a, "layer"_a, "parts"_a, "dtype"_a)
         .def("set_vector", &NativeModel::set_vector, "slot"_a, "layer"_a, "values"_a)
         .def("allocate_kv", &NativeModel::allocate_kv, "pages"_a, "page_size"_a, "dtype"_a)

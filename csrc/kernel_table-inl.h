@@ -3,6 +3,7 @@
 #include "attention-inl.h"
 #include "kernels.h"
 #include "linear_dense-inl.h"
+#include "rotate-inl.h"
 #include "rowops-inl.h"
 
 namespace halfbyte {
@@ -15,6 +16,7 @@ constexpr Kernels kernel_table(const char* name, decltype(Kernels::linear) linea
         .linear_dense = linear_dense<V>,
         .rmsnorm = rmsnorm<V>,
         .quantize = quantize<V>,
+        .rotate = rotate<V>,
         .rope = rope<V>,
         .narrow = narrow<V>,
         .attend = attend<V>,

@@ -20,12 +20,20 @@ constexpr int kLogitChunk = 1024;  // vocabulary entries reduced together, likew
 //
 // So a 64-byte register is 16 outputs x 4 inputs after one AND or shift, and nothing is summed
 // across lanes.
+//
+// `lo` is there for the last `lo_k` inputs of a row: all, none, or those of the last `wide` groups,
+// which run with both planes at every level.
 struct PackedPlanes {
     const std::uint8_t* hi = nullptr;      // [N/32][K/8][128]
-    const std::uint8_t* lo = nullptr;      // the same, or null
+    const std::uint8_t* lo = nullptr;      // [N/32][lo_k/8][128], or null
     const std::uint16_t* scale = nullptr;  // [N/32][K/G][32], f16
     const float* offset = nullptr;         // [N/32][K/G][32], or null
     int n = 0, k = 0, group = 0;           // n is a multiple of 32 (padded with zero scales)
+    int lo_k = 0, wide = 0;
+
+    // Weight bits that groups which are not wide have at a level of `level_bits`.
+    int bits(int level_bits) const { return lo_k == k ? level_bits : 4; }
+    int first_wide() const { return k / group - wide; }
 };
 
 // Dense weights: panel p, input k: 32 values.
@@ -52,6 +60,23 @@ struct Epilogue {
     const float* bias = nullptr;  // [N] or null; kStore only
     float* out = nullptr;         // kStore, kAdd (out += value): [M][stride]; kSiluMul: N/2 wide
     std::size_t stride = 0;
+};
+
+// Input viewed as [..][core][block * stride], times (C (x) H_block) * scale
+// (formats/transforms.py).
+struct Rotation {
+    const float* matrix = nullptr;  // [core][core]
+    int core = 0, block = 1, stride = 1;
+    float scale = 1.0f;
+};
+
+// What is done to a layer's input before the product: a rotation, a gather or nothing.
+struct Transform {
+    Rotation rotation;                      // core 0: none
+    const std::int32_t* indices = nullptr;  // [K] input j of the product is input indices[j]
+    explicit operator bool() const { return rotation.core > 0 || indices; }
+    // Outputs that are made together.
+    int unit() const { return indices ? 16 : rotation.block * rotation.stride; }
 };
 
 enum class KvType { kF16, kBF16, kF32 };
@@ -84,7 +109,8 @@ constexpr int state_floats(int head_dim) { return head_dim + 2; }
 struct Kernels {
     const char* name;
 
-    // Panels [p0, p1) of out = x W^T. bits: 4 or 8. scratch: K * 32 bytes, 64-byte aligned.
+    // Panels [p0, p1) of out = x W^T. bits: 4 or 8, of groups not wide. scratch: K * 32 bytes,
+    // 64-byte aligned.
     void (*linear)(const PackedPlanes& w, int bits, const Activations& x, int rows,
                    const Epilogue& epilogue, int p0, int p1, std::uint8_t* scratch);
     void (*linear_dense)(const PackedDense& w, const float* x, std::size_t x_stride, int rows,
@@ -94,6 +120,8 @@ struct Kernels {
     // Quantizes groups [g0, g1) of one row. act_bits 4, 8 or 16; weight_bits tells scale and bias.
     void (*quantize)(const float* x, int k, int group, int act_bits, int weight_bits, int row,
                      int g0, int g1, const Activations& out);
+    // Blocks [begin, end) of block * stride floats of a rotated row; x, y: the row's beginning.
+    void (*rotate)(const float* x, const Rotation& r, int begin, int end, float* y);
     // Rotates one head in place by (cos, sin) [D/2] and multiplies by `factor`.
     void (*rope)(float* x, const float* cos, const float* sin, int head_dim, float factor);
     // x -> KV elements.

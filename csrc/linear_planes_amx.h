@@ -120,7 +120,7 @@ void panels(const PackedPlanes& w, const Activations& x, int rows, const Epilogu
     configure(step);
     for (int p = p0; p < p1; ++p) {
         PanelPointers panel = avx512::panel_pointers(w, p);
-        avx512::unpack_panel<S>(panel, w.k, scratch);
+        avx512::unpack_panel<S>(panel, w.k, w.group, scratch);
         finish_stores();
         for (int m = 0; m < whole; m += 16) {
             for (int t = 0; t < 2; ++t)
@@ -156,6 +156,8 @@ inline void linear(const PackedPlanes& w, int bits, const Activations& x, int ro
         avx512::linear(w, bits, x, rows, e, p0, p1, scratch);
     else if (bits == 8)
         linear_source<Source::kHiLo>(w, x, rows, e, p0, p1, scratch);
+    else if (w.wide)
+        linear_source<Source::kMixed>(w, x, rows, e, p0, p1, scratch);
     else
         linear_source<Source::kHi>(w, x, rows, e, p0, p1, scratch);
 }

@@ -38,12 +38,14 @@ inline __m256i dot32_planes(const std::uint8_t* hi, const std::uint8_t* lo, cons
     return _mm256_add_epi32(_mm256_slli_epi32(h, 4), dot32(lo, x));
 }
 
-// One row, 8 outputs (eighth q of the panel).
+// One row, 8 outputs (eighth q of the panel); hi and lo at the panel. kLo: both planes in every
+// group, else in the wide ones.
 template <bool kLo, int X, bool kOffset>
 inline void eighth(const PackedPlanes& w, const std::uint8_t* hi, const std::uint8_t* lo,
                    const std::uint16_t* scale, const float* offset, const Activations& x, int row,
                    float* out) {
-    const int groups = w.k / w.group;
+    const int groups = w.k / w.group, first_wide = w.first_wide();
+    const std::size_t without_lo = static_cast<std::size_t>(w.k - w.lo_k) * 16;  // bytes
     const std::int8_t* codes = x.codes + static_cast<std::size_t>(row) * X * w.k;
     const std::size_t at = static_cast<std::size_t>(row) * groups;
     __m256 sum = _mm256_setzero_ps();
@@ -51,11 +53,15 @@ inline void eighth(const PackedPlanes& w, const std::uint8_t* hi, const std::uin
         __m256i total = _mm256_set1_epi32(x.bias[at + g]);
         for (int k = g * w.group; k < (g + 1) * w.group; k += 32) {
             const std::size_t byte = static_cast<std::size_t>(k) * 16;
-            const std::uint8_t* l = kLo ? lo + byte : nullptr;
-            __m256i part = dot32_planes<kLo>(hi + byte, l, codes + k);
+            const bool both = kLo || g >= first_wide;
+            const std::uint8_t* l = both ? lo + (byte - without_lo) : nullptr;
+            const auto dot = [&](const std::int8_t* c) {
+                return both ? dot32_planes<true>(hi + byte, l, c)
+                            : dot32_planes<false>(hi + byte, l, c);
+            };
+            __m256i part = dot(codes + k);
             if constexpr (X == 2)
-                part = _mm256_add_epi32(_mm256_slli_epi32(part, 8),
-                                        dot32_planes<kLo>(hi + byte, l, codes + w.k + k));
+                part = _mm256_add_epi32(_mm256_slli_epi32(part, 8), dot(codes + w.k + k));
             total = _mm256_add_epi32(total, part);
         }
         const __m256 ws =
@@ -75,11 +81,12 @@ void panels(const PackedPlanes& w, const Activations& x, int rows, const Epilogu
     alignas(64) float values[kPanel];
     for (int p = p0; p < p1; ++p) {
         const std::size_t plane = static_cast<std::size_t>(p) * w.k * (kPanel / 2);
+        const std::size_t low = static_cast<std::size_t>(p) * w.lo_k * (kPanel / 2);
         const std::size_t groups = static_cast<std::size_t>(p) * (w.k / w.group) * kPanel;
         for (int m = 0; m < rows; ++m) {
             for (int q = 0; q < 4; ++q)
                 eighth<kLo, X, kOffset>(
-                    w, w.hi + plane + q * 32, kLo ? w.lo + plane + q * 32 : nullptr,
+                    w, w.hi + plane + q * 32, w.lo ? w.lo + low + q * 32 : nullptr,
                     w.scale + groups + q * 8, kOffset ? w.offset + groups + q * 8 : nullptr, x, m,
                     values + q * 8);
             apply_epilogue<F32x16>(e, p, m, 1, values);

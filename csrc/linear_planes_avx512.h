@@ -14,16 +14,19 @@
 namespace halfbyte::avx512 {
 
 enum class Source {
-    kHi,
-    kHiLo,
-    kBytes
-};  // packed nibbles, both planes, or a panel unpacked to bytes
+    kHi,     // the upper nibbles
+    kHiLo,   // both planes
+    kMixed,  // the upper nibbles, but both planes of wide groups
+    kBytes   // a panel unpacked to bytes
+};
 
 struct PanelPointers {
     const std::uint8_t* hi;  // kBytes: the unpacked panel, 256 bytes for each 8 inputs
     const std::uint8_t* lo;
     const std::uint16_t* scale;
     const float* offset;
+    int without_lo;  // bytes of a plane before the first input that has `lo`
+    int first_wide;  // group
 };
 
 // Weights of 8 inputs as bytes: w[half][tile].
@@ -45,8 +48,9 @@ inline void load_weights(const PanelPointers& p, int kb, __m512i w[2][2]) {
                 w[0][t] = _mm512_and_si512(h, low);
                 w[1][t] = _mm512_and_si512(_mm512_srli_epi16(h, 4), low);
             } else {
-                _mm_prefetch(p.lo + kb * 128 + t * 64 + kAhead, _MM_HINT_T0);
-                const __m512i l = _mm512_load_si512(p.lo + kb * 128 + t * 64);
+                const std::uint8_t* lo = p.lo + (kb * 128 + t * 64 - p.without_lo);
+                _mm_prefetch(lo + kAhead, _MM_HINT_T0);
+                const __m512i l = _mm512_load_si512(lo);
                 // 0xCA: low ? b : c, bit by bit.
                 w[0][t] = _mm512_ternarylogic_epi32(low, l, _mm512_slli_epi16(h, 4), 0xCA);
                 w[1][t] = _mm512_ternarylogic_epi32(low, _mm512_srli_epi16(l, 4), h, 0xCA);
@@ -59,6 +63,37 @@ inline __m512i broadcast4(const std::int8_t* p) {
     std::int32_t four;
     __builtin_memcpy(&four, p, 4);
     return _mm512_set1_epi32(four);
+}
+
+// Adds inputs 8 * begin .. 8 * end - 1 of MR rows to integer sums [MR][tile] of each activation
+// plane.
+template <Source S, int X, int MR>
+[[gnu::always_inline]] inline void add_products(const PanelPointers& w, int begin, int end,
+                                                const std::int8_t* const* codes, int k,
+                                                __m512i low[MR][2], __m512i high[MR][2]) {
+    for (int kb4 = begin; kb4 < end; kb4 += 4) {
+#pragma GCC unroll 4
+        for (int kb = kb4; kb < kb4 + 4; ++kb) {
+            __m512i v[2][2];
+            load_weights<S>(w, kb, v);
+            for (int half = 0; half < 2; ++half) {
+                for (int r = 0; r < MR; ++r) {
+                    const std::int8_t* c = codes[r] + kb * 8 + half * 4;
+                    if constexpr (X == 2) {
+                        const __m512i xh = broadcast4(c), xl = broadcast4(c + k);
+                        for (int t = 0; t < 2; ++t) {
+                            high[r][t] = _mm512_dpbusd_epi32(high[r][t], v[half][t], xh);
+                            low[r][t] = _mm512_dpbusd_epi32(low[r][t], v[half][t], xl);
+                        }
+                    } else {
+                        const __m512i xb = broadcast4(c);
+                        for (int t = 0; t < 2; ++t)
+                            low[r][t] = _mm512_dpbusd_epi32(low[r][t], v[half][t], xb);
+                    }
+                }
+            }
+        }
+    }
 }
 
 // MR rows of one panel. X: activation planes.
@@ -78,29 +113,12 @@ inline void panel_block(const PanelPointers& w, int k, int group, const Activati
             high[r][0] = high[r][1] = _mm512_setzero_si512();
         }
         const int begin = g * group / 8, end = begin + group / 8;
-        for (int kb4 = begin; kb4 < end; kb4 += 4) {
-#pragma GCC unroll 4
-            for (int kb = kb4; kb < kb4 + 4; ++kb) {
-                __m512i v[2][2];
-                load_weights<S>(w, kb, v);
-                for (int half = 0; half < 2; ++half) {
-                    for (int r = 0; r < MR; ++r) {
-                        const std::int8_t* c = codes[r] + kb * 8 + half * 4;
-                        if constexpr (X == 2) {
-                            const __m512i xh = broadcast4(c), xl = broadcast4(c + k);
-                            for (int t = 0; t < 2; ++t) {
-                                high[r][t] = _mm512_dpbusd_epi32(high[r][t], v[half][t], xh);
-                                low[r][t] = _mm512_dpbusd_epi32(low[r][t], v[half][t], xl);
-                            }
-                        } else {
-                            const __m512i xb = broadcast4(c);
-                            for (int t = 0; t < 2; ++t)
-                                low[r][t] = _mm512_dpbusd_epi32(low[r][t], v[half][t], xb);
-                        }
-                    }
-                }
-            }
-        }
+        if constexpr (S != Source::kMixed)
+            add_products<S, X, MR>(w, begin, end, codes, k, low, high);
+        else if (g < w.first_wide)
+            add_products<Source::kHi, X, MR>(w, begin, end, codes, k, low, high);
+        else
+            add_products<Source::kHiLo, X, MR>(w, begin, end, codes, k, low, high);
         for (int t = 0; t < 2; ++t) {
             const __m512 scale = _mm512_cvtph_ps(
                 _mm256_load_si256(reinterpret_cast<const __m256i*>(w.scale + g * kPanel + t * 16)));
@@ -138,9 +156,10 @@ inline void panel_rows(const PanelPointers& w, int k, int group, const Activatio
     panel_block<S, X, kOffset, 1>(w, k, group, x, row0, out);
 }
 
+// Inputs 8 * begin .. 8 * end - 1.
 template <Source S>
-inline void unpack_panel(const PanelPointers& w, int k, std::uint8_t* bytes) {
-    for (int kb = 0; kb < k / 8; ++kb) {
+inline void unpack_inputs(const PanelPointers& w, int begin, int end, std::uint8_t* bytes) {
+    for (int kb = begin; kb < end; ++kb) {
         __m512i v[2][2];
         load_weights<S>(w, kb, v);
         for (int half = 0; half < 2; ++half)
@@ -149,11 +168,27 @@ inline void unpack_panel(const PanelPointers& w, int k, std::uint8_t* bytes) {
     }
 }
 
+template <Source S>
+inline void unpack_panel(const PanelPointers& w, int k, int group, std::uint8_t* bytes) {
+    if constexpr (S == Source::kMixed) {
+        const int wide = w.first_wide * group / 8;
+        unpack_inputs<Source::kHi>(w, 0, wide, bytes);
+        unpack_inputs<Source::kHiLo>(w, wide, k / 8, bytes);
+    } else {
+        unpack_inputs<S>(w, 0, k / 8, bytes);
+    }
+}
+
 inline PanelPointers panel_pointers(const PackedPlanes& w, int p) {
     const std::size_t plane = static_cast<std::size_t>(p) * w.k * (kPanel / 2);
+    const std::size_t low = static_cast<std::size_t>(p) * w.lo_k * (kPanel / 2);
     const std::size_t groups = static_cast<std::size_t>(p) * (w.k / w.group) * kPanel;
-    return {w.hi + plane, w.lo ? w.lo + plane : nullptr, w.scale + groups,
-            w.offset ? w.offset + groups : nullptr};
+    return {.hi = w.hi + plane,
+            .lo = w.lo ? w.lo + low : nullptr,
+            .scale = w.scale + groups,
+            .offset = w.offset ? w.offset + groups : nullptr,
+            .without_lo = (w.k - w.lo_k) * (kPanel / 2),
+            .first_wide = w.first_wide()};
 }
 
 template <Source S, int X, bool kOffset>
@@ -169,7 +204,7 @@ void panels(const PackedPlanes& w, const Activations& x, int rows, const Epilogu
     for (int p = p0; p < p1; ++p) {
         PanelPointers panel = panel_pointers(w, p);
         if (unpack) {
-            unpack_panel<S>(panel, w.k, scratch);
+            unpack_panel<S>(panel, w.k, w.group, scratch);
             panel.hi = scratch;
         }
         for (int m = 0; m < rows; m += step) {
@@ -200,6 +235,8 @@ inline void linear(const PackedPlanes& w, int bits, const Activations& x, int ro
                    const Epilogue& e, int p0, int p1, std::uint8_t* scratch) {
     if (bits == 8)
         linear_source<Source::kHiLo>(w, x, rows, e, p0, p1, scratch);
+    else if (w.wide)
+        linear_source<Source::kMixed>(w, x, rows, e, p0, p1, scratch);
     else
         linear_source<Source::kHi>(w, x, rows, e, p0, p1, scratch);
 }

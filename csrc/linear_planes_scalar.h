@@ -37,11 +37,13 @@ inline void linear(const PackedPlanes& w, int bits, const Activations& x, int ro
             const std::int8_t* codes = x.codes + static_cast<std::size_t>(m) * x.planes * w.k;
             for (float& v : values) v = 0.0f;
             for (int g = 0; g < groups; ++g) {
-                const std::size_t byte =
-                    (static_cast<std::size_t>(p) * w.k + static_cast<std::size_t>(g) * w.group) *
-                    (kPanel / 2);
-                const std::uint8_t* hi = w.hi + byte;
-                const std::uint8_t* lo = bits == 8 ? w.lo + byte : nullptr;
+                const std::size_t first = static_cast<std::size_t>(g) * w.group;
+                const std::uint8_t* hi =
+                    w.hi + (static_cast<std::size_t>(p) * w.k + first) * (kPanel / 2);
+                const std::uint8_t* lo = nullptr;
+                if (bits == 8 || g >= w.first_wide())
+                    lo = w.lo + (static_cast<std::size_t>(p) * w.lo_k + first - (w.k - w.lo_k)) *
+                                    (kPanel / 2);
                 dot_group(hi, lo, codes + g * w.group, w.group, total);
                 if (x.planes == 2) {
                     dot_group(hi, lo, codes + w.k + g * w.group, w.group, low);

@@ -104,7 +104,9 @@ double linear_rate(int threads, const Kernels& kernels) {
                        nullptr,
                        kOutputs,
                        kInputs,
-                       kGroup};
+                       kGroup,
+                       kInputs,
+                       0};
         Activations x{arena.array<std::int8_t>(kRows * kInputs), arena.array<float>(kRows * groups),
                       arena.array<float>(kRows * groups), arena.array<std::int32_t>(kRows * groups),
                       1};

@@ -32,6 +32,7 @@ Model::Model(ModelShape shape, const Kernels& kernels, int threads, int max_rows
     for (PerThread& t : threads_) {
         t.input = make_input(kRedundantRows);
         t.row = buffers_.array<float>(widest_input_);
+        t.untransformed = buffers_.array<float>(widest_input_);
         t.panel = buffers_.array<std::uint8_t>(static_cast<std::size_t>(widest_input_) * kPanel);
         t.scores = buffers_.array<float>(static_cast<std::size_t>(2 * queries) * kAttentionChunk);
         t.states =

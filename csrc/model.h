@@ -39,6 +39,7 @@ struct Linear {
     bool dense = false;
     PackedPlanes planes;
     PackedDense matrix;
+    Transform transform;  // of the input
     int panels() const { return (dense ? matrix.n : planes.n) / kPanel; }
     int k() const { return dense ? matrix.k : planes.k; }
     std::size_t bytes(int bits) const;
@@ -164,17 +165,21 @@ class Model {
     void run_head(LevelSpec level, int thread);
     void embed_rows(int thread);
     void rotary_angles(int thread);
-    void capture(const float* from, std::size_t stride, int width, float* to, int thread) const;
-    void capture_normed(const float* norm, float* to, int thread) const;
+    void capture(const float* from, std::size_t stride, int width, const Transform& t, float* to,
+                 int thread) const;
+    void capture_normed(const float* norm, const Transform& t, float* to, int thread) const;
     void fuse_features(LevelSpec level, int thread);
     void keep_tap(int layer, int thread);
     void write_kv(const Layer& layer, int index, int thread);
     void attention(int layer, int thread);
     template <typename Row>
-    Input prepare(const Linear& linear, int rows, int act_bits, int weight_bits, int thread,
-                  Row&& row);
+    Input prepare(const Linear& linear, int rows, LevelSpec level, int thread, Row&& row);
     void linear(const Linear& w, int bits, const Input& in, int rows, const Epilogue& e, Slice s,
                 int thread);
+    void quantize(const PackedPlanes& w, LevelSpec level, const float* x, int row, int g0, int g1,
+                  const Activations& out) const;
+    void transform(const Transform& t, const float* x, int begin, int end, float* y) const;
+    Input hidden_input(const Linear& down, LevelSpec level, Slice made, int thread);
     Slice slice(int panels, int unit, int thread) const;
     Input make_input(int rows);
     void sample_rows(const std::vector<SamplingRow>& sampling, std::vector<Choice>& out,
@@ -206,9 +211,10 @@ class Model {
     float* embedded_ = nullptr;  // draft heads
     Input shared_, shared_mlp_;
     struct PerThread {
-        Input input;                    // for steps of few rows: no barrier needed
-        float* row = nullptr;           // [widest]
-        std::uint8_t* panel = nullptr;  // kernel scratch
+        Input input;                     // for steps of few rows: no barrier needed
+        float* row = nullptr;            // [widest]
+        float* untransformed = nullptr;  // [widest]
+        std::uint8_t* panel = nullptr;   // kernel scratch
         float* scores = nullptr;
         float* states = nullptr;
         SamplingScratch sampling;

@@ -18,24 +18,33 @@ void Model::capture_layer(const Step& step, LevelSpec level, int l, const float*
         rotary_angles(thread);
         pool_.barrier();
         run_layer(l, level, thread);
-        capture(x_, stride, hidden, out.out, thread);
+        capture(x_, stride, hidden, {}, out.out, thread);
     });
     captured_ = nullptr;
 }
 
-// Each thread copies its share of the rows.
-void Model::capture(const float* from, std::size_t stride, int width, float* to, int thread) const {
+// Each thread copies its share of the rows, as the product sees them.
+void Model::capture(const float* from, std::size_t stride, int width, const Transform& t, float* to,
+                    int thread) const {
     const int T = pool_.size();
-    for (int m = step_.rows * thread / T; m < step_.rows * (thread + 1) / T; ++m)
-        std::copy_n(from + m * stride, width, to + static_cast<std::size_t>(m) * width);
+    for (int m = step_.rows * thread / T; m < step_.rows * (thread + 1) / T; ++m) {
+        float* row = to + static_cast<std::size_t>(m) * width;
+        if (t)
+            transform(t, from + m * stride, 0, width, row);
+        else
+            std::copy_n(from + m * stride, width, row);
+    }
 }
 
-void Model::capture_normed(const float* norm, float* to, int thread) const {
+void Model::capture_normed(const float* norm, const Transform& t, float* to, int thread) const {
     const int T = pool_.size(), hidden = shape_.hidden;
     const std::size_t stride = round_up(hidden, kPanel);
-    for (int m = step_.rows * thread / T; m < step_.rows * (thread + 1) / T; ++m)
-        kernels_.rmsnorm(x_ + m * stride, norm, shape_.norm_eps, hidden,
-                         to + static_cast<std::size_t>(m) * hidden);
+    float* untransformed = threads_[thread].untransformed;
+    for (int m = step_.rows * thread / T; m < step_.rows * (thread + 1) / T; ++m) {
+        float* row = to + static_cast<std::size_t>(m) * hidden;
+        kernels_.rmsnorm(x_ + m * stride, norm, shape_.norm_eps, hidden, t ? untransformed : row);
+        if (t) transform(t, untransformed, 0, hidden, row);
+    }
 }
 
 }  // namespace halfbyte

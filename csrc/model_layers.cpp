@@ -23,27 +23,28 @@ Model::Slice Model::slice(int panels, int unit, int thread) const {
 // Makes the input of `linear` from rows given by row(m, thread's row buffer) -> pointer to K
 // floats.
 template <typename Row>
-Model::Input Model::prepare(const Linear& linear, int rows, int act_bits, int weight_bits,
-                            int thread, Row&& row) {
+Model::Input Model::prepare(const Linear& linear, int rows, LevelSpec level, int thread,
+                            Row&& row) {
     const int k = linear.k();
     const bool redundant = rows <= kRedundantRows && rows * k <= kRedundantFloats;
     Input in = redundant ? threads_[thread].input : shared_;
     in.stride = k;
-    in.codes.planes = act_bits == 16 ? 2 : 1;
+    in.codes.planes = level.act_bits == 16 ? 2 : 1;
     const int T = pool_.size();
     const int begin = redundant ? 0 : rows * thread / T,
               end = redundant ? rows : rows * (thread + 1) / T;
     for (int m = begin; m < end; ++m) {
         float* to =
             linear.dense ? in.dense + static_cast<std::size_t>(m) * k : threads_[thread].row;
-        const float* values = row(m, to);
-        if (linear.dense) {
-            if (values != to) std::copy_n(values, k, to);
-        } else {
-            const int bits = linear.planes.lo ? weight_bits : 4;
-            kernels_.quantize(values, k, linear.planes.group, act_bits, bits, m, 0,
-                              k / linear.planes.group, in.codes);
+        const float* values = row(m, linear.transform ? threads_[thread].untransformed : to);
+        if (linear.transform) {
+            transform(linear.transform, values, 0, k, to);
+            values = to;
         }
+        if (!linear.dense)
+            quantize(linear.planes, level, values, m, 0, k / linear.planes.group, in.codes);
+        else if (values != to)
+            std::copy_n(values, k, to);
     }
     if (!redundant) pool_.barrier();
     return in;
@@ -55,7 +56,7 @@ void Model::linear(const Linear& w, int bits, const Input& in, int rows, const E
     if (w.dense)
         kernels_.linear_dense(w.matrix, in.dense, in.stride, rows, e, s.begin, s.end);
     else
-        kernels_.linear(w.planes, w.planes.lo ? bits : 4, in.codes, rows, e, s.begin, s.end,
+        kernels_.linear(w.planes, w.planes.bits(bits), in.codes, rows, e, s.begin, s.end,
                         threads_[thread].panel);
 }
 
@@ -117,9 +118,9 @@ void Model::run_layer(int l, LevelSpec level, int thread) {
         return static_cast<const float*>(to);
     };
     const Layer& layer = layers[l];
-    if (captured_) capture_normed(layer.attn_norm, captured_->qkv, thread);
-    Input in = s.wide ? prepare(layer.qkv, M, ab, wb, thread, widened)
-                      : prepare(layer.qkv, M, ab, wb, thread, normed(layer.attn_norm));
+    if (captured_) capture_normed(layer.attn_norm, layer.qkv.transform, captured_->qkv, thread);
+    Input in = s.wide ? prepare(layer.qkv, M, level, thread, widened)
+                      : prepare(layer.qkv, M, level, thread, normed(layer.attn_norm));
     linear(layer.qkv, wb, in, M,
            {Epilogue::Kind::kStore, layer.qkv_bias, qkv_, static_cast<std::size_t>(qkv_width_)},
            slice(layer.qkv.panels(), 1, thread), thread);
@@ -127,36 +128,26 @@ void Model::run_layer(int l, LevelSpec level, int thread) {
     write_kv(layer, l, thread);
     pool_.barrier();
     attention(l, thread);
-    if (captured_) capture(attended_, attended, attended, captured_->o, thread);
-    in = prepare(layer.o, M, ab, wb, thread, [&](int m, float*) {
+    if (captured_) capture(attended_, attended, attended, layer.o.transform, captured_->o, thread);
+    in = prepare(layer.o, M, level, thread, [&](int m, float*) {
         return static_cast<const float*>(attended_ + static_cast<std::size_t>(m) * attended);
     });
     linear(layer.o, wb, in, M,
            {Epilogue::Kind::kAdd, nullptr, x_, static_cast<std::size_t>(x_stride)},
            slice(layer.o.panels(), 1, thread), thread);
     pool_.barrier();
-    if (captured_) capture_normed(layer.mlp_norm, captured_->gate_up, thread);
+    if (captured_)
+        capture_normed(layer.mlp_norm, layer.gate_up.transform, captured_->gate_up, thread);
 
     // Each thread quantizes the part of the hidden layer it made, so slices hold whole groups.
     const int F = s.intermediate, down_group = layer.down.dense ? kPanel : layer.down.planes.group;
     const Slice part = slice(layer.gate_up.panels(), down_group / 16, thread);
-    in = prepare(layer.gate_up, M, ab, wb, thread, normed(layer.mlp_norm));
+    in = prepare(layer.gate_up, M, level, thread, normed(layer.mlp_norm));
     linear(layer.gate_up, wb, in, M,
            {Epilogue::Kind::kSiluMul, nullptr, mlp_, static_cast<std::size_t>(F)}, part, thread);
-    Input hidden = shared_mlp_;
-    hidden.stride = F;
-    hidden.codes.planes = ab == 16 ? 2 : 1;
-    if (layer.down.dense) {
-        hidden.dense = mlp_;
-    } else {
-        const int bits = layer.down.planes.lo ? wb : 4;
-        for (int m = 0; m < M; ++m)
-            kernels_.quantize(mlp_ + static_cast<std::size_t>(m) * F, F, down_group, ab, bits, m,
-                              part.begin * 16 / down_group, part.end * 16 / down_group,
-                              hidden.codes);
-    }
+    const Input hidden = hidden_input(layer.down, level, part, thread);
     pool_.barrier();
-    if (captured_) capture(mlp_, F, F, captured_->down, thread);
+    if (captured_) capture(mlp_, F, F, layer.down.transform, captured_->down, thread);
     linear(layer.down, wb, hidden, M,
            {Epilogue::Kind::kAdd, nullptr, x_, static_cast<std::size_t>(x_stride)},
            slice(layer.down.panels(), 1, thread), thread);
@@ -187,13 +178,12 @@ void Model::fuse_features(LevelSpec level, int thread) {
         else
             std::copy_n(from, H, to);
     };
-    const Input in = prepare(fuse, M, level.act_bits, level.weight_bits, thread,
-                             [&](int m, float* to) -> const float* {
-                                 if (s.wide) return feature(m);
-                                 put(embedded_ + static_cast<std::size_t>(m) * H, embed_norm, to);
-                                 put(feature(m), feature_norm, to + H);
-                                 return to;
-                             });
+    const Input in = prepare(fuse, M, level, thread, [&](int m, float* to) -> const float* {
+        if (s.wide) return feature(m);
+        put(embedded_ + static_cast<std::size_t>(m) * H, embed_norm, to);
+        put(feature(m), feature_norm, to + H);
+        return to;
+    });
     linear(fuse, level.weight_bits, in, M,
            {Epilogue::Kind::kStore, fuse_bias, x_, static_cast<std::size_t>(x_stride)},
            slice(fuse.panels(), 1, thread), thread);
@@ -224,7 +214,7 @@ void Model::run_head(LevelSpec level, int thread) {
     const int R = step_.num_logit_rows, x_stride = round_up(shape_.hidden, kPanel);
     if (R == 0) return;
     const Input in =
-        prepare(head, R, level.act_bits, level.head_bits, thread, [&](int r, float* to) {
+        prepare(head, R, {level.head_bits, level.act_bits, 0}, thread, [&](int r, float* to) {
             const float* x = x_ + static_cast<std::size_t>(step_.logit_rows[r]) * x_stride;
             if (!final_norm) return x;
             kernels_.rmsnorm(x, final_norm, shape_.norm_eps, shape_.hidden, to);

@@ -1,5 +1,6 @@
 #include "packing.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -21,44 +22,46 @@ inline std::uint32_t interleave(std::uint32_t in) {
 
 constexpr std::uint32_t kZeroCodes = 0x88888888u;  // nibble 8 is code 0
 
-void pack_plane(const PlaneRow* rows, const std::uint8_t* PlaneRow::* plane, int k,
-                std::uint8_t* out) {
-    for (int r = 0; r < kPanel; ++r) {
-        const std::uint8_t* in = rows[r].*plane;
-        std::uint8_t* to = out + (r / 16) * 64 + (r % 16) * 4;
-        for (int kb = 0; kb < k / 8; ++kb) {
-            std::uint32_t word = kZeroCodes;
-            if (in) std::memcpy(&word, in + kb * 4, 4);
-            word = interleave(word);
-            std::memcpy(to + kb * 128, &word, 4);
-        }
+// k inputs of one row of a panel, of which `in` has the last in_k.
+void pack_plane_row(const std::uint8_t* in, int in_k, int k, int row, std::uint8_t* panel) {
+    std::uint8_t* to = panel + (row / 16) * 64 + (row % 16) * 4;
+    const int missing = in ? (k - in_k) / 8 : k / 8;
+    for (int kb = 0; kb < k / 8; ++kb) {
+        std::uint32_t word = kZeroCodes;
+        if (kb >= missing) std::memcpy(&word, in + (kb - missing) * 4, 4);
+        word = interleave(word);
+        std::memcpy(to + kb * 128, &word, 4);
     }
 }
 
 }  // namespace
 
-PackedPlanes pack_planes(const std::vector<PlaneRow>& rows, int k, int group, Arena& arena,
-                         Pool& pool) {
+PackedPlanes pack_planes(const std::vector<PlaneRow>& rows, int k, int group, int wide,
+                         Arena& arena, Pool& pool) {
     const int panels = static_cast<int>(rows.size()) / kPanel, groups = k / group;
-    bool any_lo = false, any_offset = false;
+    int lo_k = 0;
+    bool any_offset = false;
     for (const PlaneRow& r : rows) {
-        any_lo |= r.lo != nullptr;
+        lo_k = std::max(lo_k, r.lo ? r.lo_k : 0);
         any_offset |= r.offset != nullptr;
     }
     const std::size_t plane_bytes = static_cast<std::size_t>(panels) * k * (kPanel / 2);
+    const std::size_t lo_bytes = static_cast<std::size_t>(panels) * lo_k * (kPanel / 2);
     const std::size_t entries = static_cast<std::size_t>(panels) * groups * kPanel;
     auto* hi = arena.array<std::uint8_t>(plane_bytes);
-    auto* lo = any_lo ? arena.array<std::uint8_t>(plane_bytes) : nullptr;
+    auto* lo = lo_k ? arena.array<std::uint8_t>(lo_bytes) : nullptr;
     auto* scale = arena.array<std::uint16_t>(entries);
     auto* offset = any_offset ? arena.array<float>(entries) : nullptr;
     pool.run([&](int thread) {
         const int begin = panels * thread / pool.size(), end = panels * (thread + 1) / pool.size();
         for (int p = begin; p < end; ++p) {
             const PlaneRow* panel = &rows[static_cast<std::size_t>(p) * kPanel];
-            const std::size_t at = static_cast<std::size_t>(p) * k * (kPanel / 2);
-            pack_plane(panel, &PlaneRow::hi, k, hi + at);
-            if (lo) pack_plane(panel, &PlaneRow::lo, k, lo + at);
+            std::uint8_t* hi_panel = hi + static_cast<std::size_t>(p) * k * (kPanel / 2);
+            std::uint8_t* lo_panel =
+                lo ? lo + static_cast<std::size_t>(p) * lo_k * (kPanel / 2) : nullptr;
             for (int r = 0; r < kPanel; ++r) {
+                pack_plane_row(panel[r].hi, k, k, r, hi_panel);
+                if (lo) pack_plane_row(panel[r].lo, panel[r].lo_k, lo_k, r, lo_panel);
                 for (int g = 0; g < groups; ++g) {
                     const std::size_t to = (static_cast<std::size_t>(p) * groups + g) * kPanel + r;
                     scale[to] = panel[r].hi ? panel[r].scale[g] : 0;
@@ -67,7 +70,7 @@ PackedPlanes pack_planes(const std::vector<PlaneRow>& rows, int k, int group, Ar
             }
         }
     });
-    return {hi, lo, scale, offset, panels * kPanel, k, group};
+    return {hi, lo, scale, offset, panels * kPanel, k, group, lo_k, wide};
 }
 
 PackedDense pack_dense(const std::vector<const void*>& rows, int k, PackedDense::Type type,
@@ -98,15 +101,19 @@ PackedDense pack_dense(const std::vector<const void*>& rows, int k, PackedDense:
 
 void unpack_row(const PackedPlanes& w, int row, float* out) {
     const int p = row / kPanel, r = row % kPanel, groups = w.k / w.group;
-    const std::size_t plane = static_cast<std::size_t>(p) * w.k * (kPanel / 2) +
-                              static_cast<std::size_t>(r / 16) * 64 + (r % 16) * 4;
+    const std::size_t place = static_cast<std::size_t>(r / 16) * 64 + (r % 16) * 4;
+    const std::uint8_t* hi_row = w.hi + static_cast<std::size_t>(p) * w.k * (kPanel / 2) + place;
+    const std::uint8_t* lo_row =
+        w.lo ? w.lo + static_cast<std::size_t>(p) * w.lo_k * (kPanel / 2) + place : nullptr;
+    const int first_lo = w.k - w.lo_k;
     for (int i = 0; i < w.k; ++i) {
-        const std::size_t byte = plane + static_cast<std::size_t>(i / 8) * 128 + i % 4;
+        const std::size_t byte = static_cast<std::size_t>(i / 8) * 128 + i % 4;
         const int shift = i % 8 < 4 ? 0 : 4;
         const std::size_t at = (static_cast<std::size_t>(p) * groups + i / w.group) * kPanel + r;
         const float s = scalar::f16_to_f32(w.scale[at]);
-        const int hi = ((w.hi[byte] >> shift) & 15) - 8;
-        const int lo = w.lo ? ((w.lo[byte] >> shift) & 15) - 8 : 0;
+        const int hi = ((hi_row[byte] >> shift) & 15) - 8;
+        const int lo =
+            i < first_lo ? 0 : ((lo_row[byte - first_lo * (kPanel / 2)] >> shift) & 15) - 8;
         // s has 11 significant bits and the code 8, so the product is exact.
         const float value = s * 0.0625f * static_cast<float>(16 * hi + lo);
         out[i] = w.offset ? value + w.offset[at] : value;
@@ -131,7 +138,8 @@ void unpack_row(const PackedDense& w, int row, float* out) {
 std::size_t bytes_read(const PackedPlanes& w, int bits) {
     const std::size_t weights = static_cast<std::size_t>(w.n) * w.k;
     const std::size_t per_group = 2 + (w.offset ? 4 : 0);
-    return weights / 2 * (bits == 8 && w.lo ? 2 : 1) + weights / w.group * per_group;
+    const std::size_t low = w.bits(bits) == 8 ? w.k : w.wide * w.group;
+    return weights / 2 + w.n * low / 2 + weights / w.group * per_group;
 }
 
 std::size_t bytes_read(const PackedDense& w) {

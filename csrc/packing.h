@@ -12,16 +12,17 @@ namespace halfbyte {
 
 // One output row of a quantized matrix as the checkpoint stores it; hi == null is a padding row.
 struct PlaneRow {
-    const std::uint8_t* hi = nullptr;      // [K/2]
-    const std::uint8_t* lo = nullptr;      // [K/2] or null
+    const std::uint8_t* hi = nullptr;  // [K/2]
+    const std::uint8_t* lo = nullptr;  // [lo_k/2], of the last inputs, or null
+    int lo_k = 0;
     const std::uint16_t* scale = nullptr;  // [K/G]
     const float* offset = nullptr;         // [K/G] or null
 };
 
 // rows.size() must be a multiple of 32. Planes or offsets that only some rows have are filled with
 // zeros.
-PackedPlanes pack_planes(const std::vector<PlaneRow>& rows, int k, int group, Arena& arena,
-                         Pool& pool);
+PackedPlanes pack_planes(const std::vector<PlaneRow>& rows, int k, int group, int wide,
+                         Arena& arena, Pool& pool);
 
 // rows: one pointer to K values each (null: padding).
 PackedDense pack_dense(const std::vector<const void*>& rows, int k, PackedDense::Type type,

@@ -81,6 +81,10 @@ struct F32x16 {
         return {_mm256_and_ps(a, _mm256_cmp_ps(x.a, y.a, _CMP_GE_OQ)),
                 _mm256_and_ps(b, _mm256_cmp_ps(x.b, y.b, _CMP_GE_OQ))};
     }
+    F32x16 hadamard() const {
+        const __m256 x = lane_hadamard(a), y = lane_hadamard(b);
+        return {_mm256_add_ps(x, y), _mm256_sub_ps(x, y)};
+    }
     float reduce_max() const {
         const __m256 h = _mm256_max_ps(a, b);
         const __m128 q = _mm_max_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
@@ -95,6 +99,15 @@ struct F32x16 {
     }
 
   private:
+    static __m256 lane_hadamard(__m256 x) {
+        x = butterfly<0xAA>(x, _mm256_permute_ps(x, 0xB1));
+        x = butterfly<0xCC>(x, _mm256_permute_ps(x, 0x4E));
+        return butterfly<0xF0>(x, _mm256_permute2f128_ps(x, x, 1));
+    }
+    template <int upper>
+    static __m256 butterfly(__m256 x, __m256 partner) {
+        return _mm256_blend_ps(_mm256_add_ps(x, partner), _mm256_sub_ps(partner, x), upper);
+    }
     static __m256 widen(const std::uint16_t* p) {
         const __m256i wide =
             _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));

@@ -65,6 +65,13 @@ struct F32x16 {
     F32x16 zero_unless_ge(F32x16 a, F32x16 b) const {
         return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ), v)};
     }
+    // The Walsh-Hadamard transform of the lanes, not normed.
+    F32x16 hadamard() const {
+        __m512 x = butterfly(v, _mm512_permute_ps(v, 0xB1), 0xAAAA);
+        x = butterfly(x, _mm512_permute_ps(x, 0x4E), 0xCCCC);
+        x = butterfly(x, _mm512_shuffle_f32x4(x, x, 0xB1), 0xF0F0);
+        return {butterfly(x, _mm512_shuffle_f32x4(x, x, 0x4E), 0xFF00)};
+    }
     float reduce_max() const { return _mm512_reduce_max_ps(v); }
     // Adds lane i to lane i + 8, then 4, 2, 1: the same tree in every tier.
     float reduce_add() const {
@@ -72,6 +79,12 @@ struct F32x16 {
         const __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
         const __m128 d = _mm_add_ps(q, _mm_movehl_ps(q, q));
         return _mm_cvtss_f32(_mm_add_ss(d, _mm_movehdup_ps(d)));
+    }
+
+  private:
+    // Each lane with its partner: the sum in the lower lane of a pair, the difference in the upper.
+    static __m512 butterfly(__m512 x, __m512 partner, __mmask16 upper) {
+        return _mm512_mask_sub_ps(_mm512_add_ps(x, partner), upper, partner, x);
     }
 };
 

@@ -145,6 +145,18 @@ struct F32x16 {
         for (int i = 0; i < 16; ++i) r.x[i] = a.x[i] >= b.x[i] ? x[i] : 0.0f;
         return r;
     }
+    F32x16 hadamard() const {
+        F32x16 r = *this;
+        for (int half = 1; half < 16; half *= 2) {
+            for (int i = 0; i < 16; ++i) {
+                if (i & half) continue;
+                const float a = r.x[i], b = r.x[i + half];
+                r.x[i] = a + b;
+                r.x[i + half] = a - b;
+            }
+        }
+        return r;
+    }
     float reduce_max() const {
         float r = x[0];
         for (int i = 1; i < 16; ++i) r = x[i] > r ? x[i] : r;

@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.config import ModelConfig, RopeConfig
+from halfbyte.formats.names import SITES, site_inputs, site_of
 from halfbyte.formats.planes import pack, split
+from halfbyte.formats.transforms import Gather, Rotation, Transform
 from halfbyte.formats.weights import Dense, Planes
 
 F32 = NDArray[np.float32]
@@ -44,6 +46,8 @@ class Kind:
     planes: int = 8  # 8: hi and lo, 4: hi only
     offsets: bool = False
     dense: str = ""  # f32 | f16 | bf16: no planes at all
+    transforms: str = ""  # rotations (of o and down) | gathers (of every input)
+    wide_groups: int = 0  # of layer matrices
 
 
 def _config(family: str, **changes: object) -> ModelConfig:
@@ -91,12 +95,20 @@ MODELS = {
     "qwen3-qk-norm": ("qwen3", Kind(group_size=64)),
     "llama-2500-words": ("vocabulary", Kind()),
     "wide-g128": ("wide", Kind(group_size=128)),
+    "wide-rotated": ("wide", Kind(transforms="rotations")),
+    "llama-reordered": ("llama", Kind(transforms="gathers", wide_groups=1)),
+    "wide-reordered-4-planes": (
+        "wide",
+        Kind(planes=4, transforms="gathers", wide_groups=2, offsets=True),
+    ),
 }
 DENSE_MODELS = {
     "llama-f32": ("llama", Kind(dense="f32")),
     "mistral-f16": ("mistral", Kind(dense="f16")),
     "qwen2-bf16": ("qwen2", Kind(dense="bf16")),
     "qwen3-f32": ("qwen3", Kind(dense="f32")),
+    "rotated-f32": ("wide", Kind(dense="f32", transforms="rotations")),
+    "reordered-f32": ("llama", Kind(dense="f32", transforms="gathers")),
 }
 
 
@@ -114,8 +126,47 @@ def make(config: ModelConfig, kind: Kind, seed: int = 0) -> TinyWeights:
         rng = _rng(seed, name)
         values = rng.standard_normal((outputs, inputs)).astype(np.float32)
         values *= np.float32(size / np.sqrt(inputs))
-        matrices[name] = dense(values, kind.dense) if kind.dense else planes_of(values, kind, rng)
+        matrix = dense(values, kind.dense) if kind.dense else planes_of(values, kind, rng)
+        matrices[name] = with_layer_input(name, matrix, kind, config, seed)
     return TinyWeights(config, matrices, _vectors(config, seed))
+
+
+def with_layer_input(
+    name: str, matrix: Planes | Dense, kind: Kind, config: ModelConfig, seed: int
+) -> Planes | Dense:
+    """The matrix with the transform and the wide groups of its kind."""
+    place = site_of(name)
+    if place is None:
+        return matrix
+    layer, site = place
+    transform: Transform | None = None
+    if kind.transforms == "gathers":
+        order = _rng(seed, f"{layer}.{site}.gather").permutation(site_inputs(config)[site])
+        transform = Gather(order.astype(np.int32))
+    elif kind.transforms == "rotations" and site in ("attn.o", "mlp.down"):
+        transform = rotation_at(site, config)
+    matrix = replace(matrix, transform=transform)
+    if isinstance(matrix, Dense) or not kind.wide_groups:
+        return matrix
+    wide_bytes = kind.wide_groups * kind.group_size // 2
+    lo = matrix.lo
+    assert lo is not None
+    return replace(
+        matrix,
+        lo=lo[:, -wide_bytes:].copy() if kind.planes == 4 else lo,
+        wide_groups=kind.wide_groups,
+    )
+
+
+def rotation_at(site: str, config: ModelConfig) -> Rotation:
+    """Across the heads before `o`, along the row before `down`; cores of every kind."""
+    assert site in SITES
+    if site == "attn.o":
+        kind = "sylvester" if config.num_heads & (config.num_heads - 1) == 0 else "dct"
+        return Rotation(config.num_heads, kind, stride=config.head_dim)
+    if config.intermediate_size == 384:
+        return Rotation(12, "paley-1", 32)
+    return Rotation(1, "sylvester", 128)
 
 
 def dense(values: F32, dtype: str) -> Dense:
@@ -139,7 +190,7 @@ def planes_of(values: F32, kind: Kind, rng: np.random.Generator) -> Planes:
     unit = scale.astype(np.float32)[:, :, None] / 16
     codes = np.clip(np.rint(grouped / unit), -136, 119).astype(np.int16)
     hi, lo = split(codes.reshape(outputs, inputs))
-    packed_lo = pack(lo) if kind.planes == 8 else None
+    packed_lo = pack(lo) if kind.planes == 8 or kind.wide_groups else None
     return Planes(pack(hi), packed_lo, scale, offset, kind.group_size)
 
 

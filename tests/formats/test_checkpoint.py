@@ -107,9 +107,14 @@ def edit_model(directory, **changes):
     edit_manifest(directory, model={**model, **changes})
 
 
+def rotate_down(directory, **rotation):
+    edit_manifest(directory, format=2, transforms={"mlp.down": rotation})
+
+
 def edit_tensors(directory, file, change):
     """Rewrite a file with `change` applied to its name -> (dtype, array), sizes kept true."""
     names = {np.dtype(np.uint8): "U8", np.dtype(np.float16): "F16", np.dtype(np.float32): "F32"}
+    names[np.dtype(np.int32)] = "I32"
     tensors = {k: (names[v.dtype], v) for k, v in load_file(directory / file).items()}
     change(tensors)
     files = json.loads((directory / MANIFEST_NAME).read_text())["files"]
@@ -167,10 +172,26 @@ FAULTS = [
     ("bad-json", lambda d: (d / MANIFEST_NAME).write_text("[" * 200_000)),
     ("bad-json", lambda d: (d / MANIFEST_NAME).write_bytes(b"\xff\xfe\x00{}")),
     ("bad-json", lambda d: (d / MANIFEST_NAME).write_bytes(b" " * ((4 << 20) + 1))),
-    ("bad-version", lambda d: edit_manifest(d, format=2)),
+    ("bad-version", lambda d: edit_manifest(d, format=3)),
     ("bad-version", lambda d: edit_manifest(d, format=True)),
     ("bad-version", lambda d: edit_manifest(d, format=...)),
     ("unknown-key", lambda d: edit_manifest(d, wieghts="planes")),
+    ("unknown-key", lambda d: edit_manifest(d, wide_groups=1)),  # version 1 has none
+    ("bad-field", lambda d: edit_manifest(d, format=2, wide_groups=3)),
+    ("bad-field", lambda d: edit_manifest(d, format=2, wide_groups=True)),
+    ("bad-field", lambda d: edit_manifest(d, format=2, transforms=[])),
+    ("bad-transform", lambda d: edit_manifest(d, format=2, transforms={"head": "gather"})),
+    ("bad-transform", lambda d: edit_manifest(d, format=2, transforms={"attn.o": "scatter"})),
+    ("bad-transform", lambda d: rotate_down(d, core=3, kind="dct", block=32, size=1)),
+    ("bad-transform", lambda d: rotate_down(d, core=3, kind="dct", block=64, stride=1)),
+    ("bad-transform", lambda d: rotate_down(d, core=3, kind="sylvester", block=32, stride=1)),
+    ("bad-transform", lambda d: rotate_down(d, core=1, kind="sylvester", block=8, stride=1)),
+    ("bad-transform", lambda d: rotate_down(d, core=1, kind="sylvester", block=48, stride=1)),
+    ("bad-transform", lambda d: rotate_down(d, core=2.0, kind="sylvester", block=16, stride=1)),
+    ("bad-transform", lambda d: rotate_down(d, core=1 << 40, kind="dct", block=16, stride=1)),
+    ("missing-tensor", lambda d: edit_manifest(d, format=2, transforms={"attn.qkv": "gather"})),
+    ("missing-tensor", lambda d: edit_manifest(d, format=2, wide_groups=1)),  # gate has no lo
+    ("unexpected-tensor", put("layers.0.attn.o.gather", "I32", np.arange(64, dtype=np.int32))),
     ("bad-field", lambda d: edit_manifest(d, weights="nibbles")),
     ("bad-field", lambda d: edit_manifest(d, weights=["planes"])),
     ("bad-field", lambda d: edit_manifest(d, group_size=48)),
@@ -252,7 +273,7 @@ def test_documentation_names_exactly_the_faults_there_are():
     root = Path(__file__).parents[2]
     text = (root / "docs" / "format.md").read_text()
     documented = set(re.findall(r"^\| `([a-z-]+)` \|", text, flags=re.MULTILINE))
-    tested = {name for name, _ in FAULTS} | {"not-finite", "bad-text"}
+    tested = {name for name, _ in FAULTS} | {"not-finite", "bad-gather", "bad-text"}
     assert documented == tested
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 
 from halfbyte.config import ModelConfig
 from halfbyte.errors import ArgumentError, FormatError
-from halfbyte.formats.manifest import Manifest, read_manifest
-from halfbyte.formats.names import expected_tensors
+from halfbyte.formats.manifest import GATHER, Manifest, read_manifest
+from halfbyte.formats.names import expected_tensors, site_inputs, site_of
 from halfbyte.formats.tensor_file import TensorEntry, TensorFile
+from halfbyte.formats.transforms import Gather, Rotation, Transform, is_permutation
 from halfbyte.formats.weights import Dense, Planes
 
 MAX_TEXT_BYTES = 256 << 20  # tokenizer.json of a 262k-token vocabulary is 33 MB
 DENSE_DTYPES = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
-_Wanted = dict[str, tuple[tuple[str, ...], tuple[int, ...]]]  # tensor name -> dtypes, shape
+_Shape = tuple[tuple[str, ...], tuple[int, ...]]  # dtypes, shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,13 @@ class Checkpoint:
         manifest = read_manifest(directory)
         tensors = open_files(directory, manifest.files)
         entries = {name: file.entries[name] for name, file in tensors.items()}
-        check_tensors(expected_tensors(manifest.config), entries, manifest.group_size)
+        check_tensors(
+            expected_tensors(manifest.config),
+            entries,
+            manifest.group_size,
+            _gathers(manifest),
+            manifest.wide_groups,
+        )
         return cls(directory, manifest, tensors)
 
     @property
@@ -59,6 +66,11 @@ class Checkpoint:
     def head_bits(self) -> dict[int, int]:
         """Weight bits of a level -> planes its output head reads."""
         return dict(self.manifest.head_bits)
+
+    @property
+    def wide_groups(self) -> int:
+        """Groups at the end of every layer matrix's rows that run with 8 bits at any level."""
+        return self.manifest.wide_groups
 
     @property
     def source(self) -> dict[str, Any]:
@@ -100,15 +112,22 @@ class Checkpoint:
         """A matrix with the values of the source: [N, K]."""
         if self.weights == "dense":
             entry = self._entry(f"{name}.weight")
-            return Dense(self._array(f"{name}.weight"), DENSE_DTYPES[entry.dtype])
+            values = self._array(f"{name}.weight")
+            return Dense(values, DENSE_DTYPES[entry.dtype], self._transform(name))
         self._entry(f"{name}.hi")
         scale, offset = self._array(f"{name}.scale"), self._optional(f"{name}.offset")
-        for part, values in (("scale", scale), ("offset", offset)):
-            if values is not None:
-                check_finite(f"{name}.{part}", values)
+        for part, found in (("scale", scale), ("offset", offset)):
+            if found is not None:
+                check_finite(f"{name}.{part}", found)
         assert self.group_size is not None
         return Planes(
-            self._array(f"{name}.hi"), self._optional(f"{name}.lo"), scale, offset, self.group_size
+            self._array(f"{name}.hi"),
+            self._optional(f"{name}.lo"),
+            scale,
+            offset,
+            self.group_size,
+            self.wide_groups if site_of(name) else 0,
+            self._transform(name),
         )
 
     def vector(self, name: str) -> NDArray[np.float32]:
@@ -119,8 +138,24 @@ class Checkpoint:
         return values
 
     def has_lo(self, name: str) -> bool:
-        """Whether 8 bits of the matrix are stored."""
-        return f"{name}.lo" in self._tensors
+        """Whether 8 bits of the whole matrix are stored."""
+        if f"{name}.lo" not in self._tensors:
+            return False
+        return self._entry(f"{name}.lo").shape == self._entry(f"{name}.hi").shape
+
+    def _transform(self, name: str) -> Transform | None:
+        place = site_of(name)
+        if place is None:
+            return None
+        layer, site = place
+        transform = self.manifest.transforms.get(site)
+        if transform is None or isinstance(transform, Rotation):
+            return transform
+        tensor = f"{layer}.{site}.gather"
+        indices: NDArray[np.int32] = self._array(tensor)
+        if not is_permutation(indices):
+            raise _fault("bad-gather", tensor, "indices", f"each of 0 to {len(indices) - 1} once")
+        return Gather(indices)
 
     def _entry(self, name: str) -> TensorEntry:
         if name not in self._tensors:
@@ -176,11 +211,12 @@ def check_tensors(
     expected: Iterable[tuple[str, tuple[int, ...]]],
     entries: dict[str, TensorEntry],
     group_size: int | None,
-    extra: Mapping[str, tuple[tuple[str, ...], tuple[int, ...]]] | None = None,
+    extra: Iterable[tuple[str, _Shape]] = (),
+    wide_groups: int = 0,
 ) -> None:
-    """Exactly the matrices and vectors expected, and `extra`: tensor name -> dtypes, shape."""
+    """Exactly the matrices and vectors expected, and `extra`: tensor name, dtypes and shape."""
     unseen = set(entries)
-    wanted: _Wanted
+    wanted: dict[str, _Shape]
     for name, shape in expected:
         if len(shape) == 1:
             wanted = {name: (("F32",), shape)}
@@ -188,19 +224,45 @@ def check_tensors(
             wanted = {f"{name}.weight": (tuple(DENSE_DTYPES), shape)}
         else:
             wanted = _plane_tensors(name, shape[0], shape[1], group_size)
+            if wide_groups and site_of(name):
+                _check_wide_lo(name, entries, shape[0], wide_groups * group_size, wanted)
         for tensor, (dtypes, size) in wanted.items():
             if tensor.endswith((".lo", ".offset")) and tensor not in entries:
                 continue
             _check_tensor(tensor, entries, dtypes, size)
             unseen.discard(tensor)
-    for tensor, (dtypes, size) in (extra or {}).items():
+    for tensor, (dtypes, size) in extra:
         _check_tensor(tensor, entries, dtypes, size)
         unseen.discard(tensor)
     if unseen:
         raise _fault("unexpected-tensor", min(unseen), "a tensor", "none of that name")
 
 
-def _plane_tensors(name: str, rows: int, inputs: int, group: int) -> _Wanted:
+def _gathers(manifest: Manifest) -> Iterator[tuple[str, _Shape]]:
+    """Every layer's reorderings."""
+    inputs = site_inputs(manifest.config)
+    sites = [site for site, transform in manifest.transforms.items() if transform == GATHER]
+    for i in range(manifest.config.num_layers):
+        for site in sites:
+            yield f"layers.{i}.{site}.gather", (("I32",), (inputs[site],))
+
+
+def _check_wide_lo(
+    name: str,
+    entries: dict[str, TensorEntry],
+    rows: int,
+    wide_inputs: int,
+    wanted: dict[str, _Shape],
+) -> None:
+    """Wide groups need `lo`: of themselves alone, or of the whole matrix."""
+    tensor, alone = f"{name}.lo", (rows, wide_inputs // 2)
+    if tensor not in entries:
+        raise _fault("missing-tensor", tensor, "no such tensor", f"one of shape {list(alone)}")
+    if entries[tensor].shape == alone:
+        wanted[tensor] = (("U8",), alone)
+
+
+def _plane_tensors(name: str, rows: int, inputs: int, group: int) -> dict[str, _Shape]:
     if inputs % group:
         raise _fault("bad-group", name, f"{inputs} inputs in groups of {group}", "whole groups")
     return {

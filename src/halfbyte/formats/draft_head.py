@@ -208,7 +208,7 @@ class HeadCheckpoint:
         if (vocab := manifest.config.draft_vocab) is not None:
             extra["draft_ids"] = (("I32",), (vocab,))
         entries = {name: file.entries[name] for name, file in tensors.items()}
-        check_tensors(wanted, entries, manifest.group_size, extra)
+        check_tensors(wanted, entries, manifest.group_size, extra.items())
         ids = None
         if extra:
             ids = tensors["draft_ids"].array("draft_ids")

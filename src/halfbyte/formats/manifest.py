@@ -6,15 +6,22 @@ import difflib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, Literal
 
 from halfbyte.config import GROUP_SIZES, ModelConfig
 from halfbyte.errors import FormatError, HalfbyteError
+from halfbyte.formats.names import SITES, site_inputs
+from halfbyte.formats.transforms import Rotation
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 1  # of whatever needs no more than it has
+NEWEST_VERSION = 2
 MANIFEST_NAME = "halfbyte.json"
 MAX_MANIFEST_BYTES = 4 << 20
 _KEYS = ("format", "model", "group_size", "weights", "head_bits", "files", "source", "tokenizer")
+_KEYS_2 = (*_KEYS, "transforms", "wide_groups")
+_ROTATION_KEYS = {"core", "kind", "block", "stride"}
+GATHER = "gather"
+SiteTransform = Rotation | Literal["gather"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +35,18 @@ class Manifest:
     files: dict[str, int]  # name -> size in bytes
     source: dict[str, Any] = field(default_factory=dict)
     tokenizer: dict[str, Any] = field(default_factory=dict)
+    transforms: dict[str, SiteTransform] = field(default_factory=dict)  # by site (names.SITES)
+    wide_groups: int = 0  # of every layer matrix
+
+    @property
+    def version(self) -> int:
+        """The lowest version that says it all: the most readers can read it."""
+        return NEWEST_VERSION if self.transforms or self.wide_groups else FORMAT_VERSION
 
     def to_json(self) -> str:
         """The text of halfbyte.json."""
         values = {
-            "format": FORMAT_VERSION,
+            "format": self.version,
             "model": asdict(self.config),
             "group_size": self.group_size,
             "weights": self.weights,
@@ -41,14 +55,21 @@ class Manifest:
             "source": self.source,
             "tokenizer": self.tokenizer,
         }
+        if self.version == NEWEST_VERSION:
+            transforms = {
+                site: asdict(t) if isinstance(t, Rotation) else t
+                for site, t in self.transforms.items()
+            }
+            values |= {"transforms": transforms, "wide_groups": self.wide_groups}
         return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
 
 
 def read_manifest(directory: Path) -> Manifest:
     """Raises FormatError; the names are those of docs/format.md."""
     values = read_object(directory, MANIFEST_NAME)
-    check_version(values.get("format"))
-    check_keys(values, _KEYS)
+    version = values.get("format")
+    check_version(version, NEWEST_VERSION)
+    check_keys(values, _KEYS if version == FORMAT_VERSION else _KEYS_2)
     weights = values.get("weights")
     if weights not in ("planes", "dense"):
         raise bad_field("weights", weights, "'planes' or 'dense'")
@@ -57,22 +78,25 @@ def read_manifest(directory: Path) -> Manifest:
         raise bad_field("group_size", group_size, "32, 64 or 128")
     if weights == "dense" and group_size is not None:
         raise bad_field("group_size", group_size, "null in a dense checkpoint")
+    config = read_model(values.get("model"))
     return Manifest(
-        config=read_model(values.get("model")),
+        config=config,
         group_size=group_size,
         weights=weights,
         head_bits=_read_head_bits(values.get("head_bits")),
         files=read_files(values),
         source=read_mapping(values, "source"),
         tokenizer=read_mapping(values, "tokenizer"),
+        transforms=_read_transforms(read_mapping(values, "transforms"), config),
+        wide_groups=_read_wide_groups(values.get("wide_groups", 0), group_size, config),
     )
 
 
-def check_version(version: Any) -> None:
+def check_version(version: Any, newest: int = FORMAT_VERSION) -> None:
     """Refuse a format this reader does not know."""
-    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+    if type(version) is not int or not 1 <= version <= newest:
         fix = "update halfbyte, or convert the model again"
-        expected = f"an integer from 1 to {FORMAT_VERSION}"
+        expected = f"an integer from 1 to {newest}"
         raise FormatError(
             "bad-version", "checkpoint format", got=repr(version), expected=expected, fix=fix
         )
@@ -160,6 +184,36 @@ def read_files(manifest: dict[str, Any]) -> dict[str, int]:
         if type(size) is not int or size < 0:
             raise bad_field(f"files[{name!r}]", size, "a size in bytes")
     return dict(values)
+
+
+def _read_transforms(values: dict[str, Any], config: ModelConfig) -> dict[str, SiteTransform]:
+    inputs = site_inputs(config)
+    transforms: dict[str, SiteTransform] = {}
+    for site, value in values.items():
+        what = f"transforms[{site!r}]"
+        if site not in inputs:
+            raise _bad("bad-transform", what, "a transform", "one of " + ", ".join(SITES))
+        if value == GATHER:
+            transforms[site] = "gather"
+            continue
+        if not isinstance(value, dict) or set(value) != _ROTATION_KEYS:
+            raise _bad("bad-transform", what, value, "'gather', or core, kind, block and stride")
+        try:
+            rotation = Rotation(**value)
+        except HalfbyteError as error:
+            raise _bad("bad-transform", what, error.got, error.expected) from error
+        if inputs[site] % rotation.span:
+            got = f"a rotation over {rotation.span} inputs"
+            raise _bad("bad-transform", what, got, f"a divisor of {inputs[site]}")
+        transforms[site] = rotation
+    return transforms
+
+
+def _read_wide_groups(value: Any, group_size: int | None, config: ModelConfig) -> int:
+    most = min(site_inputs(config).values()) // group_size if group_size else 0
+    if type(value) is not int or not 0 <= value <= most:
+        raise bad_field("wide_groups", value, f"an integer, 0 to {most}")
+    return value
 
 
 def read_mapping(values: dict[str, Any], key: str) -> dict[str, Any]:

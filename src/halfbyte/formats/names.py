@@ -6,6 +6,14 @@ from collections.abc import Iterator
 
 from halfbyte.config import ModelConfig
 
+# Matrices of a layer by the input they share: what a transform is applied to.
+SITES = {
+    "attn.qkv": ("attn.q", "attn.k", "attn.v"),
+    "attn.o": ("attn.o",),
+    "mlp.gate_up": ("mlp.gate", "mlp.up"),
+    "mlp.down": ("mlp.down",),
+}
+
 # Generators, not tables: a hostile config may claim millions of layers; the first missing tensor
 # ends the walk.
 
@@ -47,6 +55,27 @@ def expected_vectors(config: ModelConfig) -> Iterator[tuple[str, int]]:
     for name, shape in expected_tensors(config):
         if len(shape) == 1:
             yield name, shape[0]
+
+
+def site_of(name: str) -> tuple[str, str] | None:
+    """(`layers.i`, site) of a layer's matrix; None for the embedding and the head."""
+    prefix, _, matrix = name.partition(".attn.")
+    short = f"attn.{matrix}"
+    if not matrix:
+        prefix, _, matrix = name.partition(".mlp.")
+        short = f"mlp.{matrix}"
+    sites = [site for site, matrices in SITES.items() if short in matrices]
+    return (prefix, sites[0]) if sites else None
+
+
+def site_inputs(config: ModelConfig) -> dict[str, int]:
+    """Site -> the inputs of its matrices."""
+    return {
+        "attn.qkv": config.hidden_size,
+        "attn.o": config.num_heads * config.head_dim,
+        "mlp.gate_up": config.hidden_size,
+        "mlp.down": config.intermediate_size,
+    }
 
 
 def file_of(name: str) -> str:

@@ -42,12 +42,15 @@ def unpack(packed: NDArray[np.uint8]) -> NDArray[np.int8]:
 def dequantize(planes: Planes, bits: int) -> NDArray[np.float32]:
     """The [N, K] matrix that `bits` (4 or 8) of each code stand for; the same without `lo`.
 
-    scale * code is exact in float32 (11 + 8 bits), so adding the offset is the only rounding.
+    Wide groups count with 8 bits. scale * code is exact in float32 (11 + 8 bits), so adding the
+    offset is the only rounding.
     """
     codes = unpack(planes.hi).astype(np.float32)
-    if bits == 8 and planes.lo is not None:
-        codes += unpack(planes.lo).astype(np.float32) * np.float32(1 / 16)
     rows, inputs = codes.shape
+    wide = planes.wide_groups * planes.group_size
+    if planes.lo is not None and (bits == 8 or wide):
+        low = unpack(planes.lo if bits == 8 else planes.lo[:, planes.lo.shape[1] - wide // 2 :])
+        codes[:, inputs - low.shape[1] :] += low.astype(np.float32) * np.float32(1 / 16)
     grouped = codes.reshape(rows, inputs // planes.group_size, planes.group_size)
     grouped *= planes.scale.astype(np.float32)[:, :, None]
     if planes.offset is not None:

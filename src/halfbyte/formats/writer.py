@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from halfbyte.config import ModelConfig
 from halfbyte.errors import ArgumentError, HalfbyteError
 from halfbyte.formats.checkpoint import DENSE_DTYPES
-from halfbyte.formats.manifest import MANIFEST_NAME, Manifest
-from halfbyte.formats.names import file_of
+from halfbyte.formats.manifest import MANIFEST_NAME, Manifest, SiteTransform
+from halfbyte.formats.names import file_of, site_of
 from halfbyte.formats.tensor_file import write_tensor_file
+from halfbyte.formats.transforms import Gather
 from halfbyte.formats.weights import Dense, Planes
 
 _DTYPE_NAMES = {ours: theirs for theirs, ours in DENSE_DTYPES.items()}
@@ -45,6 +46,9 @@ class CheckpointWriter:
         self._pending: dict[str, tuple[str, NDArray[Any]]] = {}
         self._pending_file = ""
         self._files: dict[str, int] = {}
+        self._transforms: dict[str, SiteTransform | None] = {}  # by site, alike in every layer
+        self._gathers: dict[str, Gather] = {}  # of the layer being written, by tensor name
+        self._wide_groups: set[int] = set()  # of layer matrices: one number in the end
 
     def __enter__(self) -> Self:
         with _disk_errors(self._dest):
@@ -62,7 +66,8 @@ class CheckpointWriter:
         shutil.rmtree(self._partial, ignore_errors=True)  # after `finish` it is no longer there
 
     def add_matrix(self, name: str, matrix: Planes | Dense) -> None:
-        """Add an [N, K] matrix."""
+        """Add an [N, K] matrix; matrices that share an input share its transform."""
+        self._note_input(name, matrix)
         if isinstance(matrix, Dense):
             self._add(f"{name}.weight", _DTYPE_NAMES[matrix.dtype], matrix.values)
             return
@@ -98,6 +103,8 @@ class CheckpointWriter:
             files=self._files,
             source=dict(source),
             tokenizer=dict(tokenizer_info or {}),
+            transforms={site: t for site, t in self._transforms.items() if t is not None},
+            wide_groups=max(self._wide_groups, default=0),
         )
         texts = {"tokenizer.json": tokenizer_json, "chat_template.jinja": chat_template}
         texts[MANIFEST_NAME] = manifest.to_json()
@@ -107,6 +114,28 @@ class CheckpointWriter:
                     (self._partial / name).write_text(text, encoding="utf-8")
             self._partial.rename(self._dest)
         return self._dest
+
+    def _note_input(self, name: str, matrix: Planes | Dense) -> None:
+        place = site_of(name)
+        if place is None:
+            if matrix.transform is not None:
+                raise ValueError(f"{name} takes no transform")
+            return
+        layer, site = place
+        transform = matrix.transform
+        noted: SiteTransform | None = "gather" if isinstance(transform, Gather) else transform
+        if self._transforms.setdefault(site, noted) != noted:
+            raise ValueError(f"{name} has another transform than the {site} before it")
+        if isinstance(transform, Gather):
+            tensor = f"{layer}.{site}.gather"
+            if tensor in self._pending and self._gathers[tensor] != transform:
+                raise ValueError(f"{name} is reordered unlike the matrix that shares its input")
+            self._gathers = {tensor: transform}
+            self._add(tensor, "I32", transform.indices)
+        if isinstance(matrix, Planes):
+            self._wide_groups.add(matrix.wide_groups)
+            if len(self._wide_groups) > 1:
+                raise ValueError(f"{name} has {matrix.wide_groups} wide groups, others another")
 
     def _add(self, name: str, dtype: str, array: NDArray[Any]) -> None:
         file = file_of(name)

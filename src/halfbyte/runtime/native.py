@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from halfbyte import _native
 from halfbyte.config import Level, ModelConfig
 from halfbyte.errors import ArgumentError, ModelError
+from halfbyte.formats.transforms import Rotation
 from halfbyte.formats.weights import Dense, Planes, Weights
 from halfbyte.runtime.draft_head import other_taps
 from halfbyte.runtime.machine import choose_threads, choose_tier, processor_name
@@ -308,6 +309,7 @@ def put_matrix(
     model: _native.NativeModel, slot: str, layer: int, parts: list[Planes | Dense]
 ) -> None:
     """One matrix of the core from parts stacked by rows."""
+    _put_transform(model, slot, layer, parts)
     planes = [p for p in parts if isinstance(p, Planes)]
     if len(planes) == len(parts):
         model.set_planes(
@@ -323,6 +325,7 @@ def put_matrix(
                 for p in planes
             ],
             planes[0].group_size,
+            planes[0].wide_groups,
         )
         return
     dense = [p for p in parts if isinstance(p, Dense)]
@@ -334,6 +337,24 @@ def put_matrix(
         model.set_dense(slot, layer, [_f32(v) for v in values], dtype)
     else:
         model.set_dense(slot, layer, [v.view(np.uint16) for v in values], dtype)
+
+
+def _put_transform(
+    model: _native.NativeModel, slot: str, layer: int, parts: list[Planes | Dense]
+) -> None:
+    transform = parts[0].transform
+    if any(part.transform != transform for part in parts):
+        raise ModelError(
+            f"input of {slot} in layer {layer}",
+            got="matrices that want it transformed in different ways",
+            expected="one transform",
+            fix="quantize the model again",
+        )
+    if isinstance(transform, Rotation):
+        r = transform
+        model.set_rotation(slot, layer, r.matrix, r.block, r.stride, float(r.scale))
+    elif transform is not None:
+        model.set_gather(slot, layer, np.ascontiguousarray(transform.indices, np.int32))
 
 
 def _widen(part: Dense) -> NDArray[np.float32]:

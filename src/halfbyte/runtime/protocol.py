@@ -106,7 +106,7 @@ class Drafted:
 
 @dataclass(frozen=True, slots=True)
 class LayerPass:
-    """What one layer read at its linears, and what it made of the residual stream: M rows each."""
+    """What one layer's products read, transforms done, and what it made of the residual stream."""
 
     qkv: NDArray[np.float32]  # [M, hidden] input of q, k and v
     o: NDArray[np.float32]  # [M, H * D]

@@ -29,6 +29,7 @@ from halfbyte.runtime.reference_ops import (
     rope,
     rope_angles,
     silu_mul,
+    transformed,
     widen,
 )
 from halfbyte.runtime.reference_sampling import adjustments_of, sample_rows
@@ -113,7 +114,7 @@ class ReferenceRuntime:
         if level.weight_bits == 32:
             return all(isinstance(s, Dense) for s in stored)
         return all(
-            isinstance(s, Planes) and (level.weight_bits == 4 or s.lo is not None) for s in stored
+            isinstance(s, Planes) and (level.weight_bits == 4 or s.has_full_lo) for s in stored
         )
 
     def forward(self, batch: Batch, level: Level, logit_rows: NDArray[np.int32]) -> F32:
@@ -149,7 +150,9 @@ class ReferenceRuntime:
         up = layer.up.linear(mlp_in, weight_bits, act_bits)
         hidden = silu_mul(gate, up)
         x = x + layer.down.linear(hidden, weight_bits, act_bits)
-        return LayerPass(attn_in, mixed, mlp_in, hidden, x)
+        inputs = ((layer.q, attn_in), (layer.o, mixed), (layer.gate, mlp_in), (layer.down, hidden))
+        qkv, o, gate_up, down = (transformed(a, m.stored.transform) for m, a in inputs)
+        return LayerPass(qkv, o, gate_up, down, x)
 
     def run_layer(
         self, layer: int, residual: F32, row_starts: NDArray[np.int32], level: Level

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from halfbyte.formats.transforms import Gather, Rotation, Transform
 from halfbyte.runtime.protocol import KvBits
 
 F32 = NDArray[np.float32]
@@ -48,8 +49,42 @@ def fma(a: F32, b: F32, c: F32) -> F32:
     return total.astype(np.float32)
 
 
-def quantize_activations(a: F32, act_bits: int, group_size: int) -> tuple[NDArray[np.int32], F32]:
-    """[M, K] -> codes [M, K] and scales [M, K/G]."""
+def transformed(x: F32, transform: Transform | None) -> F32:
+    """[M, K] -> [M, K]: what a matrix that carries `transform` multiplies."""
+    if transform is None:
+        return x
+    return x[:, transform.indices] if isinstance(transform, Gather) else rotate(x, transform)
+
+
+def rotate(x: F32, rotation: Rotation) -> F32:
+    """[M, K] -> [M, K], rounded as docs/numerics.md says."""
+    core, block = rotation.core, rotation.block
+    parts = x.reshape(len(x), -1, core, block * rotation.stride)
+    entries = rotation.matrix[:, :, None]  # [to, from, 1]
+    mixed: F32 = entries[:, 0] * parts[:, :, :1]
+    for i in range(1, core):
+        mixed = fma(entries[:, i], parts[:, :, i : i + 1], mixed)
+    half = 1
+    while half < block:
+        pairs = mixed.reshape(*mixed.shape[:3], -1, 2, half)
+        a, b = pairs[..., 0, :], pairs[..., 1, :]
+        mixed = np.stack((a + b, a - b), axis=-2).reshape(mixed.shape)
+        half *= 2
+    return (mixed * rotation.scale).reshape(x.shape)
+
+
+def quantize_activations(
+    a: F32, act_bits: int, group_size: int, wide_groups: int = 0
+) -> tuple[NDArray[np.int32], F32]:
+    """[M, K] -> codes [M, K] and scales [M, K/G]; the last `wide_groups` have at least 8 bits."""
+    if wide_groups and act_bits < 8:
+        narrow = a.shape[1] - wide_groups * group_size
+        parts = (
+            quantize_activations(a[:, :narrow], act_bits, group_size),
+            quantize_activations(a[:, narrow:], 8, group_size),
+        )
+        codes, scales = (np.concatenate(both, axis=1) for both in zip(*parts, strict=True))
+        return codes, scales
     rows, inputs = a.shape
     grouped = a.reshape(rows, inputs // group_size, group_size)
     largest = np.float32(LARGEST_CODE[act_bits])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from halfbyte.runtime.reference_ops import (
     linear_dense,
     linear_planes,
     quantize_activations,
+    transformed,
     widen,
 )
 
@@ -29,13 +30,15 @@ class Matrix:
     scales: dict[int, F32]  # weight bits 4 and 8 -> [N, K/G]
 
     def linear(self, x: F32, weight_bits: int, act_bits: int) -> F32:
-        """[M, K] -> [M, N], no bias."""
+        """[M, K] -> [M, N], no bias; x as the layer makes it, before the transform."""
+        x = transformed(x, self.stored.transform)
         if self.values is not None:
             return linear_dense(self.values, x)
-        assert isinstance(self.stored, Planes)
-        codes, scale = quantize_activations(x, act_bits, self.stored.group_size)
+        p = self.stored
+        assert isinstance(p, Planes)
+        codes, scale = quantize_activations(x, act_bits, p.group_size, p.wide_groups)
         return linear_planes(
-            self.codes[weight_bits], self.scales[weight_bits], self.stored.offset, codes, scale
+            self.codes[weight_bits], self.scales[weight_bits], p.offset, codes, scale
         )
 
     def rows(self, ids: NDArray[np.int32]) -> F32:
@@ -44,7 +47,8 @@ class Matrix:
             p = self.stored
             lo = None if p.lo is None else p.lo[ids]
             offset = None if p.offset is None else p.offset[ids]
-            return dequantize(Planes(p.hi[ids], lo, p.scale[ids], offset, p.group_size), 8)
+            rows = replace(p, hi=p.hi[ids], lo=lo, scale=p.scale[ids], offset=offset)
+            return dequantize(rows, 8)
         assert self.values is not None
         return self.values[ids]
 
@@ -53,7 +57,8 @@ class Matrix:
         p = self.stored
         if isinstance(p, Dense):
             return p.values.nbytes
-        low = p.lo.nbytes if p.lo is not None and weight_bits == 8 else 0
+        wide = p.wide_groups * p.group_size * p.hi.shape[0] // 2
+        low = p.lo.nbytes if p.lo is not None and weight_bits == 8 else wide
         return p.hi.nbytes + low + p.scale.nbytes + (p.offset.nbytes if p.offset is not None else 0)
 
 
@@ -71,12 +76,17 @@ def hold_matrix(stored: Planes | Dense) -> Matrix:
             values = widen(np.ascontiguousarray(stored.values).view(np.uint16), stored.dtype)
         return Matrix(stored, values, {}, {})
     hi = unpack(stored.hi)
-    scale = stored.scale.astype(np.float32)
-    codes, scales = {4: hi.astype(np.int16)}, {4: scale}
-    if stored.lo is None:
-        codes[8], scales[8] = codes[4], scales[4]
-    else:
-        codes[8], scales[8] = join(hi, unpack(stored.lo)), scale / np.float32(16)
+    low = None if stored.lo is None else unpack(stored.lo)
+    codes, scales = {}, {}
+    for bits in (4, 8):
+        wide = stored.scale.shape[1] if bits == 8 and stored.has_full_lo else stored.wide_groups
+        codes[bits] = hi.astype(np.int16)
+        scales[bits] = stored.scale.astype(np.float32)
+        if wide:  # the last `wide` groups have codes of 8 bits
+            assert low is not None
+            inputs = wide * stored.group_size
+            codes[bits][:, -inputs:] = join(hi[:, -inputs:], low[:, -inputs:])
+            scales[bits][:, -wide:] /= np.float32(16)
     return Matrix(stored, None, codes, scales)
 
 
