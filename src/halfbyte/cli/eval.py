@@ -29,8 +29,9 @@ def evaluate(
         list[str],
         typer.Option(
             "--task",
-            help="NAME=FILE, may be given several times. Names: perplexity (a text file), gsm8k"
-            " (the published JSON lines).",
+            help="NAME=FILE, may be given several times: perplexity or agreement over a text;"
+            " acceptance, gsm8k, champ, humaneval, piqa, hellaswag, openbookqa, mmlu or"
+            " commonsenseqa over JSON lines.",
             show_default=False,
         ),
     ],
@@ -53,7 +54,13 @@ def evaluate(
         Optional[str],  # noqa: UP045
         typer.Option(help="What rows call the model.  [default: CKPT]"),
     ] = None,
-    window: Annotated[int, typer.Option(help="Tokens of a stretch of text, perplexity.")] = 512,
+    window: Annotated[
+        int, typer.Option(help="perplexity, agreement: tokens of a stretch of text.")
+    ] = 512,
+    reference: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="agreement: LEVEL of the same weights, or MODEL@LEVEL such as SRC@f32."),
+    ] = None,
     shots: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="gsm8k: JSON lines with worked examples.  [default: built in]"),
@@ -62,6 +69,9 @@ def evaluate(
         Optional[int],  # noqa: UP045
         typer.Option("--max-tokens", "-n", help="Of a completion.  [default: the task's own]"),
     ] = None,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="humaneval: run what the model writes, fenced in.")
+    ] = False,
     draft_length: DraftLength = DEFAULT_DRAFT_LENGTH,
     batch: Annotated[int, typer.Option(help="Requests decoded together.")] = 8,
     num_tokens: NumTokens = DEFAULT_NUM_TOKENS,
@@ -74,6 +84,7 @@ def evaluate(
     interrupted run goes on where it stopped when it is started again.
     """
     from halfbyte.cascade.cascade import Cascade
+    from halfbyte.evaluate.reference import Reference
     from halfbyte.evaluate.run import evaluate as run
     from halfbyte.evaluate.subject import load_subject
     from halfbyte.evaluate.tasks.catalog import TaskOptions, parse_task
@@ -83,7 +94,13 @@ def evaluate(
         raise ArgumentError(
             "eval", got="no level", expected="--level or --cascade", fix="for example -l w8a16"
         )
-    options = TaskOptions(window=window, shots=shots, max_tokens=max_tokens)
+    options = TaskOptions(
+        window=window,
+        reference=Reference(reference, num_tokens, threads) if reference else None,
+        shots=shots,
+        max_tokens=max_tokens,
+        allow_code=allow_code,
+    )
     tasks = [parse_task(text, options) for text in task]
     with conversion_progress() as progress:
         first = load_subject(

@@ -33,7 +33,7 @@ def read_text(path: Path) -> str:
 
 def read_lines(path: Path, **fields: type | tuple[type, ...]) -> Iterator[dict[str, Any]]:
     """JSON objects, one a line; each must have `fields` of those types."""
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:

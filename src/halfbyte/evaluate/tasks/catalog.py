@@ -5,10 +5,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from halfbyte.errors import ArgumentError
+from halfbyte.evaluate.reference import Reference, require_reference
+from halfbyte.evaluate.tasks.acceptance import Acceptance
+from halfbyte.evaluate.tasks.agreement import Agreement
+from halfbyte.evaluate.tasks.champ import Champ
 from halfbyte.evaluate.tasks.gsm8k import Gsm8k
+from halfbyte.evaluate.tasks.humaneval import HumanEval
+from halfbyte.evaluate.tasks.multiple_choice import STYLES, MultipleChoice
 from halfbyte.evaluate.tasks.perplexity import DEFAULT_WINDOW, Perplexity
 from halfbyte.evaluate.tasks.task import Task
 
@@ -18,15 +25,33 @@ class TaskOptions:
     """What tasks may need besides their data; each reads its own."""
 
     window: int = DEFAULT_WINDOW  # perplexity, agreement: tokens
+    reference: Reference | None = None  # agreement
     shots: Path | None = None  # gsm8k: worked examples
     max_tokens: int | None = None  # of a completion; None: the task's own
+    allow_code: bool = False  # humaneval: run what the model writes
 
 
 Factory = Callable[[Path, TaskOptions], Task]
 
+
+def _agreement(path: Path, o: TaskOptions) -> Task:
+    reference = require_reference(o.reference)
+    assert o.reference is not None
+    return Agreement(path, reference, o.reference.text, o.window)
+
+
+def _choice(name: str, path: Path, options: TaskOptions) -> Task:
+    return MultipleChoice(name, path)
+
+
 TASKS: Mapping[str, Factory] = {
     "perplexity": lambda path, o: Perplexity(path, o.window),
+    "agreement": _agreement,
+    "acceptance": lambda path, o: Acceptance(path, o.max_tokens),
     "gsm8k": lambda path, o: Gsm8k(path, shots=o.shots, max_tokens=o.max_tokens),
+    "champ": lambda path, o: Champ(path, o.max_tokens),
+    "humaneval": lambda path, o: HumanEval(path, allow_code=o.allow_code, max_tokens=o.max_tokens),
+    **{name: partial(_choice, name) for name in STYLES},
 }
 
 

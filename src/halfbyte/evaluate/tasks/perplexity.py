@@ -36,6 +36,19 @@ def plain_text(path: Path) -> str:
     return re.sub(r"^</?doc\b[^>\n]*>$\n?", "", read_text(path), flags=re.MULTILINE)
 
 
+def require_windows(path: Path, subject: Subject, length: int) -> list[Item]:
+    """The windows of a text file; raises SourceError if there are none."""
+    found = windows(plain_text(path), subject, length)
+    if not found:
+        raise SourceError(
+            f"text {path.name}",
+            got=f"less than {length} tokens",
+            expected="at least one window",
+            fix="give a longer text or a smaller --window",
+        )
+    return found
+
+
 def check_window(window: int) -> int:
     """At least two tokens: one to predict from and one to predict."""
     if not 2 <= window <= 1 << 20:
@@ -62,15 +75,7 @@ class Perplexity:
 
     def items(self, subject: Subject) -> Sequence[Item]:
         """One a window."""
-        found = windows(plain_text(self._path), subject, self._window)
-        if not found:
-            raise SourceError(
-                f"text {self._path.name}",
-                got=f"less than {self._window} tokens",
-                expected="at least one window",
-                fix="give a longer text or a smaller --window",
-            )
-        return found
+        return require_windows(self._path, subject, self._window)
 
     def run(self, subject: Subject, items: Sequence[Item]) -> Iterator[Record]:
         """Negative log-likelihood of each window."""
