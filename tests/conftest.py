@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,15 @@ from tests.talking_model import write_talking_model
 # Examples share a machine with whatever else it runs: how long one takes proves nothing.
 settings.register_profile("halfbyte", deadline=None)
 settings.load_profile("halfbyte")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cost_tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tables of tiny models are measured once a session and leave nothing behind."""
+    with pytest.MonkeyPatch.context() as patch:
+        directory = tmp_path_factory.mktemp("costs")
+        patch.setattr("halfbyte.auto.cache_directory", lambda: directory)
+        yield
 
 
 @pytest.fixture(scope="session")

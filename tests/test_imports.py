@@ -32,6 +32,7 @@ ROOMS = (
         "chat",
         "loading",
         "request",
+        "auto",
         "llm",
         "metrics",
         "recorder",

@@ -205,8 +205,8 @@ def test_a_model_without_a_tokenizer_runs_on_token_ids(tmp_path: Path) -> None:
 def test_without_a_cascade_the_weights_decide(tmp_path: Path) -> None:
     four = write_talking_model(tmp_path / "four", kind=Kind(planes=4))
     dense = write_talking_model(tmp_path / "dense", kind=Kind(dense="f32"))
-    assert str(LLM(four, None, 1, num_tokens=64).cascade) == "w4a16"
-    assert str(LLM(dense, None, 1, num_tokens=64).cascade) == "f32"
+    assert str(LLM(four, None, 1, num_tokens=64).cascade) == "auto > w4a16"
+    assert str(LLM(dense, None, 1, num_tokens=64).cascade) == "auto > f32"
     with pytest.raises(ArgumentError, match="--planes 8"):
         LLM(four, "w4a8 > w8a16", 1, num_tokens=64)
 

@@ -9,11 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from halfbyte.auto import cost_table, planner_for
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.ngram import NgramOptions
+from halfbyte.cascade.planner import CostPlanner
 from halfbyte.cascade.planning import Planner
 from halfbyte.cascade.proposers import Proposers
+from halfbyte.cascade.stages import Auto
 from halfbyte.chat import Message
+from halfbyte.config import Level
 from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.run import Engine, fixed_plan
 from halfbyte.errors import ArgumentError
@@ -22,7 +26,7 @@ from halfbyte.params import SamplingParams
 from halfbyte.request import Request, check_tokens
 from halfbyte.results import Chunk, Completion
 
-DEFAULT_CASCADE = "w4a8 > w8a16"
+DEFAULT_CASCADE = "auto"
 Prompt = str | Seq[int]
 
 
@@ -30,8 +34,9 @@ class LLM:
     """A model under one cascade. The output is the target level's, whatever drafts for it.
 
     `model`: a checkpoint directory, a GGUF file, a Hugging Face directory or hub id, or
-    `smollm2-135m`; anything but a checkpoint is converted once into a cache. `cascade` None picks
-    the nested pair where the weights have both planes, else plain decoding.
+    `smollm2-135m`; anything but a checkpoint is converted once into a cache. `cascade` `auto` (or
+    None) lets a planner choose what proposes, and how much, from measured costs (docs/planner.md);
+    its target is the best level the weights have, or L of `auto > L`.
 
     One caller at a time: not thread-safe.
     """
@@ -68,7 +73,7 @@ class LLM:
             )
             model = load(model, chosen, sizes, planes=planes, group=group, progress=progress)
         self.model = model
-        self._use(chosen or default_cascade(model.runtime), options, ngram or NgramOptions())
+        self._use(chosen, options, ngram or NgramOptions())
 
     def with_cascade(
         self,
@@ -99,15 +104,29 @@ class LLM:
         return other
 
     def prepare(self, cascade: Cascade) -> None:
-        """Refuse a cascade that cannot run here; open the models it names."""
+        """Refuse a cascade that cannot run here; open the models it names, measure for `auto`."""
         cascade.require(self.model.runtime)
-        self._proposers.of(cascade)
+        self.planner(cascade)
 
-    def _use(self, cascade: Cascade, options: EngineOptions, ngram: NgramOptions) -> None:
+    def planner(self, cascade: Cascade) -> Planner:
+        """What decides for the sequences of a cascade; that of `auto` keeps what it learns."""
+        if not cascade.is_auto:
+            return fixed_plan(self._proposers, cascade, self.options)
+        target = cascade.target
+        if target not in self._planners:
+            runtime = self.model.runtime
+            table = cost_table(runtime, self.model.pool, target)
+            self._planners[target] = planner_for(runtime, self._proposers, target, table)
+        return self._planners[target]
+
+    def _use(self, cascade: Cascade | None, options: EngineOptions, ngram: NgramOptions) -> None:
         """Take a cascade for this model; what it needs besides is opened now, not at a token."""
+        if cascade is None or cascade == Cascade((Auto(),)):
+            cascade = default_cascade(self.model.runtime)
         self.cascade = cascade
         self.options = options
         self.ngram = ngram
+        self._planners: dict[Level, CostPlanner] = {}
         self._proposers = Proposers(
             self.model.runtime,
             options.min_confidence,
@@ -172,11 +191,7 @@ class LLM:
     def engine(self) -> Engine:
         """An engine with no work, over this model, cascade and options."""
         model = self.model
-        return Engine(model.runtime, model.pool, self.cascade, self.options, self._planner)
-
-    def _planner(self, cascade: Cascade) -> Planner:
-        """What decides for the sequences of a cascade."""
-        return fixed_plan(self._proposers, cascade, self.options)
+        return Engine(model.runtime, model.pool, self.cascade, self.options, self.planner)
 
     def _engine(self, requests: list[Request]) -> Engine:
         engine = self.engine()

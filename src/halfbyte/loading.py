@@ -167,8 +167,8 @@ def load(
 
 
 def default_cascade(runtime: Runtime) -> Cascade:
-    """The nested pair where the weights have both planes, else plain decoding."""
-    for text in ("w4a8 > w8a16", "w4a16", "f32"):
+    """`auto` for the best target the weights have."""
+    for text in ("auto > w8a16", "auto > w4a16", "auto > f32"):
         cascade = Cascade.parse(text)
         if runtime.supports(cascade.target):
             return cascade

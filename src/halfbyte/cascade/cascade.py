@@ -65,6 +65,11 @@ class Cascade:
         return stage
 
     @property
+    def is_auto(self) -> bool:
+        """Whether a planner chooses the stages before the target."""
+        return isinstance(self.stages[0], Auto)
+
+    @property
     def draft(self) -> Stage | None:
         """The stage that proposes to the target; None: plain decoding."""
         return self.stages[-2] if len(self.stages) > 1 else None
@@ -100,11 +105,11 @@ class Cascade:
     def require(self, runtime: Runtime) -> None:
         """Refuse a cascade that the loaded weights, or this version, cannot run."""
         for stage in self.stages:
-            if isinstance(stage, Auto | Eagle):
+            if isinstance(stage, Eagle):
                 raise ArgumentError(
                     f"stage '{stage}' of cascade '{self}'",
                     got=f"a stage of kind {str(stage).partition(':')[0]!r}",
-                    expected="levels, ngram and model: stages",
+                    expected="levels, ngram, model: stages and auto",
                     fix="this version cannot run it",
                 )
         for level in self.levels:

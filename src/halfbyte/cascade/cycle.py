@@ -53,6 +53,7 @@ class CycleReport:
     draft_seconds: float
     verify_seconds: float
     prompt_rows: int = 0  # of prompts, that ran in the same forward
+    rows: int = 0  # of that forward, those of prompts and of sequences left out by `of` too
 
     def of(self, members: Seq[int]) -> CycleReport:
         """What some of the sequences got out of it, numbered anew; costs stay those of all."""
@@ -112,7 +113,9 @@ def run_cycle(
     for sequence, outcome in zip(sequences, outcomes, strict=True):
         sequence.commit(outcome.tokens)
     prompt_rows = sum(len(p.tokens) for p in chunks) + sum(len(p.tokens) - 1 for p in places)
-    return CycleReport(outcomes, links, drafted_at - started, verified_at - drafted_at, prompt_rows)
+    rows = prompt_rows + sum(o.proposed + 1 for o in outcomes)
+    draft_seconds, verify_seconds = drafted_at - started, verified_at - drafted_at
+    return CycleReport(outcomes, links, draft_seconds, verify_seconds, prompt_rows, rows)
 
 
 def _place(sequence: Decoding) -> Place:

@@ -167,6 +167,8 @@ class CostPlanner:
             one, more = forecaster.attention(context)
             rows += outcome.proposed + 1
             attention += one + more * outcome.proposed
+        if report.rows > rows:  # prompts or other cascades ran along: whose time is it?
+            return
         predicted = forecaster.linear_seconds(rows) + attention
         self._drift.observe(verify_key(rows), report.verify_seconds, predicted, step)
         for arm, members in by_proposer.items():

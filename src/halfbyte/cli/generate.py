@@ -42,8 +42,7 @@ def generate(
         typer.Option(
             "--cascade",
             "-c",
-            help="'w8a16', 'w4a8 > w8a16', 'f32' …"
-            "  [default: 'w4a8 > w8a16', or plain w4a16 on 4-plane weights]",
+            help="'auto', 'auto > w4a16', 'w4a8 > w8a16', 'w8a16' (plain) …  [default: auto]",
         ),
     ] = None,
     draft_length: DraftLength = DEFAULT_DRAFT_LENGTH,

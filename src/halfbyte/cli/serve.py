@@ -37,8 +37,7 @@ def serve(
         typer.Option(
             "--cascade",
             "-c",
-            help="What requests get that do not choose.  [default: 'w4a8 > w8a16', or plain"
-            " w4a16 on 4-plane weights]",
+            help="What requests get that do not choose.  [default: auto]",
         ),
     ] = None,
     allow_cascade: Annotated[

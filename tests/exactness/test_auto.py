@@ -1,0 +1,73 @@
+"""The planner goes by what calls take and what was accepted; the output is plain all the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from halfbyte.auto import candidates, planner_for
+from halfbyte.cascade.costs import CostTable, DraftCost
+from halfbyte.cascade.cycle import CycleReport, Turn
+from halfbyte.cascade.planner import CostPlanner
+from halfbyte.cascade.statistics import Statistics
+from halfbyte.config import Level
+from tests.exactness.test_cascades import CHOICES, _plain, _run, _runtime, _state
+from tests.proposers import proposers
+from tests.runtimes import every_runtime
+
+TARGET = Level.parse("w8a16")
+
+
+def _table(draft: float, row: float) -> CostTable:
+    """A forward costs 1 and `row` for each row after the first, a drafted token `draft`."""
+    rows = (1, 64)
+    curve = (1.0, 1.0 + 63 * row)
+    levels = {level: curve for level in ("w8a16", "w4a8", "w4a16")}
+    drafts = {level: DraftCost(draft, draft) for level in ("w4a8", "w4a16")}
+    return CostTable(rows, (128,), levels, ((0.0,), (0.0,)), drafts)
+
+
+class Restless(CostPlanner):
+    """Is told random times: it changes its mind all the time."""
+
+    def learn(self, sequences: list[object], plan: list[Turn], report: CycleReport) -> None:  # type: ignore[override]
+        rng = np.random.default_rng(self._step)
+        told = CycleReport(report.outcomes, report.links, *rng.exponential(1.0, 2).tolist())
+        for link in told.links:
+            link.seconds = float(rng.exponential(1.0))
+        super().learn(sequences, plan, told)  # type: ignore[arg-type]
+
+
+@every_runtime
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize(("draft", "row"), [(0.05, 0.01), (0.6, 0.1)])
+def test_auto_decodes_as_plain_to_the_last_bit(
+    kind: str, choice: str, draft: float, row: float
+) -> None:
+    runtime = _runtime(kind)
+    planner = planner_for(runtime, proposers(runtime), TARGET, _table(draft, row))
+    sequences = _run(kind, runtime, planner, CHOICES[choice])
+    assert [_state(runtime, s) for s in sequences] == _plain(kind, choice)
+    total = Statistics()
+    for sequence in sequences:
+        total.add(sequence.statistics)
+    assert total.accepted_tokens > 0
+
+
+@every_runtime
+@pytest.mark.parametrize("choice", CHOICES)
+def test_a_planner_told_random_times_decodes_as_plain(kind: str, choice: str) -> None:
+    runtime, table = _runtime(kind), _table(0.3, 0.05)
+    arms = candidates(runtime, proposers(runtime), TARGET, table)
+    assert [arm.name for arm in arms] == ["ngram", "w4a8", "w4a16", "ngram > w4a8"]
+    planner = Restless(TARGET, table, arms)
+    sequences = _run(kind, runtime, planner, CHOICES[choice])
+    assert [_state(runtime, s) for s in sequences] == _plain(kind, choice)
+    assert len({name for s in sequences for name in s.statistics.links}) >= 2
+
+
+def test_an_arm_that_loses_even_when_always_right_is_left_out() -> None:
+    runtime = _runtime("reference")
+    planner = planner_for(runtime, proposers(runtime), TARGET, _table(1.05, 0.0))
+    assert "w4a8" not in [arm.name for arm in planner.arms]
+    assert "ngram" in [arm.name for arm in planner.arms]
