@@ -67,7 +67,9 @@ class World:
 def _plain() -> list[int]:
     target = FakeRuntime(num_pages=64, target="w8a16")
     pool = PagePool(64, 4)
-    engine = Engine(target, pool, Cascade.parse("w8a16"), EngineOptions(), FixedPlan(None, 0))
+    engine = Engine(
+        target, pool, Cascade.parse("w8a16"), EngineOptions(), lambda _: FixedPlan(None, 0)
+    )
     table = PageTable(pool, 256)
     sequence = Sequence([5], table=table, choice=GREEDY, limit=99, stop_ids=frozenset())
     engine.add(sequence)
@@ -145,7 +147,7 @@ def test_claim_c6_end_token_inside_the_block(stop: int) -> None:
     runner = model_runner(model, STAGE)
     planner = FixedPlan(Intermediate(noise(VOCAB), runner), 9, 3)
     pool = PagePool(64, 4)
-    engine = Engine(target, pool, Cascade.parse("w8a16"), EngineOptions(), planner)
+    engine = Engine(target, pool, Cascade.parse("w8a16"), EngineOptions(), lambda _: planner)
     stops = frozenset({PLAIN[stop]})
     sequence = Sequence([5], table=PageTable(pool, 256), choice=GREEDY, limit=99, stop_ids=stops)
     engine.add(sequence)

@@ -53,7 +53,7 @@ def _run(
     runtime: FakeRuntime, planner: Planner, choice: Choice, tokens: int, max_batch: int = 3
 ) -> list[Sequence]:
     pool = PagePool(runtime.num_pages, runtime.page_size)
-    engine = Engine(runtime, pool, TARGET, EngineOptions(max_batch=max_batch), planner)
+    engine = Engine(runtime, pool, TARGET, EngineOptions(max_batch=max_batch), lambda _: planner)
     sequences = []
     for prompt in PROMPTS:
         table = PageTable(pool, pool.num_pages * pool.page_size)

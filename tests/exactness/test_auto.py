@@ -32,7 +32,8 @@ class Restless(CostPlanner):
 
     def learn(self, sequences: list[object], plan: list[Turn], report: CycleReport) -> None:  # type: ignore[override]
         rng = np.random.default_rng(self._step)
-        told = CycleReport(report.outcomes, report.links, *rng.exponential(1.0, 2).tolist())
+        draft, verify = rng.exponential(1.0, 2).tolist()
+        told = CycleReport(report.outcomes, report.links, draft, verify)
         for link in told.links:
             link.seconds = float(rng.exponential(1.0))
         super().learn(sequences, plan, told)  # type: ignore[arg-type]

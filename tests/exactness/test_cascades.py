@@ -44,7 +44,7 @@ def _prompts() -> list[list[int]]:
 def _run(kind: str, runtime: Runtime, planner: Planner, choice: Choice) -> list[Sequence]:
     """Both prompts together, stopped with TOKENS tokens each and their pages still held."""
     pool = PagePool(runtime.num_pages, runtime.page_size)
-    engine = Engine(runtime, pool, Cascade.parse("w8a16"), EngineOptions(), planner)
+    engine = Engine(runtime, pool, Cascade.parse("w8a16"), EngineOptions(), lambda _: planner)
     sequences = []
     for prompt in _prompts():
         table = PageTable(pool, pool.num_pages * pool.page_size)
