@@ -39,6 +39,7 @@ ROOMS = (
         "stream",
         "async_engine",
     ),
+    ("calibration",),
     ("evaluate",),
     ("server",),
     ("cli", "__main__"),

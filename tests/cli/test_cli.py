@@ -20,7 +20,7 @@ from halfbyte.loading import RuntimeOptions
 from tests.talking_model import write_talking_model
 from tests.tiny_models import Kind
 
-VERBS = ("convert", "generate", "inspect", "doctor", "bench", "demo", "eval")
+VERBS = ("convert", "quantize", "generate", "inspect", "doctor", "bench", "demo", "eval")
 SMALL = ["--num-tokens", "512", "--threads", "2"]
 
 

@@ -21,7 +21,7 @@ def note(message: str) -> None:
 
 
 @contextmanager
-def conversion_progress() -> Iterator[Progress]:
+def conversion_progress(verb: str = "converting") -> Iterator[Progress]:
     """A bar on stderr while a model is converted; a single line where stderr is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
@@ -34,12 +34,12 @@ def conversion_progress() -> Iterator[Progress]:
         def tell(name: str, done: int, total: int) -> None:
             nonlocal told
             if not told:
-                note(f"converting {total / 1e6:.0f} M weights")
+                note(f"{verb} {total / 1e6:.0f} M weights")
                 told = True
 
         yield tell
         return
-    columns = (TextColumn("converting"), BarColumn(), TextColumn("{task.description}"))
+    columns = (TextColumn(verb), BarColumn(), TextColumn("{task.description}"))
     with Bar(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
         task = bar.add_task("", total=None, visible=False)
 

@@ -32,17 +32,16 @@ class CheckpointWriter:
         writer.add_matrix(name, planes); writer.add_vector(name, values); …
         writer.finish(config, …)
 
-    Leaving the block before `finish` removes everything written.
+    Leaving the block before `finish` removes everything written, unless `keep_in` names the
+    directory to write to: then files that are complete stay, and a writer that is given the
+    directory again has them already.
     """
 
-    def __init__(self, dest: Path) -> None:
-        if dest.exists() or dest.is_symlink():
-            fix = "choose another destination or remove it"
-            raise ArgumentError(
-                "destination", got=f"{dest} (exists)", expected="a new path", fix=fix
-            )
+    def __init__(self, dest: Path, *, keep_in: Path | None = None) -> None:
+        require_new(dest)
         self._dest = dest
-        self._partial = dest.with_name(f".{dest.name}.{os.getpid()}.partial")
+        self._kept = keep_in is not None
+        self._partial = keep_in or dest.with_name(f".{dest.name}.{os.getpid()}.partial")
         self._pending: dict[str, tuple[str, NDArray[Any]]] = {}
         self._pending_file = ""
         self._files: dict[str, int] = {}
@@ -51,11 +50,21 @@ class CheckpointWriter:
         self._wide_groups: set[int] = set()  # of layer matrices: one number in the end
 
     def __enter__(self) -> Self:
-        with _disk_errors(self._dest):
+        with disk_errors(self._dest):
             self._dest.parent.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(self._dest)
-            self._partial.mkdir()
+            self._partial.mkdir(exist_ok=self._kept)
+            for path in self._partial.glob("*.safetensors"):
+                self._files[path.name] = path.stat().st_size
         return self
+
+    def has(self, name: str) -> bool:
+        """Whether the file of a tensor is complete."""
+        return file_of(name) in self._files
+
+    def drop(self, name: str) -> None:
+        """Forget the file of a tensor, so that it can be written again."""
+        self._files.pop(file_of(name), None)
 
     def __exit__(
         self,
@@ -63,7 +72,8 @@ class CheckpointWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        shutil.rmtree(self._partial, ignore_errors=True)  # after `finish` it is no longer there
+        if not self._kept:
+            shutil.rmtree(self._partial, ignore_errors=True)  # after `finish` it is no longer there
 
     def add_matrix(self, name: str, matrix: Planes | Dense) -> None:
         """Add an [N, K] matrix; matrices that share an input share its transform."""
@@ -94,13 +104,13 @@ class CheckpointWriter:
         chat_template: str | None = None,
     ) -> Path:
         """Write the manifest last, then rename; `group_size` None marks a dense checkpoint."""
-        self._flush()
+        self.flush()
         manifest = Manifest(
             config=config,
             group_size=group_size,
             weights="dense" if group_size is None else "planes",
             head_bits=head_bits,
-            files=self._files,
+            files=dict(sorted(self._files.items())),
             source=dict(source),
             tokenizer=dict(tokenizer_info or {}),
             transforms={site: t for site, t in self._transforms.items() if t is not None},
@@ -108,7 +118,7 @@ class CheckpointWriter:
         )
         texts = {"tokenizer.json": tokenizer_json, "chat_template.jinja": chat_template}
         texts[MANIFEST_NAME] = manifest.to_json()
-        with _disk_errors(self._dest):
+        with disk_errors(self._dest):
             for name, text in texts.items():
                 if text is not None:
                     (self._partial / name).write_text(text, encoding="utf-8")
@@ -140,22 +150,33 @@ class CheckpointWriter:
     def _add(self, name: str, dtype: str, array: NDArray[Any]) -> None:
         file = file_of(name)
         if file != self._pending_file:
-            self._flush()
+            self.flush()
             if file in self._files:
                 raise ValueError(f"{name} comes after {file} was written")
             self._pending_file = file
         self._pending[name] = (dtype, array)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Complete the file being written; its tensors need not be held any longer."""
         if self._pending:
-            with _disk_errors(self._dest):
-                size = write_tensor_file(self._partial / self._pending_file, self._pending)
+            aside = self._partial / f"{self._pending_file}.aside"
+            with disk_errors(self._dest):
+                size = write_tensor_file(aside, self._pending)
+                aside.rename(self._partial / self._pending_file)
             self._files[self._pending_file] = size
         self._pending = {}
 
 
+def require_new(dest: Path) -> None:
+    """Raise ArgumentError if the destination of a checkpoint is taken."""
+    if dest.exists() or dest.is_symlink():
+        fix = "choose another destination or remove it"
+        raise ArgumentError("destination", got=f"{dest} (exists)", expected="a new path", fix=fix)
+
+
 @contextlib.contextmanager
-def _disk_errors(dest: Path) -> Iterator[None]:
+def disk_errors(dest: Path) -> Iterator[None]:
+    """An OSError while writing `dest` -> HalfbyteError."""
     try:
         yield
     except OSError as error:

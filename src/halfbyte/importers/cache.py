@@ -28,13 +28,13 @@ def cached_checkpoint(source: Path, planes: int | None, group: int | None) -> Pa
     """Where the checkpoint of a model file or directory is, or would be."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", source.name if source.is_dir() else source.stem)[:80]
     kind = f"{planes or 'auto'}p-g{group or 'auto'}"
-    identity = f"{_identity(source)} {kind} format {FORMAT_VERSION} recipe {_RECIPE}"
+    identity = f"{source_identity(source)} {kind} format {FORMAT_VERSION} recipe {_RECIPE}"
     digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
     return cache_directory() / "checkpoints" / f"{stem.lstrip('.')}-{kind}-{digest}"
 
 
-def _identity(source: Path) -> str:
-    """Sizes, times and samples of a file, or of every model file in a directory."""
+def source_identity(source: Path) -> str:
+    """What changes when a model does: sizes, times and samples of its file or files."""
     try:
         if not source.is_dir():
             return _file_identity(source)

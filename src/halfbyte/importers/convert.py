@@ -125,11 +125,12 @@ def _plan(source: Source, planes: int | None, group: int | None) -> tuple[int, i
             )
         exact = False
     size = group or (natural_group if exact else EXACT_GROUP)
-    _check_group(source.config, size)
+    check_group(source.config, size)
     return chosen, size, exact
 
 
-def _check_group(config: ModelConfig, group: int) -> None:
+def check_group(config: ModelConfig, group: int) -> None:
+    """Raise ArgumentError unless the group size divides the inputs of every matrix."""
     for name, (_, inputs) in expected_matrices(config):
         if inputs % group:
             sizes = {k for _, (_, k) in expected_matrices(config)}

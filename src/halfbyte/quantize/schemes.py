@@ -7,12 +7,15 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from halfbyte.errors import ArgumentError
+from halfbyte.quantize.gptq import Gptq
 from halfbyte.quantize.rtn import RoundToNearest
 from halfbyte.quantize.scheme import Scheme
 
 SCHEMES: Mapping[str, Callable[[], Scheme]] = MappingProxyType(
     {
         "rtn": lambda: Scheme("rtn", RoundToNearest()),
+        "gptq": lambda: Scheme("gptq", Gptq()),
+        "gptq-act-order": lambda: Scheme("gptq-act-order", Gptq(act_order=True)),
     }
 )
 

@@ -1,0 +1,1 @@
+"""A source, a scheme and some text -> a checkpoint, layer by layer through the runtime."""

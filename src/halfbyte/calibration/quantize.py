@@ -1,0 +1,158 @@
+"""`quantize`: a model and options in, a checkpoint out; a run that was killed is taken up."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfbyte.calibration.job import Job, Progress, run_job
+from halfbyte.calibration.passes import LayerPasses
+from halfbyte.calibration.text import Amount, read_sequences, sample_sequences
+from halfbyte.calibration.work import WorkDirectory
+from halfbyte.config import GROUP_SIZES
+from halfbyte.errors import ArgumentError
+from halfbyte.formats.names import expected_matrices
+from halfbyte.formats.weights import Weights
+from halfbyte.importers.cache import source_identity
+from halfbyte.importers.convert import QUANTIZED_NOTE, check_group, open_source
+from halfbyte.importers.resolve import is_checkpoint, locate
+from halfbyte.importers.source import Source
+from halfbyte.quantize.scheme import Grid
+from halfbyte.quantize.schemes import scheme_named
+from halfbyte.runtime.native import NativeRuntime
+from halfbyte.runtime.protocol import LayerRuntime
+
+Tell = Callable[[str], None]
+_RECIPE = 1  # grows when a scheme changes its result: half-finished runs of others are left alone
+_FLOAT = ("F32", "F16", "BF16")
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeOptions:
+    """What the checkpoint depends on, and `threads`, on which it does not."""
+
+    scheme: str = "gptq"
+    planes: int = 8
+    group: int = 32
+    calibration: Path | None = None  # None: text sampled from the model
+    amount: Amount = field(default_factory=Amount)
+    seed: int = 0
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.planes not in (4, 8):
+            raise ArgumentError("planes", got=self.planes, expected="4 or 8", fix="choose one")
+        if self.group not in GROUP_SIZES:
+            raise ArgumentError("group", got=self.group, expected="32, 64 or 128", fix="choose one")
+        if not 0 <= self.seed < 2**63:
+            raise ArgumentError("seed", got=self.seed, expected="0 to 2^63 - 1", fix="choose one")
+
+
+def quantize(
+    src: str | Path,
+    dest: Path | str,
+    options: QuantizeOptions,
+    *,
+    restart: bool = False,
+    progress: Progress = lambda name, done, total: None,
+    tell: Tell = lambda message: None,
+) -> Path:
+    """Quantize `src` into the new checkpoint `dest`; `tell` hears what a user should know."""
+    scheme = scheme_named(options.scheme)
+    path = locate(src)
+    if is_checkpoint(path):
+        fix = "name the model it was made of (a GGUF file, a Hugging Face directory or an alias)"
+        raise ArgumentError("source", got=f"{src} (a checkpoint)", expected="a model", fix=fix)
+    source = open_source(path)
+    check_group(source.config, options.group)
+    settings = _settings(path, options, calibrated=scheme.needs_calibration)
+    with WorkDirectory(Path(dest), settings, restart=restart) as work:
+        tokens = passes = None
+        if scheme.needs_calibration:
+            tokens = _tokens(path, source, options, work, tell)
+            length = tokens.shape[1]
+            passes = LayerPasses(_runtimes(options.threads), length)
+        job = Job(
+            source, scheme, Grid(options.planes, options.group), _notes(source, options, tokens)
+        )
+        return run_job(job, Path(dest), work, tokens, passes, progress)
+
+
+def _tokens(
+    path: Path, source: Source, options: QuantizeOptions, work: WorkDirectory, tell: Tell
+) -> NDArray[np.int32]:
+    kept = work.tokens()
+    if kept is not None:
+        tell(f"going on with the run in {work.path}")
+        return kept
+    if options.calibration is not None:
+        tokens = read_sequences(options.calibration, source, options.amount)
+    else:
+        count = options.amount.sequences * options.amount.length
+        tell(f"no --calibration file: the model writes {count} tokens to calibrate on")
+        tokens = sample_sequences(
+            path, source, options.amount, threads=options.threads, seed=options.seed
+        )
+    work.keep_tokens(tokens)
+    return tokens
+
+
+def _runtimes(threads: int | None) -> Callable[[Weights, int], LayerRuntime]:
+    def make(weights: Weights, num_tokens: int) -> LayerRuntime:
+        return NativeRuntime(
+            weights, threads=threads, num_tokens=num_tokens, kv_dtype="f32", max_rows=num_tokens
+        )
+
+    return make
+
+
+def _settings(path: Path, options: QuantizeOptions, *, calibrated: bool) -> dict[str, Any]:
+    """Everything that the result depends on."""
+    settings: dict[str, Any] = {
+        "recipe": _RECIPE,
+        "source": hashlib.sha256(source_identity(path).encode()).hexdigest(),
+        "scheme": options.scheme,
+        "planes": options.planes,
+        "group": options.group,
+    }
+    if calibrated:
+        settings |= {"tokens": options.amount.tokens, "sequence": options.amount.length}
+        if options.calibration is None:
+            settings["seed"] = options.seed
+        else:
+            settings["calibration"] = _digest(options.calibration)
+    return settings
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ArgumentError(
+            f"calibration file {path}",
+            got=error.strerror,
+            expected="readable UTF-8 text",
+            fix="check the path and its permissions",
+        ) from error
+
+
+def _notes(
+    source: Source, options: QuantizeOptions, tokens: NDArray[np.int32] | None
+) -> dict[str, Any]:
+    """What `source` in halfbyte.json says."""
+    method = f"quantized ({options.scheme})"
+    if tokens is not None:
+        text = options.calibration.name if options.calibration else "text of the model's own"
+        method = f"quantized ({options.scheme}, {tokens.size} tokens of {text})"
+    notes = {**source.description, "planes": options.planes, "exact": False, "method": method}
+    types = {source.type_of(name) for name, _ in expected_matrices(source.config)}
+    if not types <= set(_FLOAT):
+        notes["note"] = QUANTIZED_NOTE
+    return notes

@@ -1,0 +1,55 @@
+"""`halfbyte quantize`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from halfbyte.cli.options import Threads
+from halfbyte.cli.output import conversion_progress, gigabytes, note
+
+
+def quantize(
+    src: Annotated[
+        str, typer.Argument(metavar="SRC", help="GGUF file, Hugging Face directory or hub id.")
+    ],
+    dest: Annotated[
+        Path, typer.Argument(metavar="DEST", help="New checkpoint directory; must not exist.")
+    ],
+    scheme: Annotated[str, typer.Option(help="How weights are rounded; see docs/quantize.md.")] = (
+        "gptq"
+    ),
+    planes: Annotated[int, typer.Option(help="8: 4-bit and 8-bit levels; 4: 4-bit alone.")] = 8,
+    group: Annotated[int, typer.Option(help="Inputs per scale: 32, 64 or 128.")] = 32,
+    calibration: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Text file to calibrate on.  [default: text the model itself writes]"),
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="Calibration tokens.")] = 16_384,
+    sequence: Annotated[int, typer.Option(help="Tokens of a calibration sequence.")] = 512,
+    seed: Annotated[int, typer.Option(help="Of text the model writes.")] = 0,
+    threads: Threads = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Discard what an interrupted run has left.")
+    ] = False,
+) -> None:
+    """Quantize a model with a scheme, calibrated layer by layer.
+
+    A run that was interrupted goes on where it stopped when the same command is given again.
+    """
+    from halfbyte.calibration.quantize import QuantizeOptions
+    from halfbyte.calibration.quantize import quantize as run
+    from halfbyte.calibration.text import Amount
+    from halfbyte.formats.checkpoint import Checkpoint
+
+    options = QuantizeOptions(
+        scheme, planes, group, calibration, Amount(tokens, sequence), seed, threads
+    )
+    with conversion_progress("quantizing") as progress:
+        path = run(src, dest, options, restart=restart, progress=progress, tell=note)
+    checkpoint = Checkpoint.open(path)
+    note(f"wrote {path}: {gigabytes(checkpoint.num_bytes)}")
+    if remark := checkpoint.source.get("note"):
+        note(str(remark))

@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+
+from halfbyte import LLM, SamplingParams
+from halfbyte.calibration.quantize import QuantizeOptions, quantize
+from halfbyte.calibration.text import Amount
+from halfbyte.errors import ArgumentError, HalfbyteError
+from halfbyte.formats.checkpoint import Checkpoint
+from halfbyte.formats.names import expected_matrices
+from halfbyte.formats.planes import dequantize
+from halfbyte.importers.convert import open_source
+from halfbyte.quantize.schemes import SCHEMES
+from tests.calibration.models import model, text
+
+AMOUNT = Amount(tokens=512, length=64)
+
+
+@pytest.fixture
+def source(tmp_path):
+    return model(tmp_path / "model")
+
+
+def options(tmp_path, **changes):
+    changes = {"calibration": text(tmp_path / "text.txt"), "amount": AMOUNT, "threads": 2} | changes
+    return QuantizeOptions(**changes)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("planes", [8, 4])
+def test_every_scheme_makes_a_checkpoint_that_runs(tmp_path, source, scheme, planes):
+    dest = tmp_path / "out"
+    quantize(source, dest, options(tmp_path, scheme=scheme, planes=planes))
+    llm = LLM(dest, None, threads=2, num_tokens=256)
+    done = llm.generate("fox", SamplingParams(temperature=0, max_tokens=8, ignore_eos=True))[0]
+    assert len(done.token_ids) == 8
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "out", "text.txt"]
+    assert scheme in Checkpoint.open(dest).source["method"]
+
+
+def test_weights_stay_near_the_source(tmp_path, source):
+    dest = tmp_path / "out"
+    quantize(source, dest, options(tmp_path))
+    checkpoint, dense = Checkpoint.open(dest), open_source(source)
+    for name, _ in expected_matrices(dense.config):
+        wanted = dense.matrix(name).values
+        got = dequantize(checkpoint.matrix(name), 8)
+        assert np.linalg.norm(got - wanted) < 0.03 * np.linalg.norm(wanted), name
+
+
+def test_without_a_file_the_model_writes_its_own_text(tmp_path, source):
+    told = []
+    plain = options(tmp_path, calibration=None)
+    quantize(source, tmp_path / "a", plain, tell=told.append)
+    assert "the model writes 512 tokens" in told[0]
+    quantize(source, tmp_path / "b", plain)
+    for name in ("layer-000.safetensors", "embed.safetensors"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_a_text_that_is_too_short_is_refused(tmp_path, source):
+    short = options(tmp_path, calibration=text(tmp_path / "short.txt", 300))
+    with pytest.raises(ArgumentError, match=r"got 300 tokens, expected at least 512; .*--tokens"):
+        quantize(source, tmp_path / "out", short)
+    with pytest.raises(ArgumentError, match=r"missing\.txt"):
+        quantize(source, tmp_path / "o", options(tmp_path, calibration=tmp_path / "missing.txt"))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_weight_that_is_no_number_is_refused_by_name(tmp_path, bad):
+    from tests.importers.tiny_huggingface import CONFIG, tiny_values, write_model
+
+    values = tiny_values(CONFIG)
+    values["model.layers.1.mlp.up_proj.weight"][3, 5] = bad
+    source = write_model(tmp_path / "model", values=values)
+    with pytest.raises(HalfbyteError, match=r"layers\.1\.mlp\.up.*NaN or infinity"):
+        quantize(source, tmp_path / "out", QuantizeOptions(scheme="rtn"))
+
+
+def test_a_linear_that_reads_only_zeros_is_refused_by_name(tmp_path):
+    from tests.calibration.models import byte_tokenizer
+    from tests.importers.tiny_huggingface import CONFIG, tiny_values, write_model
+
+    config = CONFIG | {"vocab_size": 288}
+    values = tiny_values(config)
+    values["model.layers.1.self_attn.v_proj.weight"][:] = 0
+    source = write_model(tmp_path / "model", config, values=values, tokenizer=byte_tokenizer())
+    with pytest.raises(HalfbyteError, match=r"layers\.1\.attn\.o.*all zero.*--scheme rtn"):
+        quantize(source, tmp_path / "out", options(tmp_path, scheme="gptq"))
+
+
+def test_sizes_and_destinations_that_cannot_be_are_refused(tmp_path, source):
+    for changes in ({"planes": 5}, {"group": 48}, {"seed": -1}, {"scheme": "gtpq"}):
+        with pytest.raises(ArgumentError):
+            quantize(source, tmp_path / "out", options(tmp_path, **changes))
+    with pytest.raises(ArgumentError, match="exists"):
+        quantize(source, source, options(tmp_path))
+    with pytest.raises(ArgumentError, match="sequence"):
+        Amount(tokens=100, length=200)
