@@ -336,3 +336,28 @@ def test_a_killed_write_leaves_no_checkpoint_and_the_next_one_cleans_up(tmp_path
 
 def _environment():
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
+def test_files_that_were_kept_are_taken_up_with_what_their_inputs_need(tmp_path):
+    from halfbyte.formats.transforms import Rotation
+
+    rotation = Rotation(core=1, kind="sylvester", block=32)
+    matrix = replace(random_planes(np.random.default_rng(0), (64, 64)), transform=rotation)
+    with CheckpointWriter(tmp_path / "out", keep_in=tmp_path / "kept") as writer:
+        writer.add_matrix("layers.0.mlp.down", matrix)
+    assert not (tmp_path / "out").exists()
+    with CheckpointWriter(tmp_path / "out", keep_in=tmp_path / "kept") as writer:
+        assert not writer.has("layers.0.mlp.down")  # never flushed
+        writer.add_matrix("layers.0.mlp.down", matrix)
+        writer.flush()
+    with CheckpointWriter(tmp_path / "out", keep_in=tmp_path / "kept") as writer:
+        assert writer.has("layers.0.mlp.down")
+        assert not writer.has("layers.1.mlp.down")
+        writer.finish(CONFIG, group_size=32, head_bits={4: 4, 8: 8}, source={})
+    manifest = json.loads((tmp_path / "out" / "halfbyte.json").read_text())
+    assert list(manifest["files"]) == ["layer-000.safetensors"]
+    assert set(manifest["transforms"]) == {"mlp.down"}
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "halfbyte.json",
+        "layer-000.safetensors",
+    ]

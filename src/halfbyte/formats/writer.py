@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,9 +21,10 @@ from halfbyte.formats.checkpoint import DENSE_DTYPES
 from halfbyte.formats.manifest import MANIFEST_NAME, Manifest, SiteTransform
 from halfbyte.formats.names import file_of, site_of
 from halfbyte.formats.tensor_file import write_tensor_file
-from halfbyte.formats.transforms import Gather
+from halfbyte.formats.transforms import Gather, Rotation
 from halfbyte.formats.weights import Dense, Planes
 
+_INPUTS = "inputs.json"  # beside files that are kept: what their layers do to inputs
 _DTYPE_NAMES = {ours: theirs for theirs, ours in DENSE_DTYPES.items()}
 
 
@@ -56,6 +59,8 @@ class CheckpointWriter:
             self._partial.mkdir(exist_ok=self._kept)
             for path in self._partial.glob("*.safetensors"):
                 self._files[path.name] = path.stat().st_size
+            if self._files:
+                self._recall_inputs()
         return self
 
     def has(self, name: str) -> bool:
@@ -122,8 +127,41 @@ class CheckpointWriter:
             for name, text in texts.items():
                 if text is not None:
                     (self._partial / name).write_text(text, encoding="utf-8")
+            (self._partial / _INPUTS).unlink(missing_ok=True)
             self._partial.rename(self._dest)
         return self._dest
+
+    def _keep_inputs(self) -> None:
+        """Note down what the manifest will say of inputs, for a writer that has the files only."""
+        if not self._kept or (self._partial / _INPUTS).exists() or not self._wide_groups:
+            return
+        noted = {
+            site: asdict(t) if isinstance(t, Rotation) else t
+            for site, t in self._transforms.items()
+        }
+        aside = self._partial / f"{_INPUTS}.aside"
+        text = json.dumps({"transforms": noted, "wide_groups": sorted(self._wide_groups)})
+        aside.write_text(text, encoding="utf-8")
+        aside.rename(self._partial / _INPUTS)
+
+    def _recall_inputs(self) -> None:
+        path = self._partial / _INPUTS
+        if not path.exists():
+            return
+        try:
+            noted = json.loads(path.read_text(encoding="utf-8"))
+            self._transforms = {
+                site: Rotation(**t) if isinstance(t, dict) else t
+                for site, t in noted["transforms"].items()
+            }
+            self._wide_groups = set(noted["wide_groups"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise HalfbyteError(
+                f"half-written checkpoint {self._partial}",
+                got=f"{_INPUTS}: {error}",
+                expected="what an earlier run wrote",
+                fix="remove it and begin again",
+            ) from error
 
     def _note_input(self, name: str, matrix: Planes | Dense) -> None:
         place = site_of(name)
@@ -161,6 +199,7 @@ class CheckpointWriter:
         if self._pending:
             aside = self._partial / f"{self._pending_file}.aside"
             with disk_errors(self._dest):
+                self._keep_inputs()
                 size = write_tensor_file(aside, self._pending)
                 aside.rename(self._partial / self._pending_file)
             self._files[self._pending_file] = size
