@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 
 from halfbyte import LLM, SamplingParams, __version__
+from halfbyte.cascade.ngram import NgramOptions
 from halfbyte.cli import options
 from halfbyte.cli.main import run
 from halfbyte.engine.options import EngineOptions
@@ -46,6 +49,8 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_defaults_of_the_command_are_those_of_the_library() -> None:
     assert EngineOptions.draft_length == options.DEFAULT_DRAFT_LENGTH
+    assert EngineOptions.inner_length == options.DEFAULT_INNER_LENGTH
+    assert options.ngram_options(options.DEFAULT_NGRAM, 0) == NgramOptions()
     assert RuntimeOptions.num_tokens == options.DEFAULT_NUM_TOKENS
 
 
@@ -64,6 +69,53 @@ def test_generate_json_is_the_library_output(
     assert got["tokens_per_second"] > 0
     assert got["tau"] >= 1
     assert len(got["accepted_by_position"]) == len(got["proposed_by_position"])
+
+
+@pytest.mark.parametrize("cascade", ["ngram > w8a16", "ngram > w4a8 > w8a16"])
+def test_generate_json_tells_the_stages_apart(
+    capsys: pytest.CaptureFixture[str], talking_model: Path, cascade: str
+) -> None:
+    arguments = ["generate", str(talking_model), "-p", "in the end, in the end, ", "-n", "24"]
+    arguments += [*SMALL, "--ignore-eos", "-c", cascade, "-k", "8", "--inner-length", "3"]
+    got = _json(capsys, *arguments)
+    assert got["cascade"] == cascade
+    stages = cascade.split(" > ")
+    links = [f"{a} > {b}" for a, b in itertools.pairwise(stages)]
+    assert set(got["links"]) == set(links)
+    assert set(got["time_shares"]) == {*links, "verify", "host"}
+    assert sum(got["time_shares"].values()) == pytest.approx(1.0)
+    for link in got["links"].values():
+        assert link["accepted_tokens"] <= link["draft_tokens"]
+    plain = _json(capsys, *arguments[:-6], "-c", "w8a16")
+    assert got["token_ids"] == plain["token_ids"]
+
+
+def test_another_model_drafts_if_it_has_the_same_words(
+    capsys: pytest.CaptureFixture[str], talking_model: Path
+) -> None:
+    arguments = ["generate", str(talking_model), "-p", "the end", "-n", "24", *SMALL]
+    plain = _json(capsys, *arguments, "-c", "w8a16")
+    got = _json(capsys, *arguments, "-c", f"model:{talking_model}@w4a8 > w8a16")
+    assert got["token_ids"] == plain["token_ids"]
+    assert got["logprobs"] == plain["logprobs"]
+    assert got["accepted_tokens"] > 0
+
+
+def test_a_model_with_other_words_is_refused(
+    capsys: pytest.CaptureFixture[str], talking_model: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(talking_model, other)
+    text = (other / "tokenizer.json").read_text(encoding="utf-8")
+    assert '"<turn>": 258' in text or '"<turn>":258' in text
+    swapped = text.replace('"th":259', '"th":260').replace('"the":260', '"the":259')
+    assert swapped != text
+    (other / "tokenizer.json").write_text(swapped, encoding="utf-8")
+    cascade = f"model:{other}@w4a8 > w8a16"
+    assert run(["generate", str(talking_model), "-p", "x", *SMALL, "-c", cascade]) == 2
+    error = capsys.readouterr().err
+    assert "token 259" in error
+    assert error.count("\n") == 1
 
 
 def test_generate_streams_the_text_to_stdout_and_the_rest_to_stderr(
@@ -148,6 +200,12 @@ def test_doctor_reports_tier_threads_and_bandwidth(
         ["bench", "MODEL"],
         ["bench", "MODEL", "--cascade", "w8a16 > ngram"],
         ["bench", "MODEL", "--cascade", "w8a16", "--rounds", "0"],
+        ["generate", "MODEL", "-p", "x", "--ngram", "3:2"],
+        ["generate", "MODEL", "-p", "x", "--ngram", "many"],
+        ["generate", "MODEL", "-p", "x", "--ngram-history", "-1"],
+        ["generate", "MODEL", "-p", "x", "--inner-length", "-1"],
+        ["generate", "MODEL", "-p", "x", "--cascade", "model:no/such@w4a8 > w8a16"],
+        ["generate", "MODEL", "-p", "x", "--cascade", "model:MODEL@f32 > w8a16"],
         ["dance"],
         ["--fly"],
     ],

@@ -8,11 +8,17 @@ import typer
 
 from halfbyte.cli.options import (
     DEFAULT_DRAFT_LENGTH,
+    DEFAULT_INNER_LENGTH,
+    DEFAULT_NGRAM,
     Ckpt,
     DraftLength,
+    InnerLength,
     Json,
     MinConfidence,
+    NgramHistory,
+    NgramRange,
     Threads,
+    ngram_options,
 )
 from halfbyte.cli.output import conversion_progress, gigabytes, note, print_json
 
@@ -27,7 +33,10 @@ def bench(
         typer.Option("--cascade", "-c", help="'w8a16', 'w4a8 > w8a16' …; may be given several."),
     ],
     draft_length: DraftLength = DEFAULT_DRAFT_LENGTH,
+    inner_length: InnerLength = DEFAULT_INNER_LENGTH,
     min_confidence: MinConfidence = 0.0,
+    ngram: NgramRange = DEFAULT_NGRAM,
+    ngram_history: NgramHistory = 0,
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="Tokens a prompt.")] = 128,
     rounds: Annotated[int, typer.Option(help="Timed rounds, interleaved.")] = 5,
     threads: Threads = None,
@@ -49,7 +58,9 @@ def bench(
             cascades[0],
             threads,
             draft_length=draft_length,
+            inner_length=inner_length,
             min_confidence=min_confidence,
+            ngram=ngram_options(ngram, ngram_history),
             progress=progress,
         )
     bandwidth, used = _bandwidth(threads)

@@ -9,13 +9,19 @@ import typer
 
 from halfbyte.cli.options import (
     DEFAULT_DRAFT_LENGTH,
+    DEFAULT_INNER_LENGTH,
+    DEFAULT_NGRAM,
     DEFAULT_NUM_TOKENS,
     Ckpt,
     DraftLength,
+    InnerLength,
     Json,
     MinConfidence,
+    NgramHistory,
+    NgramRange,
     NumTokens,
     Threads,
+    ngram_options,
 )
 from halfbyte.cli.output import conversion_progress, note, print_json
 
@@ -46,7 +52,10 @@ def generate(
         ),
     ] = None,
     draft_length: DraftLength = DEFAULT_DRAFT_LENGTH,
+    inner_length: InnerLength = DEFAULT_INNER_LENGTH,
     min_confidence: MinConfidence = 0.0,
+    ngram: NgramRange = DEFAULT_NGRAM,
+    ngram_history: NgramHistory = 0,
     seed: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(help="Seed of the noise.  [default: a fresh one]"),
@@ -90,7 +99,9 @@ def generate(
             cascade,
             threads,
             draft_length=draft_length,
+            inner_length=inner_length,
             min_confidence=min_confidence,
+            ngram=ngram_options(ngram, ngram_history),
             num_tokens=num_tokens,
             progress=progress,
         )

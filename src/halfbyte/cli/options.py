@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
+
+if TYPE_CHECKING:
+    from halfbyte.cascade.ngram import NgramOptions
 
 Ckpt = Annotated[
     str,
@@ -29,6 +32,15 @@ MinConfidence = Annotated[
     float,
     typer.Option(help="A draft stops at a token less likely than this; 0 never stops early."),
 ]
+InnerLength = Annotated[
+    int, typer.Option(help="Of A > B > C, most tokens A proposes to B at a time.")
+]
+NgramRange = Annotated[
+    str, typer.Option("--ngram", metavar="MIN:MAX", help="Tokens that `ngram` matches.")
+]
+NgramHistory = Annotated[
+    int, typer.Option(help="Tokens of earlier outputs that `ngram` searches too.")
+]
 NumTokens = Annotated[int, typer.Option(help="Size of the KV pool, in tokens.")]
 Planes = Annotated[
     Optional[int],  # noqa: UP045
@@ -42,4 +54,19 @@ Group = Annotated[
 ]
 
 DEFAULT_DRAFT_LENGTH = 3
+DEFAULT_INNER_LENGTH = 4
+DEFAULT_NGRAM = "2:24"
 DEFAULT_NUM_TOKENS = 8192
+
+
+def ngram_options(given: str, history: int) -> NgramOptions:
+    """`MIN:MAX` and the length of the history."""
+    from halfbyte.cascade.ngram import NgramOptions
+    from halfbyte.errors import ArgumentError
+
+    least, _, most = given.partition(":")
+    if not (least.isdecimal() and most.isdecimal() and len(given) < 20):
+        raise ArgumentError(
+            "--ngram", got=repr(given), expected="MIN:MAX", fix=f"for example {DEFAULT_NGRAM}"
+        )
+    return NgramOptions(int(least), int(most), history)

@@ -10,11 +10,17 @@ import typer
 
 from halfbyte.cli.options import (
     DEFAULT_DRAFT_LENGTH,
+    DEFAULT_INNER_LENGTH,
+    DEFAULT_NGRAM,
     Ckpt,
     DraftLength,
+    InnerLength,
     MinConfidence,
+    NgramHistory,
+    NgramRange,
     NumTokens,
     Threads,
+    ngram_options,
 )
 from halfbyte.cli.output import conversion_progress
 from halfbyte.errors import ArgumentError
@@ -45,7 +51,10 @@ def serve(
         typer.Option(help="Another cascade that a request may choose; may be given several times."),
     ] = None,
     draft_length: DraftLength = DEFAULT_DRAFT_LENGTH,
+    inner_length: InnerLength = DEFAULT_INNER_LENGTH,
     min_confidence: MinConfidence = 0.0,
+    ngram: NgramRange = DEFAULT_NGRAM,
+    ngram_history: NgramHistory = 0,
     max_batch: Annotated[int, typer.Option(help="Most sequences decoded together.")] = 16,
     max_waiting: Annotated[
         int, typer.Option(help="Most requests that wait; beyond it they get 429.")
@@ -130,7 +139,9 @@ def serve(
             cascade,
             threads,
             draft_length=draft_length,
+            inner_length=inner_length,
             min_confidence=min_confidence,
+            ngram=ngram_options(ngram, ngram_history),
             max_batch=max_batch,
             num_tokens=num_tokens,
             progress=progress,
