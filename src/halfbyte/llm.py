@@ -111,12 +111,12 @@ class LLM:
     def planner(self, cascade: Cascade) -> Planner:
         """What decides for the sequences of a cascade; that of `auto` keeps what it learns."""
         if not cascade.is_auto:
-            return fixed_plan(self._proposers, cascade, self.options)
+            return fixed_plan(self.proposers, cascade, self.options)
         target = cascade.target
         if target not in self._planners:
             runtime = self.model.runtime
             table = cost_table(runtime, self.model.pool, target)
-            self._planners[target] = planner_for(runtime, self._proposers, target, table)
+            self._planners[target] = planner_for(runtime, self.proposers, target, table)
         return self._planners[target]
 
     def _use(self, cascade: Cascade | None, options: EngineOptions, ngram: NgramOptions) -> None:
@@ -127,7 +127,7 @@ class LLM:
         self.options = options
         self.ngram = ngram
         self._planners: dict[Level, CostPlanner] = {}
-        self._proposers = Proposers(
+        self.proposers = Proposers(
             self.model.runtime,
             options.min_confidence,
             ngram=ngram,

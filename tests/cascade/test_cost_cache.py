@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,12 @@ def test_a_corrupt_file_is_measured_again(tmp_path: Path, content: bytes) -> Non
     assert load_or_measure(path, [TARGET], meter) == TABLE
     assert meter.calls == 1
     assert CostTable.from_dict(json.loads(path.read_bytes())) == TABLE
+
+
+def test_a_table_of_a_busy_machine_is_not_kept(tmp_path: Path) -> None:
+    path, busy = tmp_path / "one.json", replace(TABLE, spread=2.0)
+    assert load_or_measure(path, [TARGET], lambda: busy) == busy
+    assert not path.exists()
 
 
 def test_a_directory_that_cannot_be_made_costs_only_the_measurement(tmp_path: Path) -> None:

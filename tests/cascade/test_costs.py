@@ -127,6 +127,8 @@ def test_a_table_survives_json_and_nothing_else_is_a_table() -> None:
         ("drafts", {"w4a8": [1.0]}),
         ("drafts", {"w4a8": [-1.0, 2.0]}),
         ("drafts", None),
+        ("spread", 0.5),
+        ("spread", float("nan")),
     ):
         with pytest.raises((ValueError, TypeError, AttributeError)):
             CostTable.from_dict(values | {key: bad})

@@ -23,7 +23,7 @@ from halfbyte.loading import RuntimeOptions
 from tests.talking_model import write_talking_model
 from tests.tiny_models import Kind
 
-VERBS = ("convert", "quantize", "generate", "inspect", "doctor", "bench", "demo", "eval")
+VERBS = ("convert", "quantize", "generate", "inspect", "doctor", "bench", "demo", "eval", "plan")
 SMALL = ["--num-tokens", "512", "--threads", "2"]
 
 
@@ -165,6 +165,38 @@ def test_bench_has_a_row_per_cascade(
         assert row["share_of_bandwidth"] > 0
     assert run(arguments) == 0
     assert "alpha by draft position" in capsys.readouterr().out
+
+
+def test_plan_shows_costs_candidates_and_choices(
+    capsys: pytest.CaptureFixture[str], talking_model: Path
+) -> None:
+    arguments = ["plan", str(talking_model), "--tokens", "12", *SMALL]
+    got = _json(capsys, *arguments)
+    assert got["target"] == "w8a16"
+    assert set(got["table"]["linear"]) == {"w8a16", "w4a8", "w4a16"}
+    assert {c["cascade"] for c in got["candidates"]} >= {"w8a16", "w4a8 > w8a16", "ngram > w8a16"}
+    assert run([*arguments, "--alpha", "0.9", "--cascade", "auto > w4a16"]) == 0
+    shown = capsys.readouterr().out
+    assert "w4a4 > w4a16" in shown
+    assert "what is chosen" in shown
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--alpha", "1.5"],
+        ["--alpha", "nan"],
+        ["--tokens", "0"],
+        ["--cascade", "w4a8 > w8a16"],
+        ["--plot", "nowhere/at/all.png"],
+        ["--plot", "plan.exe"],
+    ],
+)
+def test_plan_says_what_is_wrong_with_an_option(
+    capsys: pytest.CaptureFixture[str], talking_model: Path, options: list[str]
+) -> None:
+    assert run(["plan", str(talking_model), *options]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_doctor_reports_tier_threads_and_bandwidth(

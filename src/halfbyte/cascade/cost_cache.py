@@ -16,6 +16,7 @@ from halfbyte.config import Level
 from halfbyte.runtime.protocol import Runtime
 
 TABLE_VERSION = 1  # grows when what is measured changes
+KEPT_SPREAD = 1.25  # a table whose times vary more was measured on a busy machine
 MAX_FILE_BYTES = 1 << 20
 REMEASURE_VARIABLE = "HALFBYTE_REMEASURE"
 
@@ -45,14 +46,16 @@ def load_or_measure(
 ) -> CostTable:
     """The table at `path`, or a new one, kept there for the next start.
 
-    `again` (or HALFBYTE_REMEASURE=1) measures in any case; so does a file that cannot be used.
+    `again` (or HALFBYTE_REMEASURE=1) measures in any case; so does a file that cannot be used. A
+    table of a busy machine serves this process only.
     """
     if not again and os.environ.get(REMEASURE_VARIABLE, "") in ("", "0"):
         table = read(path)
         if table is not None and all(str(level) in table.linear for level in levels):
             return table
     table = measure()
-    write(path, table)
+    if table.spread <= KEPT_SPREAD:
+        write(path, table)
     return table
 
 

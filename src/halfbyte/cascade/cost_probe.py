@@ -137,7 +137,15 @@ class _Probe:
         for level in self._drafts:
             drafts[str(level)] = cost = self._draft_cost(level, attention[0][0])
             linear[str(level)] = self._linear(level, attention, cost.first)
-        return CostTable(tuple(self._rows), tuple(self._contexts), linear, attention, drafts)
+        rows, contexts = tuple(self._rows), tuple(self._contexts)
+        return CostTable(rows, contexts, linear, attention, drafts, self._spread())
+
+    def _spread(self) -> float:
+        ratios = [
+            np.median(seen) / max(np.quantile(seen, LOW_QUANTILE), TICK)
+            for seen in self.times.values()
+        ]
+        return max(1.0, float(np.median(ratios)))
 
     def _draft_cost(self, level: Level, attention: float) -> DraftCost:
         """`attention` of one row at the context measured."""

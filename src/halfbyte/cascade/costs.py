@@ -40,6 +40,7 @@ class CostTable:
     linear: Mapping[str, tuple[float, ...]]  # level -> [len(rows)]
     attention: tuple[tuple[float, ...], ...]  # [len(rows), len(contexts)]
     drafts: Mapping[str, DraftCost]  # level ->
+    spread: float = 1.0  # median over low quantile of the times of a point, typically
 
     def __post_init__(self) -> None:
         """Raises ValueError: a table is made by the probe or read from a cache, never by hand."""
@@ -58,6 +59,8 @@ class CostTable:
         flat += [x for d in self.drafts.values() for x in (d.first, d.further)]
         if not all(isinstance(x, float) and 0.0 <= x < MAX_SECONDS for x in flat):
             raise ValueError("a time that is no time")
+        if not self.spread >= 1.0:
+            raise ValueError("a spread below 1")
         if any(curve[0] <= 0.0 for curve in self.linear.values()):
             raise ValueError("a forward that takes no time")
 
@@ -105,6 +108,7 @@ class CostTable:
             "linear": {level: list(curve) for level, curve in self.linear.items()},
             "attention": [list(row) for row in self.attention],
             "drafts": {level: [d.first, d.further] for level, d in self.drafts.items()},
+            "spread": self.spread,
         }
 
     @classmethod
@@ -118,6 +122,7 @@ class CostTable:
             linear=linear,
             attention=tuple(tuple(map(float, row)) for row in values["attention"]),
             drafts=drafts,
+            spread=float(values["spread"]),
         )
 
 

@@ -64,7 +64,7 @@ class Forecaster:
         drift: Callable[[int], float] = _no_drift,
     ) -> None:
         """`drift` gives the factor on the cost of an arm, by its index, or of a `verify_key`."""
-        self._target, self._table, self._arms = target, table, arms
+        self.target, self._table, self._arms = target, table, arms
         self.drift = drift
         self._linear: list[float] = [0.0]
         self._attention: dict[int, tuple[float, float]] = {}
@@ -175,7 +175,7 @@ class Forecaster:
     def linear_seconds(self, rows: int) -> float:
         """The target's weights over `rows` rows."""
         while len(self._linear) <= rows:
-            self._linear.append(self._table.linear_seconds(self._target, len(self._linear)))
+            self._linear.append(self._table.linear_seconds(self.target, len(self._linear)))
         return self._linear[rows]
 
     def verify_seconds(self, rows: int, attention: float) -> float:
