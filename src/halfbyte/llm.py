@@ -132,6 +132,7 @@ class LLM:
             options.min_confidence,
             ngram=ngram,
             open_model=self.model.open_runner,
+            open_head=self.model.open_head,
         )
         self.prepare(cascade)
 

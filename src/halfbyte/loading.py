@@ -9,13 +9,15 @@ from pathlib import Path
 
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.model_runner import ModelRunner
-from halfbyte.cascade.stages import Model
+from halfbyte.cascade.stages import Eagle, Model
 from halfbyte.chat import ChatTemplate
 from halfbyte.config import ModelConfig
 from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.errors import ArgumentError
+from halfbyte.formats.draft_head import HeadCheckpoint
 from halfbyte.formats.weights import Weights
 from halfbyte.importers.resolve import open_weights
+from halfbyte.runtime.draft_head import DraftHead
 from halfbyte.runtime.protocol import Runtime
 from halfbyte.text import TextCodec, TextSource, eos_ids
 
@@ -61,6 +63,7 @@ class LoadedModel:
     runtime: Runtime
     source: TextSource
     options: RuntimeOptions = field(default_factory=RuntimeOptions)
+    weights: Weights | None = None  # what a draft head shares of the model
     pool: PagePool = field(init=False)
     eos_ids: frozenset[int] = field(init=False)
     _codec: TextCodec | None = field(default=None, init=False)
@@ -68,6 +71,7 @@ class LoadedModel:
     _opened: dict[tuple[str, str], tuple[LoadedModel, int]] = field(
         default_factory=dict, init=False
     )
+    _heads: dict[str, DraftHead] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         config = self.runtime.config
@@ -118,6 +122,13 @@ class LoadedModel:
             vocab_size=vocab_size,
         )
 
+    def open_head(self, stage: Eagle) -> DraftHead:
+        """An `eagle:` stage's head beside this model, loaded on first use."""
+        if stage.path not in self._heads:
+            head = HeadCheckpoint.open(Path(stage.path).expanduser())
+            self._heads[stage.path] = _build_head(head, self)
+        return self._heads[stage.path]
+
 
 def shared_vocabulary(target: LoadedModel, draft: LoadedModel) -> int:
     """Ids below this are the same token to both models; past it is padding of one of them."""
@@ -163,7 +174,7 @@ def load(
         )
     weights = open_weights(model, dense=dense, planes=planes, group=group, progress=progress)
     _check_memory(weights.config, options)
-    return LoadedModel(str(model), _build(weights, options), weights, options)
+    return LoadedModel(str(model), _build(weights, options), weights, options, weights)
 
 
 def default_cascade(runtime: Runtime) -> Cascade:
@@ -213,3 +224,25 @@ def _build(weights: Weights, options: RuntimeOptions) -> Runtime:
     return NativeRuntime(
         weights, threads=options.threads, tier=options.tier, kv_dtype=options.kv_dtype, **sizes
     )
+
+
+def _build_head(head: HeadCheckpoint, model: LoadedModel) -> DraftHead:
+    runtime, weights = model.runtime, model.weights
+    if weights is None:
+        raise ArgumentError(
+            f"draft head {head.path.name}",
+            got="a target without its weights at hand",
+            expected="a target that was loaded from files",
+            fix="load the model by its path",
+        )
+    if model.options.backend == "reference":
+        from halfbyte.runtime.reference import ReferenceRuntime
+        from halfbyte.runtime.reference_head import ReferenceHead
+
+        assert isinstance(runtime, ReferenceRuntime)
+        return ReferenceHead(head, runtime, weights, max_rows=runtime.max_rows)
+    from halfbyte.runtime.native import NativeRuntime
+    from halfbyte.runtime.native_head import NativeHead
+
+    assert isinstance(runtime, NativeRuntime)
+    return NativeHead(head, runtime, weights, max_rows=runtime.max_rows)

@@ -64,12 +64,6 @@ def test_a_path_may_hold_what_the_grammar_uses() -> None:
     assert cascade.models[0].path == 'odd > "name"@w8a16'
 
 
-def test_stages_that_only_parse_are_refused_by_kind() -> None:
-    for text in ("eagle:dir > w4a16", "eagle:dir > w4a8 > w8a16"):
-        with pytest.raises(ArgumentError, match=r"this version cannot run it"):
-            Cascade.parse(text).require(FakeRuntime())
-
-
 @pytest.mark.parametrize(
     "text",
     [

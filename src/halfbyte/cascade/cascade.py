@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from halfbyte.cascade.stages import Auto, Eagle, Model, Stage, parse_stage, split_stages
+from halfbyte.cascade.stages import Auto, Model, Stage, parse_stage, split_stages
 from halfbyte.config import LEVEL_NAMES, Level
 from halfbyte.errors import ArgumentError
 
@@ -104,14 +104,6 @@ class Cascade:
 
     def require(self, runtime: Runtime) -> None:
         """Refuse a cascade that the loaded weights, or this version, cannot run."""
-        for stage in self.stages:
-            if isinstance(stage, Eagle):
-                raise ArgumentError(
-                    f"stage '{stage}' of cascade '{self}'",
-                    got=f"a stage of kind {str(stage).partition(':')[0]!r}",
-                    expected="levels, ngram, model: stages and auto",
-                    fix="this version cannot run it",
-                )
         for level in self.levels:
             if not runtime.supports(level):
                 runs = [name for name in LEVEL_NAMES if runtime.supports(Level.parse(name))]

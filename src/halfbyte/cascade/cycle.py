@@ -21,7 +21,7 @@ from time import perf_counter
 
 from halfbyte.cascade.decoding import Decoding
 from halfbyte.cascade.proposer import Ask, Link, Proposer
-from halfbyte.cascade.verify import Outcome, Place, verify
+from halfbyte.cascade.verify import Draft, Outcome, Place, verify
 from halfbyte.config import Level
 from halfbyte.runtime.protocol import Runtime
 
@@ -86,7 +86,7 @@ def run_cycle(
     started = perf_counter()
 
     # Propose: one call a proposer, for all sequences whose turn names it.
-    drafts: list[list[int]] = [[] for _ in sequences]
+    drafts: list[Draft] = [[] for _ in sequences]
     work: list[tuple[Proposer, list[int], list[Ask], Link]] = []
     links: list[Link] = []
     for proposer, members in _by_proposer(plan).items():

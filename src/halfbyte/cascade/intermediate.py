@@ -19,6 +19,7 @@ from time import perf_counter
 from halfbyte.cascade.decoding import Decoding
 from halfbyte.cascade.proposer import Ask, Link, Proposals, Proposer
 from halfbyte.cascade.runner import Runner, readable
+from halfbyte.cascade.tree import TokenTree
 from halfbyte.cascade.verify import Outcome, verify
 
 
@@ -95,10 +96,12 @@ class Intermediate:
             return {}
         looked_at = [proposals[i] for i in places]
         outcomes = verify(runner.runtime, runner.level, list(places.values()), looked_at)
+        outcomes_of = dict(zip(places, outcomes, strict=True))
         for (i, place), tokens in zip(places.items(), looked_at, strict=True):
-            runner.left(judged[i], place, tokens)
+            written = outcomes_of[i].tokens[:-1] if isinstance(tokens, TokenTree) else tokens
+            runner.left(judged[i], place, written)
         self._inner.observe([wanted[i] for i in places], outcomes)
-        return dict(zip(places, outcomes, strict=True))
+        return outcomes_of
 
     def _sure(self, outcome: Outcome) -> list[int]:
         """Its tokens up to the first that this stage is unsure of or cannot pass on."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from halfbyte.cascade.decoding import Decoding
-from halfbyte.cascade.verify import Outcome
+from halfbyte.cascade.verify import Draft, Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Link:
 class Proposals:
     """The answer to some asks."""
 
-    tokens: list[list[int]]  # one list an ask, at most `length` each
+    tokens: Seq[Draft]  # one an ask, at most `length` tokens or nodes each
     forwards: int = 0  # over the proposer's own weights
     bytes_read: int = 0  # of them
     seconds: float = 0.0  # the proposer's own, without the stages before it

@@ -6,13 +6,15 @@ from collections.abc import Callable
 
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.drafter import Drafter
+from halfbyte.cascade.eagle import EagleProposer
 from halfbyte.cascade.intermediate import Intermediate
 from halfbyte.cascade.ngram import NgramOptions, NgramProposer
 from halfbyte.cascade.proposer import Proposer
 from halfbyte.cascade.runner import Runner, SharedRunner
-from halfbyte.cascade.stages import Model, Ngram, Stage
+from halfbyte.cascade.stages import Eagle, Model, Ngram, Stage
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError
+from halfbyte.runtime.draft_head import DraftHead
 from halfbyte.runtime.protocol import Runtime
 
 
@@ -27,12 +29,15 @@ class Proposers:
         *,
         ngram: NgramOptions | None = None,
         open_model: Callable[[Model], Runner] | None = None,
+        open_head: Callable[[Eagle], DraftHead] | None = None,
     ) -> None:
-        """`open_model` brings a `model:` stage's weights; it is called once a stage."""
+        """`open_model` brings a `model:` stage's weights, `open_head` an `eagle:` stage's; each is
+        called once a stage."""
         self._runtime = runtime
         self._min_confidence = min_confidence
         self._ngram = ngram
         self._open_model = open_model
+        self._open_head = open_head
         self._built: dict[tuple[Stage, ...], Proposer] = {}
         self._runners: dict[Stage, Runner] = {}
 
@@ -50,6 +55,16 @@ class Proposers:
         *before, last = stages
         if isinstance(last, Ngram):
             return NgramProposer(self._ngram)
+        if isinstance(last, Eagle) and self._open_head is not None:
+            head = self._open_head(last)
+            return EagleProposer(str(last), head, self._runtime, self._min_confidence)
+        if isinstance(last, Model) and any(isinstance(stage, Eagle) for stage in before):
+            raise ArgumentError(
+                f"stage '{before[-1]}'",
+                got=f"it before '{last}'",
+                expected="it before a level of the target's weights",
+                fix="an eagle head reads the features of the model that is the target",
+            )
         runner = self._runner(last)
         if before:
             return Intermediate(self._stack(tuple(before)), runner, self._min_confidence)
@@ -65,7 +80,7 @@ class Proposers:
                 raise ArgumentError(
                     f"stage '{stage}'",
                     got="a stage without a proposer",
-                    expected="a level, ngram, or a model where models can be opened",
+                    expected="a level, ngram, or a model or head where those can be opened",
                     fix="name another stage",
                 )
         return self._runners[stage]

@@ -7,13 +7,16 @@ root on, and the target overwrites what it wrote. `ModelRunner` is a model with 
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from halfbyte.cascade.decoding import Decoding
 from halfbyte.cascade.proposer import Ask
+from halfbyte.cascade.tree import TokenTree
 from halfbyte.cascade.verify import Place
 from halfbyte.config import Level
 from halfbyte.runtime.protocol import Runtime
+
+DraftT = TypeVar("DraftT", list[int], TokenTree, list[int] | TokenTree)
 
 
 class Runner(Protocol):
@@ -52,12 +55,13 @@ class Runner(Protocol):
         """Give back what a sequence holds."""
 
 
-def readable(tokens: list[int], vocab_size: int) -> list[int]:
-    """The tokens before the first whose id is not below `vocab_size`."""
+def readable(draft: DraftT, vocab_size: int) -> DraftT:
+    """The tokens, or nodes, before the first whose id is not below `vocab_size`."""
+    tokens = draft.tokens if isinstance(draft, TokenTree) else draft
     for i, token in enumerate(tokens):
         if token >= vocab_size:
-            return tokens[:i]
-    return tokens
+            return draft[:i]
+    return draft
 
 
 class SharedRunner:

@@ -51,6 +51,15 @@ class TokenTree:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @property
+    def depth(self) -> int:
+        """Levels below the root."""
+        return max(self.depths, default=0)
+
+    def __getitem__(self, part: slice) -> TokenTree:
+        """`tree[:n]`, the first n nodes: a tree, since parents come first."""
+        return TokenTree(self.tokens[part], self.parents[part])
+
     @classmethod
     def chain(cls, tokens: Seq[int]) -> TokenTree:
         """A sequence as the tree without branches."""
@@ -107,8 +116,10 @@ class TreeGrowth:
     they come, level by level, so a parent's number is below its children's.
     """
 
-    def __init__(self, shape: TreeShape) -> None:
+    def __init__(self, shape: TreeShape, floor: float = -np.inf) -> None:
+        """A candidate whose score is below `floor` is none."""
         self.shape = shape
+        self.floor = floor
         self.depth = 0  # levels seen
         self._tokens: list[int] = []
         self._parents: list[int] = []
@@ -131,7 +142,8 @@ class TreeGrowth:
     def expand(self, tokens: NDArray[np.int32], logprobs: NDArray[np.float32]) -> None:
         """Add a level: `tokens` and `logprobs` [F, K] are the children of each frontier candidate.
 
-        The new frontier is the `top_k` best of the level, ties to the earlier. A child whose
+        The new frontier is the `top_k` best of the level, ties to the earlier, less those that
+        `nodes` candidates are at least as good as: no child of theirs could be kept. A child whose
         log-probability is not a number or -inf is no candidate, nor is a token seen twice.
         """
         begin = len(self._tokens)
@@ -141,14 +153,19 @@ class TreeGrowth:
             above = 0.0 if parent == ROOT else self._scores[parent]
             seen: set[int] = set()
             for token, logprob in zip(row[: self.shape.top_k], scores, strict=False):
-                if token in seen or not logprob > -np.inf:
+                score = above + min(logprob, 0.0)
+                if token in seen or not logprob > -np.inf or score < self.floor:
                     continue
                 seen.add(token)
                 self._tokens.append(token)
                 self._parents.append(parent)
-                self._scores.append(above + min(logprob, 0.0))
+                self._scores.append(score)
         level = range(begin, len(self._tokens))
-        self._frontier = sorted(level, key=lambda c: -self._scores[c])[: self.shape.top_k]
+        ranked = sorted(level, key=lambda c: -self._scores[c])[: self.shape.top_k]
+        bar = -np.inf
+        if len(self._scores) >= self.shape.nodes:
+            bar = sorted(self._scores, reverse=True)[self.shape.nodes - 1]
+        self._frontier = [c for c in ranked if self._scores[c] > bar]
         self.depth += 1
 
     def best(self, nodes: int | None = None) -> TokenTree:

@@ -14,7 +14,7 @@ when sampling too.
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeVar
 
@@ -22,9 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.cascade.decoding import Choice
+from halfbyte.cascade.tree import TokenTree
 from halfbyte.config import Level
 from halfbyte.runtime.protocol import Batch, Runtime, Sampling
 
+Draft = list[int] | TokenTree  # what is proposed after a root
 Number = TypeVar("Number", np.float32, np.int32, np.uint64)
 
 
@@ -85,9 +87,12 @@ def accept(proposed: Seq[int], sampled: Seq[int]) -> int:
 
 
 def verify(
-    runtime: Runtime, level: Level, places: Seq[Place], proposals: Seq[list[int]]
+    runtime: Runtime, level: Level, places: Seq[Place], proposals: Seq[Draft]
 ) -> list[Outcome]:
-    """Run every place's tokens and proposals in one forward; the longest agreeing prefix counts."""
+    """Run every place's tokens and proposals in one forward; the longest agreeing path counts.
+
+    KV of an accepted path is moved to the positions after the root.
+    """
     rows: list[int] = []
     sampled_rows: list[int] = []
     positions: list[int] = []
@@ -95,13 +100,17 @@ def verify(
     for place, proposed in zip(places, proposals, strict=True):
         root_row = len(rows) + len(place.tokens) - 1
         rows += place.tokens
-        rows += proposed
+        rows += proposed.tokens if isinstance(proposed, TokenTree) else proposed
         starts.append(len(rows))
         if place.samples:
             sampled_rows += range(root_row, len(rows))
             next_position = place.root_position + 1
-            positions += range(next_position, next_position + len(proposed) + 1)
-    batch = batch_of(rows, starts, places)
+            positions.append(next_position)
+            if isinstance(proposed, TokenTree):
+                positions += [next_position + depth for depth in proposed.depths]
+            else:
+                positions += range(next_position + 1, next_position + len(proposed) + 1)
+    batch = replace(batch_of(rows, starts, places), paths=_paths(places, proposals))
     if not sampled_rows:
         runtime.forward(batch, level, np.empty(0, dtype=np.int32))
         return [NOTHING] * len(places)
@@ -118,11 +127,53 @@ def verify(
         if not place.samples:
             outcomes.append(NOTHING)
             continue
-        accepted = accept(proposed, tokens[start : start + len(proposed)])
-        end = start + accepted + 1
-        outcomes.append(Outcome(tokens[start:end], logprobs[start:end], len(proposed), accepted))
+        drawn = tokens[start : start + len(proposed) + 1]
+        if isinstance(proposed, TokenTree):
+            nodes, most = proposed.walk(drawn), proposed.depth
+            _move(runtime, place, nodes)
+        else:
+            nodes, most = list(range(accept(proposed, drawn))), len(proposed)
+        picked = [start, *(start + 1 + node for node in nodes)]
+        outcomes.append(
+            Outcome([tokens[r] for r in picked], [logprobs[r] for r in picked], most, len(nodes))
+        )
         start += len(proposed) + 1
     return outcomes
+
+
+def _paths(places: Seq[Place], proposals: Seq[Draft]) -> NDArray[np.int32] | None:
+    """`Batch.paths` of all rows; None where no proposal branches.
+
+    A place's own tokens are the trunk of its tree:  t0 ── t1 ── root ── nodes.
+    """
+    if not any(isinstance(p, TokenTree) and not p.is_chain for p in proposals):
+        return None
+    blocks: list[NDArray[np.int32]] = []
+    for place, proposed in zip(places, proposals, strict=True):
+        trunk = len(place.tokens) - 1
+        if not isinstance(proposed, TokenTree) or proposed.is_chain:
+            blocks.append(np.full((trunk + 1 + len(proposed), 1), -1, dtype=np.int32))
+            continue
+        below = proposed.paths()
+        block = np.full((trunk + len(below), trunk + below.shape[1]), -1, dtype=np.int32)
+        block[:, :trunk] = np.where(
+            np.arange(trunk) <= np.arange(len(block))[:, None], np.arange(trunk), -1
+        )
+        block[trunk:, trunk:] = np.where(below >= 0, below + trunk, -1)
+        blocks.append(block)
+    width = max(block.shape[1] for block in blocks)
+    return np.concatenate(
+        [np.pad(b, ((0, 0), (0, width - b.shape[1])), constant_values=-1) for b in blocks]
+    )
+
+
+def _move(runtime: Runtime, place: Place, nodes: list[int]) -> None:
+    """Move the KV of the accepted nodes to the positions after the root."""
+    if nodes == list(range(len(nodes))):
+        return
+    first = place.root_position + 1
+    sources = np.array(nodes, dtype=np.int32) + np.int32(first)
+    runtime.copy_kv(place.page_row, sources, first + np.arange(len(nodes), dtype=np.int32))
 
 
 def batch_of(rows: list[int], starts: list[int], places: Seq[Place]) -> Batch:

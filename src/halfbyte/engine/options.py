@@ -11,8 +11,8 @@ from halfbyte.errors import ArgumentError
 class EngineOptions:
     """What does not change the output, only the speed."""
 
-    # Most tokens proposed per cycle. Where a draft step costs about half of the target's, the
-    # best fixed length is 3 for agreement around .85 and 3 or 4 around .95.
+    # Most tokens, or nodes of a tree, proposed per cycle. Where a draft step costs about half of
+    # the target's, the best fixed length is 3 for agreement around .85 and 3 or 4 around .95.
     draft_length: int = 3
     min_confidence: float = 0.0  # a draft stops where its token is less likely than this
     max_batch: int = 8  # sequences decoded together
@@ -42,7 +42,7 @@ class EngineOptions:
 
 
 _COUNTS = (
-    ("draft_length", 0, 64, "3 suits most models"),
+    ("draft_length", 0, 1024, "3 suits most models, a tree has use for more"),
     ("inner_length", 0, 64, "4 suits most stages"),
     ("max_batch", 1, 1024, "use a small number such as 8"),
     ("prefill_rows", 1, 8192, "128 suits most machines"),

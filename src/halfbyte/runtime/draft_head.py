@@ -39,6 +39,10 @@ class DraftHead(Protocol):
         """Its shape."""
 
     @property
+    def level(self) -> Level:
+        """The level to run it at: 8-bit weights where it has them, 8-bit activations."""
+
+    @property
     def page_size(self) -> int:
         """Positions a KV page holds: the target's."""
 

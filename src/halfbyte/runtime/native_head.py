@@ -71,6 +71,11 @@ class NativeHead:
         return self._config
 
     @property
+    def level(self) -> Level:
+        """The level to run it at."""
+        return Level(8 if self._model.has_lo else 4, 8)
+
+    @property
     def page_size(self) -> int:
         """Positions a KV page holds."""
         return self._page_size

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from halfbyte.config import Level
 from halfbyte.formats.draft_head import HeadConfig, HeadWeights
-from halfbyte.formats.weights import Weights
+from halfbyte.formats.weights import Planes, Weights
 from halfbyte.runtime.draft_head import HeadStep, check_target, scoring_matrix
 from halfbyte.runtime.protocol import Batch
 from halfbyte.runtime.reference import ReferenceRuntime, own_slots, row_contexts
@@ -61,6 +61,13 @@ class ReferenceHead:
     def config(self) -> HeadConfig:
         """Its shape."""
         return self._config
+
+    @property
+    def level(self) -> Level:
+        """The level to run it at."""
+        stored = [m.stored for m in self._matrices.values()]
+        nested = all(isinstance(s, Planes) and s.lo is not None for s in stored)
+        return Level(8 if nested else 4, 8)
 
     @property
     def page_size(self) -> int:
