@@ -71,10 +71,23 @@ HALFBYTE_MULTIPLY(multiply_even, 0, 1, 2, 3)
 HALFBYTE_MULTIPLY(multiply_odd, 4, 5, 6, 7)
 #undef HALFBYTE_MULTIPLY
 
+// Asks for tile `t`'s half of one group of the next panel's planes, while this one is multiplied:
+// unpacking waits for memory otherwise, and the tiles wait for it.
+template <Source S>
+inline void fetch_ahead(const PanelPointers& next, int t, int g, int group) {
+    const int bytes = group * kPanel / 4, from = g * 2 * bytes + t * bytes;
+    for (int i = from; i < from + bytes; i += 64) {
+        _mm_prefetch(next.hi + i, _MM_HINT_T1);
+        if constexpr (S == Source::kHiLo)
+            _mm_prefetch(next.lo + (i - next.without_lo), _MM_HINT_T1);
+    }
+}
+
 // 16 rows x 16 outputs (tile `t` of the panel) into out[row][32].
-template <int X, bool kOffset>
-inline void tile_block(const std::uint8_t* bytes, const PanelPointers& w, int t, int k, int group,
-                       int step, const Activations& x, int row0, float* out) {
+template <Source S, int X, bool kOffset>
+inline void tile_block(const std::uint8_t* bytes, const PanelPointers& w, const PanelPointers* next,
+                       int t, int k, int group, int step, const Activations& x, int row0,
+                       float* out) {
     const int groups = k / group;
     const std::int8_t* codes = x.codes + static_cast<std::size_t>(row0) * X * k;
     const std::size_t at = static_cast<std::size_t>(row0) * groups;
@@ -91,6 +104,7 @@ inline void tile_block(const std::uint8_t* bytes, const PanelPointers& w, int t,
     start(0);
     for (int g = 0; g < groups; ++g) {
         if (g + 1 < groups) start(g + 1);
+        if (next) fetch_ahead<S>(*next, t, g, group);
         const GroupSums& b = buffers[g % 2];
         const __m512 scale = _mm512_cvtph_ps(
             _mm256_load_si256(reinterpret_cast<const __m256i*>(w.scale + g * kPanel + t * 16)));
@@ -120,11 +134,13 @@ void panels(const PackedPlanes& w, const Activations& x, int rows, const Epilogu
     configure(step);
     for (int p = p0; p < p1; ++p) {
         PanelPointers panel = avx512::panel_pointers(w, p);
+        const PanelPointers next = avx512::panel_pointers(w, p + 1);
         avx512::unpack_panel<S>(panel, w.k, w.group, scratch);
         finish_stores();
         for (int m = 0; m < whole; m += 16) {
             for (int t = 0; t < 2; ++t)
-                tile_block<X, kOffset>(scratch, panel, t, w.k, w.group, step, x, m, values);
+                tile_block<S, X, kOffset>(scratch, panel, m == 0 ? &next : nullptr, t, w.k, w.group,
+                                          step, x, m, values);
             apply_epilogue<avx512::F32x16>(e, p, m, 16, values);
         }
         panel.hi = scratch;
