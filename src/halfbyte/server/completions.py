@@ -13,7 +13,7 @@ from halfbyte.server.completion_choice import CompletionChoice
 from halfbyte.server.errors import bad_request
 from halfbyte.server.failures import stream_error
 from halfbyte.server.generation import Generation
-from halfbyte.server.sampling import sampling_params
+from halfbyte.server.sampling import check_text_only, sampling_params
 from halfbyte.server.schema.completion import CompletionBody
 from halfbyte.server.service import Service, answer_json, note, now, request_id, service_of
 from halfbyte.server.sse import DONE, EventStream, event
@@ -109,11 +109,16 @@ class _Answer:
 
 
 def _check(body: CompletionBody) -> None:
+    check_text_only(body.response_format, body.structured_outputs)
     n, best_of = body.n or 1, body.best_of
     if best_of is not None and best_of < n:
         raise bad_request(f"best_of: got {best_of}, expected at least n = {n}", param="best_of")
     if best_of is not None and best_of > n and body.stream:
         raise bad_request("best_of cannot be streamed; use n, or stream false", param="best_of")
+    if body.logprobs:
+        raise bad_request(
+            "logprobs: only 0 is offered, the logprob of the token itself", param="logprobs"
+        )
     if body.echo and body.logprobs is not None:
         raise bad_request("echo with logprobs is not offered; leave one out", param="echo")
 

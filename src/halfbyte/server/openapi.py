@@ -75,7 +75,7 @@ def _operation(endpoint: Endpoint, references: Any, *, keys: bool) -> dict[str, 
     if endpoint.answer is not None:
         content[endpoint.media_type] = {"schema": references[(endpoint.answer, "serialization")]}
     if endpoint.streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {}
     responses: dict[str, Any] = {}
     if endpoint.answer is not None or endpoint.media_type != "application/json":
         responses["200"] = {"description": "Done.", "content": content}

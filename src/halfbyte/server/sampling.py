@@ -7,7 +7,7 @@ from typing import Any
 from halfbyte.errors import HalfbyteError
 from halfbyte.params import SamplingParams
 from halfbyte.server.errors import bad_request
-from halfbyte.server.schema.sampling import SamplingBody
+from halfbyte.server.schema.sampling import ResponseFormat, SamplingBody, StructuredOutputs
 
 # Passed on under the same name where they are not at their default, so that a parameter the
 # engine does not know is an error only for who asks for it.
@@ -48,6 +48,19 @@ def sampling_params(body: SamplingBody, *, max_tokens: int, **extra: Any) -> Sam
         return SamplingParams.from_dict(values)
     except HalfbyteError as error:
         raise bad_request(str(error), param=error.what) from error
+
+
+def check_text_only(
+    response_format: ResponseFormat | None, structured: StructuredOutputs | None
+) -> None:
+    """ApiError 400 for a constraint: better than text that ignores it."""
+    if response_format is not None and response_format.type != "text":
+        raise bad_request(
+            f"response_format: got '{response_format.type}', expected 'text'",
+            param="response_format",
+        )
+    if structured is not None:
+        raise bad_request("structured_outputs: this server offers none", param="structured_outputs")
 
 
 def _biases(given: dict[str, float]) -> dict[int, float]:

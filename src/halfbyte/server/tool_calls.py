@@ -34,42 +34,59 @@ def reader_for(template: str, *, forced: bool) -> CallReader:
 
 
 class TaggedCalls:
-    """`<tool_call>{"name": …, "arguments": …}</tool_call>` amid text (Qwen, Hermes)."""
+    """`<tool_call>{"name": …, "arguments": …}</tool_call>` amid text (Qwen, Hermes).
+
+    Line breaks around a call belong to it, not to the text.
+    """
 
     def __init__(self) -> None:
         self._held = ""
+        self._gap = ""  # line breaks before the call that is being read
         self._inside = False
+        self._after_call = False
 
     def add(self, text: str) -> tuple[str, list[Call]]:
         """See `CallReader`."""
         self._held += text
-        content, calls = "", []
-        while True:
-            tag = CLOSE if self._inside else OPEN
-            before, found, after = self._held.partition(tag)
-            if not found:
-                break
-            self._held = after.lstrip("\n") if self._inside else after
+        content, calls = "", list[Call]()
+        while CLOSE in self._held if self._inside else OPEN in self._held:
             if self._inside:
-                parsed = parse_calls(before)
-                calls += parsed
-                content += "" if parsed else OPEN + before + CLOSE
+                body, _, self._held = self._held.partition(CLOSE)
+                found = parse_calls(body)
+                calls += found
+                content += "" if found else self._gap + OPEN + body + CLOSE
+                self._after_call = bool(found)
             else:
-                content += before.rstrip("\n") if not content else before
+                before, _, self._held = self._held.partition(OPEN)
+                before = self._without_break(before)
+                kept = before.rstrip("\n")
+                content, self._gap = content + kept, before[len(kept) :]
             self._inside = not self._inside
-        if not self._inside:
-            keep = _overlap(self._held, OPEN)
-            content += self._held[: len(self._held) - keep]
-            self._held = self._held[len(self._held) - keep :]
-        return content, calls
+        return content + self._release(), calls
 
     def finish(self) -> tuple[str, list[Call]]:
         """An unfinished call that parses counts; anything else is content."""
         held, self._held = self._held, ""
         if not self._inside:
-            return held, []
+            return self._without_break(held), []
         calls = parse_calls(held)
-        return ("", calls) if calls else (OPEN + held, [])
+        return ("", calls) if calls else (self._gap + OPEN + held, [])
+
+    def _release(self) -> str:
+        """Text that no tag can begin in, nor line breaks that one may follow."""
+        if self._inside:
+            return ""
+        self._held = self._without_break(self._held)
+        certain = len(self._held) - _overlap(self._held, OPEN)
+        certain = len(self._held[:certain].rstrip("\n"))
+        content, self._held = self._held[:certain], self._held[certain:]
+        return content
+
+    def _without_break(self, text: str) -> str:
+        if self._after_call:
+            text = text.lstrip("\n")
+            self._after_call = not text
+        return text
 
 
 class BareCalls:
