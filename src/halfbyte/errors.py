@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+MAX_PART_CHARS = 400
+
 
 class HalfbyteError(Exception):
     """A mistake in an argument, a file or a request: one line, and exit status 2 in the CLI."""
@@ -11,7 +13,15 @@ class HalfbyteError(Exception):
         self.got = got
         self.expected = expected
         self.fix = fix
-        super().__init__(f"{what}: got {got}, expected {expected}; {fix}".replace("\n", " "))
+        parts = (what, got, expected, fix)
+        what, got, expected, fix = (_line(part) for part in parts)
+        super().__init__(f"{what}: got {got}, expected {expected}; {fix}")
+
+
+def _line(part: object) -> str:
+    """One line of bounded length: parts quote files and requests."""
+    text = " ".join(str(part)[: 4 * MAX_PART_CHARS].split("\n"))
+    return text if len(text) <= MAX_PART_CHARS else text[: MAX_PART_CHARS - 1] + "…"
 
 
 class ArgumentError(HalfbyteError):

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from tokenizers import Tokenizer
 
 from halfbyte.errors import ArgumentError, FormatError
+from halfbyte.importers.tokenizer_gguf import is_library_fault
 
 
 class TextSource(Protocol):
@@ -40,14 +41,8 @@ class TextCodec:
             )
         try:
             self._tokenizer: Tokenizer = Tokenizer.from_str(text)
-        except Exception as error:  # the library raises bare Exception on any malformed field
-            raise FormatError(
-                "bad-tokenizer",
-                "tokenizer.json",
-                got=str(error)[:200],
-                expected="a Hugging Face tokenizers file",
-                fix="convert the model again",
-            ) from error
+        except BaseException as error:  # bare Exception, or a Rust panic, on any malformed field
+            raise _tokenizer_fault(error) from error
         info = source.tokenizer_info
         self.bos_id = _token_id(info.get("bos"), vocab_size)
         self.bos_token = str(info.get("bos_token") or "")
@@ -59,7 +54,9 @@ class TextCodec:
         """Token ids of a prompt; a chat template has already written its own special tokens."""
         try:
             ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        except Exception as error:  # a lone surrogate, or a model the library gives up on
+        except BaseException as error:  # a lone surrogate, or a model the library gives up on
+            if not is_library_fault(error):
+                raise
             raise ArgumentError(
                 "prompt", got=str(error)[:200], expected="valid Unicode text", fix="check the text"
             ) from error
@@ -77,7 +74,10 @@ class TextCodec:
 
     def decode(self, ids: Seq[int], *, keep_special: bool = False) -> str:
         """Text of ids; special tokens are left out unless kept."""
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=not keep_special)
+        try:
+            text: str = self._tokenizer.decode(list(ids), skip_special_tokens=not keep_special)
+        except BaseException as error:
+            raise _tokenizer_fault(error) from error
         return text
 
     def token_text(self, token: int) -> str:
@@ -88,6 +88,19 @@ class TextCodec:
         """Every token the tokenizer has, by its id."""
         known: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
         return {i: token for token, i in known.items()}
+
+
+def _tokenizer_fault(error: BaseException) -> BaseException:
+    """The library's fault by its name here; anything else as it is."""
+    if not is_library_fault(error):
+        return error
+    return FormatError(
+        "bad-tokenizer",
+        "tokenizer.json",
+        got=" ".join(str(error).split())[:200],
+        expected="a Hugging Face tokenizers file",
+        fix="convert the model again",
+    )
 
 
 def eos_ids(source: TextSource, model_eos: tuple[int, ...], vocab_size: int) -> frozenset[int]:

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from halfbyte.errors import FormatError
 
-MAX_HEADER_BYTES = 32 << 20  # a 100-layer model in one file needs under 1 MiB
+# A 100-layer model in one file needs under 1 MiB, and a JSON value can take 20 times its text.
+MAX_HEADER_BYTES = 8 << 20
 MAX_DIMENSIONS = 8
 _NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype(np.uint8),

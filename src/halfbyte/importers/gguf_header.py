@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,20 @@ def parse_header(path: Path, data: NDArray[np.uint8]) -> GgufHeader:
             expected = f"{begin + size} or more, by its tensor {name!r}"
             raise _fault(path, got=f"{len(data)} bytes", expected=expected)
         tensors[name] = GgufTensor(type_name, shape, begin, begin + size)
+    _check_apart(path, tensors)
     return GgufHeader(metadata, tensors)
+
+
+def _check_apart(path: Path, tensors: dict[str, GgufTensor]) -> None:
+    """Bytes that thousands of tensors share would be written out thousands of times."""
+    ordered = sorted(tensors.items(), key=lambda item: item[1].begin)
+    for (_, before), (name, tensor) in pairwise(ordered):
+        if tensor.begin < before.end:
+            raise _fault(
+                path,
+                got=f"tensor {name!r} at byte {tensor.begin}",
+                expected=f"{before.end} or more",
+            )
 
 
 def _tensor_entry(cursor: _Cursor, name: str) -> tuple[str, tuple[int, ...], int, int]:

@@ -8,7 +8,8 @@ from typing import Any
 
 from halfbyte.errors import SourceError
 
-MAX_BYTES = 64 << 20
+# The index of a model of 90,000 tensors takes 9 MiB, and a JSON value can take 20 times its text.
+MAX_BYTES = 16 << 20
 
 
 def read_json(path: Path, *, limit: int = MAX_BYTES) -> dict[str, Any]:

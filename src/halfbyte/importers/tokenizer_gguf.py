@@ -12,6 +12,7 @@ from halfbyte.importers.source import TokenizerFiles
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 MAX_TOKEN_CHARS = 1024
+MAX_MERGES = 4 << 20  # a vocabulary of 262k tokens has 0.6 M; a hostile one a thousand a token
 
 # Tokens that end a turn or a text, whatever the metadata names as `eos`.
 END_TOKENS = (
@@ -155,6 +156,8 @@ def _merges_from_scores(
             left, right = token[:cut], token[cut:]
             if left in vocab and right in vocab:
                 found.append((-score, vocab[token], vocab[left], vocab[right], left, right))
+        if len(found) > MAX_MERGES:
+            raise _fault("tokens", f"over {MAX_MERGES} ways to join tokens", "a real vocabulary")
     return [(left, right) for *_, left, right in sorted(found)]
 
 
