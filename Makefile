@@ -37,6 +37,7 @@ lint: $(VENV)/.halfbyte-lint
 	$(BIN)/mypy src
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	$(BIN)/python -m benchmarks.report --check README.md
+	$(BIN)/python docs/option_tables.py --check docs/server.md
 
 format: $(VENV)/.halfbyte-lint
 	$(BIN)/ruff check --fix .

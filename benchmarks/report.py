@@ -60,6 +60,7 @@ def report(rows: Sequence[Row]) -> str:
             _plain_table(model, [r for r in own if r.unit == "tok/s" and " @ " in r.metric]),
             _speculation_table(model, [r for r in own if r.metric.startswith("generate")]),
             _cost_table(model, [r for r in own if r.unit == "ms"]),
+            _serving_table(model, [r for r in own if r.metric.startswith("serve")]),
             _linear_table(model, [r for r in own if r.metric.startswith("linear")]),
         ]
     parts.append(_origin(list(latest)))
@@ -133,6 +134,25 @@ def _cost_table(model: str, rows: Sequence[Row]) -> str:
         cells.append(f"{draft[0]:.2f}" if draft else "")
         lines.append(_line([name[0], name[2] or name[1], *cells]))
     title = f"**{model}**, one forward of M rows in ms (and against one row); drafting: ms a token"
+    return title + "\n\n" + "\n".join(lines)
+
+
+def _serving_table(model: str, rows: Sequence[Row]) -> str:
+    """One line an engine: tokens a second, and milliseconds to the first token, by streams."""
+    if not rows:
+        return ""
+    counts = sorted({int(row.metric.split()[-1]) for row in rows})
+    lines = _head(["engine", "weights", *(f"{count} streams" for count in counts)])
+    for name in dict.fromkeys((row.engine, row.format, row.cascade) for row in rows):
+        own = {r.metric: r.spread.median for r in rows if (r.engine, r.format, r.cascade) == name}
+        cells = [
+            f"{own[f'serve streams {n}']:.0f} ({own[f'serve first token {n}'] * 1e3:.0f} ms)"
+            if f"serve streams {n}" in own
+            else ""
+            for n in counts
+        ]
+        lines.append(_line([name[0], f"`{name[2]}`" if name[2] else name[1], *cells]))
+    title = f"**{model}** served: tokens/s of all streams together (and time to the first token)"
     return title + "\n\n" + "\n".join(lines)
 
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.setup_llama_cpp DIR --requantize smollm2-135m=PATH.gguf
 
-DIR gets `bin/llama-bench` (on CPUs with AMX also `bin/llama-bench-no-amx`: which one is faster
-differs by test) and `models/NAME.{Q4_0-pure,Q4_0,Q8_0}.gguf`. Needs cmake, a C++ compiler and a
-package index.
+DIR gets `bin/llama-bench` and `bin/llama-server` (on CPUs with AMX also both with `-no-amx`: which
+one is faster differs by test) and `models/NAME.{Q4_0-pure,Q4_0,Q8_0}.gguf`. Needs cmake, a C++
+compiler and a package index.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from halfbyte.errors import SourceError
 
 PACKAGE = "llama_cpp_python"
 VERSION = "0.3.36"
+PROGRAMS = ("llama-bench", "llama-server")
 CMAKE_OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",
     "-DGGML_NATIVE=ON",
@@ -97,18 +98,19 @@ def fetch_source(directory: Path) -> Path:
 def build(
     source: Path, directory: Path, suffix: str, cxx_flags: str, c_flags: str, jobs: int
 ) -> None:
-    """Leave `llama-bench{suffix}` and `llama-quantize{suffix}` in `bin`."""
-    program = directory / "bin" / f"llama-bench{suffix}"
-    if program.is_file():
+    """Leave `llama-bench{suffix}`, `llama-server{suffix}` and `quantize{suffix}` in `bin`."""
+    programs = [directory / "bin" / f"{name}{suffix}" for name in PROGRAMS]
+    if all(program.is_file() for program in programs):
         return
     tree = directory / f"build{suffix}"
     flags = [f"-DCMAKE_CXX_FLAGS={cxx_flags}", f"-DCMAKE_C_FLAGS={c_flags}"]
     _run(["cmake", "-S", str(source), "-B", str(tree), *CMAKE_OPTIONS, *flags])
-    targets = ["--target", "llama-bench", "llama-quantize"]
+    targets = ["--target", *PROGRAMS, "llama-quantize"]
     _run(["cmake", "--build", str(tree), "-j", str(jobs), *targets])
-    program.parent.mkdir(exist_ok=True)
+    (directory / "bin").mkdir(exist_ok=True)
     shutil.copy2(tree / "bin" / "llama-quantize", directory / "bin" / f"quantize{suffix}")
-    shutil.copy2(tree / "bin" / "llama-bench", program)
+    for program in programs:
+        shutil.copy2(tree / "bin" / program.name.removesuffix(suffix), program)
 
 
 def requantize(directory: Path, name: str, path: Path) -> None:

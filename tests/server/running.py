@@ -29,7 +29,7 @@ class Served:
     llm: LLM
 
     def client(self, **options: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=30, **options)
+        return httpx.Client(base_url=self.url, timeout=120, **options)
 
     def free_pages(self) -> int:
         return self.llm.model.pool.num_free

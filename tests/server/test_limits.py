@@ -47,8 +47,9 @@ def test_a_full_queue_is_429_with_retry_after_and_harms_nobody(talking_llm: LLM)
     # Batch 8 and one that waits: the tenth is one too many.
     with serving(talking_llm, engine=AsyncOptions(max_waiting=1)) as server:
         answers: list[httpx.Response] = []
+        body = {**LONG, "max_tokens": 100}
         threads = [
-            threading.Thread(target=lambda: answers.append(_post(server, LONG))) for _ in range(30)
+            threading.Thread(target=lambda: answers.append(_post(server, body))) for _ in range(30)
         ]
         for thread in threads:
             thread.start()

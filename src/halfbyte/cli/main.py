@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import typer
 import typer.main
@@ -47,6 +48,11 @@ def _root(
     """
 
 
+def command() -> Any:
+    """The whole command line, as click sees it."""
+    return typer.main.get_command(_build())
+
+
 def _build() -> typer.Typer:
     app = typer.Typer(
         add_completion=False,
@@ -63,9 +69,8 @@ def _build() -> typer.Typer:
 
 def run(arguments: list[str]) -> int:
     """Run one command line; returns its exit status."""
-    command = typer.main.get_command(_build())
     try:
-        status = command.main(
+        status = command().main(
             args=arguments or ["--help"], prog_name="halfbyte", standalone_mode=False
         )
         sys.stdout.flush()
