@@ -26,6 +26,7 @@ ROOMS = (
     ("engine",),
     (
         "params",
+        "grammar",
         "results",
         "text",
         "template_worker",

@@ -68,3 +68,35 @@ def test_without_a_seed_every_request_gets_its_own() -> None:
     params = SamplingParams(top_k=-1)
     assert params.choice().seed != params.choice().seed
     assert params.choice().top_k == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("presence_penalty", 2.1),
+        ("frequency_penalty", float("nan")),
+        ("repetition_penalty", 0),
+        ("logit_bias", {1: 101}),
+        ("logit_bias", {"1": 1.0}),
+        ("logit_bias", [1, 2]),
+        ("logit_bias", {i: 1.0 for i in range(1025)}),
+        ("min_tokens", 17),
+        ("allowed_token_ids", []),
+        ("allowed_token_ids", [-1]),
+        ("logprobs", 21),
+        ("prompt_logprobs", -1),
+        ("n", 0),
+        ("n", 129),
+        ("best_of", 0),
+        ("structured_outputs", {"json": "{}"}),
+    ],
+)
+def test_values_out_of_range_name_their_parameter(name: str, value: object) -> None:
+    with pytest.raises(ArgumentError, match=name):
+        SamplingParams(**{name: value})  # type: ignore[arg-type]
+
+
+def test_parameters_with_every_field_can_be_keys() -> None:
+    one = SamplingParams(logit_bias={3: 1, 1: 2.0}, allowed_token_ids=[5, 4, 5], stop=["a"])
+    two = SamplingParams(logit_bias=((1, 2.0), (3, 1.0)), allowed_token_ids=(4, 5), stop=("a",))
+    assert len({one, two}) == 1

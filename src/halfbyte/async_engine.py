@@ -24,7 +24,7 @@ from halfbyte.llm import LLM
 from halfbyte.metrics import Snapshot
 from halfbyte.params import SamplingParams
 from halfbyte.recorder import Recorder
-from halfbyte.request import Request
+from halfbyte.request import Request, require_one
 from halfbyte.results import Chunk
 from halfbyte.stream import RequestStream
 
@@ -158,10 +158,12 @@ class AsyncEngine:
             )
         chosen = self._choose(cascade)
         _check_order(priority, deadline)
+        wanted = params or SamplingParams()
+        require_one(wanted)
         request = Request(
             self.llm.model,
             prompt_ids,
-            params or SamplingParams(),
+            wanted,
             follow=True,
             cascade=chosen,
             priority=priority,

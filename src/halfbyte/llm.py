@@ -23,7 +23,7 @@ from halfbyte.engine.run import Engine, fixed_plan
 from halfbyte.errors import ArgumentError
 from halfbyte.loading import LoadedModel, Progress, RuntimeOptions, default_cascade, load
 from halfbyte.params import SamplingParams
-from halfbyte.request import Request, check_tokens
+from halfbyte.request import Request, check_tokens, choose, require_one
 from halfbyte.results import Chunk, Completion
 
 DEFAULT_CASCADE = "auto"
@@ -163,7 +163,9 @@ class LLM:
             ids = self._encode_chat(prompt)  # type: ignore[arg-type]
         else:
             ids = self._encode(prompt)  # type: ignore[arg-type]
-        return self._stream(Request(self.model, ids, params or SamplingParams(), follow=True))
+        wanted = params or SamplingParams()
+        require_one(wanted)
+        return self._stream(Request(self.model, ids, wanted, follow=True))
 
     def _stream(self, request: Request) -> Generator[Chunk, None, None]:
         engine = self._engine([request])
@@ -180,14 +182,20 @@ class LLM:
         self, prompts: list[list[int]], params: SamplingParams | Seq[SamplingParams] | None
     ) -> list[Completion]:
         each = _params_of(params, len(prompts))
-        requests = [Request(self.model, ids, p) for ids, p in zip(prompts, each, strict=True)]
-        engine = self._engine(requests)
+        requests = [
+            [Request(self.model, ids, p, index=i) for i in range(p.num_drawn)]
+            for ids, p in zip(prompts, each, strict=True)
+        ]
+        engine = self._engine([request for group in requests for request in group])
         try:
             while engine.has_work:
                 engine.step()
         finally:
             engine.close()
-        return [request.completion() for request in requests]
+        return [
+            choose([request.completion() for request in group], p)
+            for group, p in zip(requests, each, strict=True)
+        ]
 
     def engine(self) -> Engine:
         """An engine with no work, over this model, cascade and options."""

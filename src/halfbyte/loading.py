@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.model_runner import ModelRunner
@@ -20,6 +21,9 @@ from halfbyte.importers.resolve import open_weights
 from halfbyte.runtime.draft_head import DraftHead
 from halfbyte.runtime.protocol import Runtime
 from halfbyte.text import TextCodec, TextSource, eos_ids
+
+if TYPE_CHECKING:
+    from halfbyte.grammar import GrammarCompiler
 
 Progress = Callable[[str, int, int], None]
 
@@ -68,6 +72,7 @@ class LoadedModel:
     eos_ids: frozenset[int] = field(init=False)
     _codec: TextCodec | None = field(default=None, init=False)
     _template: ChatTemplate | None = field(default=None, init=False)
+    _grammars: GrammarCompiler | None = field(default=None, init=False)
     _opened: dict[tuple[str, str], tuple[LoadedModel, int]] = field(
         default_factory=dict, init=False
     )
@@ -94,6 +99,17 @@ class LoadedModel:
         if self._codec is None:
             self._codec = TextCodec(self.source, self.runtime.config.vocab_size)
         return self._codec
+
+    @property
+    def grammars(self) -> GrammarCompiler:
+        """What structured output is made by, built on first use."""
+        if self._grammars is None:
+            from halfbyte.grammar import GrammarCompiler
+
+            self._grammars = GrammarCompiler(
+                self.codec.tokenizer_json, self.runtime.config.vocab_size, self.eos_ids
+            )
+        return self._grammars
 
     @property
     def template(self) -> ChatTemplate:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from halfbyte.cascade.statistics import Statistics
-from halfbyte.cascade.verify import Fate
+from halfbyte.cascade.verify import Fate, Tops
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +17,22 @@ class Completion:
     text: str
     logprobs: list[float]  # log-softmax of the raw target logits
     fates: list[Fate]
-    finish_reason: str  # stop (end token, stop token, stop string) | length | cancelled | deadline
+    # stop (end token, stop token, stop string, end of a grammar) | length | cancelled | deadline |
+    # grammar (it could not be followed further within its limits)
+    finish_reason: str
     seed: int  # the one used, so that a run without a seed can be repeated
     statistics: Statistics
+    # [(token, logprob), …] beside each token, best first; None: not asked for. So for the prompt,
+    # whose first token has no logprob.
+    top_logprobs: list[Tops] | None = None
+    prompt_logprobs: list[float | None] | None = None
+    prompt_top_logprobs: list[Tops | None] | None = None
+    others: list[Completion] = field(default_factory=list)  # with n > 1: the answers after this
+
+    @property
+    def cumulative_logprob(self) -> float:
+        """Sum over the tokens."""
+        return sum(self.logprobs)
 
     @property
     def cached_tokens(self) -> int:
@@ -36,6 +49,7 @@ class Chunk:
     logprobs: list[float]
     fates: list[Fate]
     completion: Completion | None = None
+    top_logprobs: list[Tops] | None = None  # beside each token
     tail: str = ""  # text held back that a chunk without a token lets go
 
     @property

@@ -50,6 +50,11 @@ class TextCodec:
         self._add_bos = bool(info.get("add_bos")) and self.bos_id is not None
         self._vocab_size = vocab_size
 
+    @property
+    def tokenizer_json(self) -> str:
+        """The tokenizer as the tokenizers library writes it."""
+        return self._tokenizer.to_str()
+
     def encode(self, text: str, *, as_chat: bool = False) -> list[int]:
         """Token ids of a prompt; a chat template has already written its own special tokens."""
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,11 +20,13 @@ GREEDY = Choice(0.0, 0, 1.0, 0.0, 0)
 PAGE = 4
 
 
-def sequence(pool: PagePool, tokens: list[int], cascade: str = "w8a16") -> Sequence:
+def sequence(
+    pool: PagePool, tokens: list[int], cascade: str = "w8a16", choice: Choice = GREEDY
+) -> Sequence:
     return Sequence(
         tokens,
         table=PageTable(pool, 64),
-        choice=GREEDY,
+        choice=choice,
         limit=8,
         stop_ids=frozenset(),
         cascade=Cascade.parse(cascade),
@@ -103,8 +107,7 @@ def test_a_sequence_that_must_run_its_prompt_finds_nothing() -> None:
     pool = PagePool(8, PAGE)
     cache = PrefixCache(pool)
     commit(pool, cache, sequence(pool, [3] * 12), 12)
-    eager = sequence(pool, [3] * 12)
-    eager.may_reuse = False
+    eager = sequence(pool, [3] * 12, choice=replace(GREEDY, scores_prompt=True))
     assert cache.find(eager) == []
 
 

@@ -21,6 +21,7 @@ from time import perf_counter
 
 from halfbyte.cascade.decoding import Decoding
 from halfbyte.cascade.proposer import Ask, Link, Proposer
+from halfbyte.cascade.tree import TokenTree
 from halfbyte.cascade.verify import Draft, Outcome, Place, verify
 from halfbyte.config import Level
 from halfbyte.runtime.protocol import Runtime
@@ -54,6 +55,7 @@ class CycleReport:
     verify_seconds: float
     prompt_rows: int = 0  # of prompts, that ran in the same forward
     rows: int = 0  # of that forward, those of prompts and of sequences left out by `of` too
+    chunk_outcomes: Seq[Outcome] = ()
 
     def of(self, members: Seq[int]) -> CycleReport:
         """What some of the sequences got out of it, numbered anew; costs stay those of all."""
@@ -102,8 +104,13 @@ def run_cycle(
 
     # Verify: pending token and proposals, one forward at the target level, every row sampled.
     places = [_place(s) for s in sequences]
-    none: list[list[int]] = [[] for _ in chunks]
-    outcomes = verify(runtime, target, [*places, *chunks], [*drafts, *none])[: len(sequences)]
+    admitted = [_admit(s, draft) for s, draft in zip(sequences, drafts, strict=True)]
+    none: list[Draft] = [[] for _ in chunks]
+    judged = verify(runtime, target, [*places, *chunks], [*(d for d, _ in admitted), *none])
+    outcomes = [
+        outcome if cut == 0 else replace(outcome, proposed=outcome.proposed + cut)
+        for outcome, (_, cut) in zip(judged, admitted, strict=False)
+    ]
     verified_at = perf_counter()
 
     # Accept and commit: the longest agreeing prefix, then the target's own next token.
@@ -113,15 +120,39 @@ def run_cycle(
     for sequence, outcome in zip(sequences, outcomes, strict=True):
         sequence.commit(outcome.tokens)
     prompt_rows = sum(len(p.tokens) for p in chunks) + sum(len(p.tokens) - 1 for p in places)
-    rows = prompt_rows + sum(o.proposed + 1 for o in outcomes)
-    draft_seconds, verify_seconds = drafted_at - started, verified_at - drafted_at
-    return CycleReport(outcomes, links, draft_seconds, verify_seconds, prompt_rows, rows)
+    rows = prompt_rows + sum(len(kept) + 1 for kept, _ in admitted)
+    seconds = drafted_at - started, verified_at - drafted_at
+    return CycleReport(outcomes, links, *seconds, prompt_rows, rows, judged[len(sequences) :])
 
 
 def _place(sequence: Decoding) -> Place:
     """From the first position without KV, as a rule that of the pending token."""
     first = sequence.committed_len
-    return Place(list(sequence.tokens[first:]), first, sequence.page_row, sequence.choice)
+    tokens, choice = list(sequence.tokens[first:]), sequence.choice
+    expected = tokens[1:] if choice.scores_prompt else ()
+    return Place(
+        tokens,
+        first,
+        sequence.page_row,
+        choice,
+        expected=expected,
+        tops=choice.tops,
+        shaper=choice.shaper,
+    )
+
+
+def _admit(sequence: Decoding, draft: Draft) -> tuple[Draft, int]:
+    """The proposals that may be emitted at all, and how many are left out.
+
+    Those count as rejected, and no row is spent on them. A shaper follows one text, so of a tree it
+    gets the first path.
+    """
+    shaper = sequence.choice.shaper
+    if shaper is None:
+        return draft, 0
+    path = draft.first_path() if isinstance(draft, TokenTree) else draft
+    count = shaper.admit(path)
+    return path[:count], len(path) - count
 
 
 def _by_proposer(plan: Seq[Turn]) -> dict[Proposer, list[int]]:

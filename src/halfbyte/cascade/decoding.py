@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from halfbyte.cascade.shaping import Shaper
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,9 @@ class Choice:
     top_p: float
     min_p: float
     seed: int
+    tops: int = 0  # most likely tokens to report at every position
+    scores_prompt: bool = False  # the prompt's own logprobs (and tops) are wanted
+    shaper: Shaper | None = field(default=None, compare=False)
 
 
 class Decoding(Protocol):

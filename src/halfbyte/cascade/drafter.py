@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 from time import perf_counter
 
 import numpy as np
 
 from halfbyte.cascade.decoding import Decoding
 from halfbyte.cascade.proposer import Ask, Proposals
-from halfbyte.cascade.runner import Runner, readable
+from halfbyte.cascade.runner import Runner, SharedRunner, readable
+from halfbyte.cascade.shaping import Changes, adjustments_of
 from halfbyte.cascade.verify import Outcome, Place, batch_of, sampling_of, verify
 
 
@@ -74,6 +76,14 @@ class Drafter:
                 roots[i] = Place(outcome.tokens, after, place.page_row, place.choice)
         return roots
 
+    def _shape(self, ask: Ask, drafted: list[int]) -> Changes | None:
+        """What changes the first token of a draft: only text known for sure is looked at, and only
+        the target's own weights have its vocabulary."""
+        shaper = ask.sequence.choice.shaper
+        if shaper is None or ask.ahead or drafted or not isinstance(self._runner, SharedRunner):
+            return None
+        return shaper.changes([])[0]
+
     def _run(self, roots: dict[int, Place], asks: Seq[Ask], tokens: list[list[int]]) -> int:
         """Decode on from the roots; returns how many forwards that took."""
         places = list(roots.values())
@@ -84,7 +94,10 @@ class Drafter:
             batch_of(rows, list(range(len(rows) + 1)), places),
             self._runner.level,
             np.array(lengths, dtype=np.int32),
-            sampling_of([place.choice for place in places], positions, [1] * len(places)),
+            replace(
+                sampling_of([place.choice for place in places], positions, [1] * len(places)),
+                adjustments=adjustments_of([self._shape(asks[i], tokens[i]) for i in roots]),
+            ),
             self._min_confidence,
         )
         counts: list[int] = drafted.counts.tolist()

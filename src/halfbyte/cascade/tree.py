@@ -78,6 +78,15 @@ class TokenTree:
         """Whether no node has a sibling."""
         return all(parent == i - 1 for i, parent in enumerate(self.parents))
 
+    def first_path(self) -> list[int]:
+        """Tokens from the root down by every node's first child."""
+        path, at = [], ROOT
+        for i, parent in enumerate(self.parents):
+            if parent == at:
+                path.append(self.tokens[i])
+                at = i
+        return path
+
     def paths(self) -> NDArray[np.int32]:
         """`Batch.paths` of the root and every node: [N + 1, deepest + 1], -1 past the end.
 

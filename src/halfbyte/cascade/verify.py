@@ -22,9 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.cascade.decoding import Choice
+from halfbyte.cascade.shaping import Changes, Shaper, adjustments_of
 from halfbyte.cascade.tree import TokenTree
 from halfbyte.config import Level
-from halfbyte.runtime.protocol import Batch, Runtime, Sampling
+from halfbyte.runtime.protocol import Batch, Runtime, Sampled, Sampling
 
 Draft = list[int] | TokenTree  # what is proposed after a root
 Number = TypeVar("Number", np.float32, np.int32, np.uint64)
@@ -39,6 +40,9 @@ class Fate(StrEnum):
     PLAIN = "plain"  # nothing was proposed
 
 
+Tops = list[tuple[int, float]]  # (token, logprob), best first
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a sequence got out of a verify: `accepted` proposals and one token of the judge's.
@@ -50,6 +54,11 @@ class Outcome:
     logprobs: list[float]  # accepted + 1
     proposed: int
     accepted: int
+    # Where the place asks: the most likely tokens beside each of `tokens`, the logprobs of the
+    # tokens it expected, and the most likely ones beside those.
+    tops: Seq[Tops] = ()
+    scores: Seq[float] = ()
+    score_tops: Seq[Tops] = ()
 
     def fates(self) -> list[Fate]:
         """One a token."""
@@ -71,6 +80,14 @@ class Place:
     page_row: NDArray[np.int32]  # [P], with pages up to the last proposal
     choice: Choice
     samples: bool = True  # False: a chunk of a prompt whose end is further on; no root
+    expected: Seq[int] = ()  # the tokens after the first of `tokens`, to be scored: not the root's
+    tops: int = 0
+    shaper: Shaper | None = None  # knows the text up to the root; its proposals are a sequence
+
+    @property
+    def is_special(self) -> bool:
+        """Whether it asks for more than a token and its logprob."""
+        return bool(self.expected or self.tops or self.shaper)
 
     @property
     def root_position(self) -> int:
@@ -96,14 +113,20 @@ def verify(
     rows: list[int] = []
     sampled_rows: list[int] = []
     positions: list[int] = []
+    counts: list[int] = []
     starts = [0]
     for place, proposed in zip(places, proposals, strict=True):
-        root_row = len(rows) + len(place.tokens) - 1
+        base, scored = len(rows), len(place.expected)
         rows += place.tokens
         rows += proposed.tokens if isinstance(proposed, TokenTree) else proposed
         starts.append(len(rows))
+        # Scored rows of the place's own tokens first, then the root and what is proposed.
+        sampled_rows += range(base, base + scored)
+        positions += range(place.first + 1, place.first + 1 + scored)
+        counts.append(scored)
         if place.samples:
-            sampled_rows += range(root_row, len(rows))
+            counts[-1] += len(proposed) + 1
+            sampled_rows += range(base + len(place.tokens) - 1, len(rows))
             next_position = place.root_position + 1
             positions.append(next_position)
             if isinstance(proposed, TokenTree):
@@ -114,31 +137,78 @@ def verify(
     if not sampled_rows:
         runtime.forward(batch, level, np.empty(0, dtype=np.int32))
         return [NOTHING] * len(places)
-    counts = [len(d) + 1 if p.samples else 0 for p, d in zip(places, proposals, strict=True)]
-    sampled = runtime.forward_sample(
-        batch,
-        level,
-        np.array(sampled_rows, dtype=np.int32),
-        sampling_of([place.choice for place in places], positions, counts),
-    )
+    sampling = sampling_of([place.choice for place in places], positions, counts)
+    if any(place.is_special for place in places):
+        sampling = _specialised(sampling, places, proposals, counts)
+    sampled = runtime.forward_sample(batch, level, np.array(sampled_rows, dtype=np.int32), sampling)
+    return _judge(runtime, places, proposals, counts, sampled)
+
+
+def _judge(
+    runtime: Runtime,
+    places: Seq[Place],
+    proposals: Seq[Draft],
+    counts: list[int],
+    sampled: Sampled,
+) -> list[Outcome]:
+    """What each place got; `counts[b]` rows were sampled for place b."""
     tokens, logprobs = sampled.tokens.tolist(), sampled.logprobs.tolist()
-    outcomes, start = [], 0
-    for place, proposed in zip(places, proposals, strict=True):
-        if not place.samples:
-            outcomes.append(NOTHING)
-            continue
-        drawn = tokens[start : start + len(proposed) + 1]
-        if isinstance(proposed, TokenTree):
-            nodes, most = proposed.walk(drawn), proposed.depth
-            _move(runtime, place, nodes)
-        else:
-            nodes, most = list(range(accept(proposed, drawn))), len(proposed)
-        picked = [start, *(start + 1 + node for node in nodes)]
-        outcomes.append(
-            Outcome([tokens[r] for r in picked], [logprobs[r] for r in picked], most, len(nodes))
-        )
-        start += len(proposed) + 1
+    outcomes, at = [], 0
+    for place, proposed, count in zip(places, proposals, counts, strict=True):
+        start = at + len(place.expected)
+        outcome, picked = NOTHING, []
+        if place.samples:
+            drawn = tokens[start : start + len(proposed) + 1]
+            if isinstance(proposed, TokenTree):
+                nodes, most = proposed.walk(drawn), proposed.depth
+                _move(runtime, place, nodes)
+            else:
+                nodes, most = list(range(accept(proposed, drawn))), len(proposed)
+            picked = [start, *(start + 1 + node for node in nodes)]
+            emitted = [tokens[r] for r in picked]
+            outcome = Outcome(emitted, [logprobs[r] for r in picked], most, len(nodes))
+        if place.expected or place.tops:
+            outcome = replace(
+                outcome,
+                tops=_tops(sampled, picked, place.tops),
+                scores=logprobs[at:start],
+                score_tops=_tops(sampled, range(at, start), place.tops),
+            )
+        outcomes.append(outcome)
+        at += count
     return outcomes
+
+
+def _specialised(
+    sampling: Sampling, places: Seq[Place], proposals: Seq[Draft], counts: list[int]
+) -> Sampling:
+    """With what shapers change, the tokens that scored rows are held to, and the tops wanted."""
+    changes: list[Changes | None] = []
+    forced: list[int] = []
+    for place, proposed, count in zip(places, proposals, counts, strict=True):
+        forced += [*place.expected, *[-1] * (count - len(place.expected))]
+        shaped: list[Changes] = []
+        if place.shaper is not None and place.samples:
+            assert isinstance(proposed, list), "a shaped sequence proposes no tree"
+            shaped = place.shaper.changes(proposed)
+        changes += [*[None] * (count - len(shaped)), *shaped]
+    tops = np.repeat(np.array([place.tops for place in places], dtype=np.int32), counts)
+    scored = any(place.expected for place in places)
+    return replace(
+        sampling,
+        adjustments=adjustments_of(changes),
+        forced=np.array(forced, dtype=np.int32) if scored else None,
+        tops=tops if tops.any() else None,
+    )
+
+
+def _tops(sampled: Sampled, rows: Seq[int], count: int) -> list[Tops]:
+    """The most likely tokens of some rows."""
+    if count == 0 or sampled.top_ids is None or sampled.top_logprobs is None:
+        return []
+    ids = sampled.top_ids[list(rows), :count].tolist()
+    logprobs = sampled.top_logprobs[list(rows), :count].tolist()
+    return [list(zip(i, x, strict=True)) for i, x in zip(ids, logprobs, strict=True)]
 
 
 def _paths(places: Seq[Place], proposals: Seq[Draft]) -> NDArray[np.int32] | None:

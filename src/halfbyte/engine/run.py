@@ -102,12 +102,16 @@ class Engine:
         if step.target is None:
             self._check_stuck()
             return []
+        closed = self._drop_closed(step)
+        if not step.decode and not step.prefill:
+            return closed
         plan = self._plan(step)
         self.last_choices = Counter((turn.cascade(step.target), turn.length) for turn in plan)
         # The end of a prompt takes part in the cycle with nothing proposed; the rest rides along.
         ends = [s for s, rows in step.prefill if s.committed_len + rows == len(s.tokens)]
         parts = [(s, rows) for s, rows in step.prefill if s.committed_len + rows < len(s.tokens)]
         batch = step.decode + ends
+        firsts = {s: s.committed_len for s, _ in step.prefill if s.choice.scores_prompt}
         report = run_cycle(
             self._runtime,
             step.target,
@@ -118,10 +122,15 @@ class Engine:
         for sequence, rows in parts:
             sequence.committed_len += rows
             self._seal(sequence)
+        if firsts:
+            outcomes = [*report.outcomes, *report.chunk_outcomes]
+            for sequence, outcome in zip([*batch, *(s for s, _ in parts)], outcomes, strict=True):
+                if sequence in firsts:
+                    sequence.score(firsts[sequence], outcome)
         self._learn(step, plan, report)
         self._settle(batch, report, len(step.decode))
         self._clock(step, report, perf_counter() - started)
-        return batch
+        return closed + batch
 
     def _enter(self, step: Step) -> None:
         """Tell the planners who came and who had to go."""
@@ -133,6 +142,17 @@ class Engine:
         for sequence in step.preempted:
             self._planner(sequence).release(sequence)
         self.preemptions += len(step.preempted)
+
+    def _drop_closed(self, step: Step) -> list[Sequence]:
+        """End those whose grammar can no longer be followed within its limits: `grammar`."""
+        members = [*step.decode, *(s for s, _ in step.prefill)]
+        closed = [s for s in members if s.shaper is not None and not s.shaper.open()]
+        if closed:
+            step.decode = [s for s in step.decode if s not in closed]
+            step.prefill = [(s, rows) for s, rows in step.prefill if s not in closed]
+        for sequence in closed:
+            self.cancel(sequence, "grammar")
+        return closed
 
     def _plan(self, step: Step) -> list[Turn]:
         """What each planner wants, cut to what rows, pages and need leave room for."""
@@ -184,8 +204,7 @@ class Engine:
         The forward's is shared between prompts and cycles by rows; without a cycle all is prefill.
         """
         host = seconds - report.draft_seconds - report.verify_seconds
-        rows = report.prompt_rows + sum(o.proposed + 1 for o in report.outcomes)
-        prefill = report.verify_seconds * report.prompt_rows / rows
+        prefill = report.verify_seconds * report.prompt_rows / report.rows
         if not step.decode:
             prefill, host = seconds, 0.0
         self.statistics.prefill_seconds += prefill
@@ -237,7 +256,11 @@ def _chunk(sequence: Sequence, rows: int) -> Place:
     """The next rows of a prompt that goes on after them."""
     first = sequence.committed_len
     tokens = sequence.tokens[first : first + rows]
-    return Place(tokens, first, sequence.page_row, sequence.choice, samples=False)
+    choice = sequence.choice
+    expected = sequence.tokens[first + 1 : first + rows + 1] if choice.scores_prompt else ()
+    return Place(
+        tokens, first, sequence.page_row, choice, False, expected=expected, tops=choice.tops
+    )
 
 
 def fixed_plan(proposers: Proposers, cascade: Cascade, options: EngineOptions) -> FixedPlan:

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.decoding import Choice
 from halfbyte.cascade.statistics import Statistics
-from halfbyte.cascade.verify import Fate, Outcome
+from halfbyte.cascade.verify import Fate, Outcome, Tops
 from halfbyte.config import Level
 from halfbyte.engine.pages import PageTable
+from halfbyte.engine.shaper import SequenceShaper
 
 
 class Sequence:
@@ -33,12 +34,12 @@ class Sequence:
         cascade: Cascade | None = None,
         priority: int = 0,
         deadline: float | None = None,
-        may_reuse: bool = True,
+        shaper: SequenceShaper | None = None,
     ) -> None:
         """`limit`: most tokens to emit. `watch` sees each in order; True ends the sequence.
 
         `cascade` None: the engine's own. `priority`: lower goes first. `deadline`: on the clock
-        that the engine is stepped with. `may_reuse` False: every prompt position is run.
+        that the engine is stepped with. `shaper`: the one of `choice`, to be told of tokens.
         """
         self.tokens = list(prompt)
         self.prompt_len = len(prompt)
@@ -51,13 +52,18 @@ class Sequence:
         self.cascade = cascade
         self.priority = priority
         self.deadline = deadline
-        self.may_reuse = may_reuse
+        self.shaper = shaper
+        # Prompt positions that are to be scored have to be run.
+        self.may_reuse = not choice.scores_prompt
         self.order = (priority, 0)  # priority, arrival: set by the scheduler
         self.page_names: list[bytes] = []  # of its full pages, kept by the prefix cache
         self.num_sealed = 0  # pages that have been named
         self.cached_len = 0  # prompt tokens that the prefix cache had
         self.logprobs: list[float] = []
         self.fates: list[Fate] = []
+        self.tops: list[Tops] = []  # beside each emitted token, where the choice asks
+        self.scores: list[float] = []  # of the prompt's tokens but the first, where asked
+        self.score_tops: list[Tops] = []
         self.finish_reason: str | None = None
         self.statistics = Statistics(prompt_tokens=len(prompt))
 
@@ -129,16 +135,36 @@ class Sequence:
             del self.tokens[-dropped:]
             self.committed_len = min(self.committed_len, len(self.tokens))
         self.logprobs += outcome.logprobs[:kept]
+        self.tops += outcome.tops[:kept]
         self.fates += outcome.fates()[:kept]
         if self.finish_reason is None and self.remaining == 0:
             self.finish_reason = "length"
         return kept
 
     def _kept(self, tokens: list[int]) -> int:
-        if self.watch is None and self.stop_ids.isdisjoint(tokens):
+        plain = self.watch is None and self.shaper is None
+        if plain and self.stop_ids.isdisjoint(tokens):
             return len(tokens)
         for i, token in enumerate(tokens):
-            if token in self.stop_ids or (self.watch is not None and self.watch(token)):
+            if self._ends_at(token):
                 self.finish_reason = "stop"
                 return i + 1
         return len(tokens)
+
+    def _ends_at(self, token: int) -> bool:
+        """Follow one token: an end token, a whole stop string, or the end of the grammar."""
+        if self.shaper is not None:
+            self.shaper.advance(token)
+        if token in self.stop_ids:
+            return True
+        stopped = self.watch is not None and self.watch(token)
+        return stopped or (self.shaper is not None and self.shaper.is_complete)
+
+    def score(self, first: int, outcome: Outcome) -> None:
+        """Take the logprobs of the prompt tokens after position `first`.
+
+        What is run again, or is no longer the prompt, is not taken again.
+        """
+        new = slice(len(self.scores) - first, self.prompt_len - 1 - first)
+        self.scores += outcome.scores[new]
+        self.score_tops += outcome.score_tops[new]
