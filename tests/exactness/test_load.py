@@ -65,17 +65,9 @@ def random_requests(seed: int, count: int) -> list[Wanted]:
             prompt_logprobs=1 if rng.random() < 0.1 else None,
         )
         at = rng.randint(0, 60)
+        priority = rng.choice([0, 0, 0, -1, 1])
         leaves = at + rng.randint(0, 25) if rng.random() < 0.25 else None
-        wanted.append(
-            Wanted(
-                (*shared, *own),
-                params,
-                rng.choice(CASCADES),
-                rng.choice([0, 0, 0, -1, 1]),
-                at,
-                leaves,
-            )
-        )
+        wanted.append(Wanted((*shared, *own), params, rng.choice(CASCADES), priority, at, leaves))
     return wanted
 
 

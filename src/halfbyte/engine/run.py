@@ -42,6 +42,7 @@ class Engine:
         proposers = Proposers(runtime, options.min_confidence)
         self._make_planner = planners or (lambda c: fixed_plan(proposers, c, options))
         self._planners: dict[Cascade, Planner] = {}
+        self._planner_of: dict[Sequence, Planner] = {}
         self._cache = PrefixCache(pool) if options.prefix_cache else None
         limits = Limits(
             max_rows=runtime.max_rows,
@@ -218,11 +219,14 @@ class Engine:
             sequence.statistics.prefill_seconds += prefill
 
     def _planner(self, sequence: Sequence) -> Planner:
-        cascade = sequence.cascade
-        assert cascade is not None
-        if cascade not in self._planners:
-            self._planners[cascade] = self._make_planner(cascade)
-        return self._planners[cascade]
+        found = self._planner_of.get(sequence)
+        if found is None:
+            cascade = sequence.cascade
+            assert cascade is not None
+            if cascade not in self._planners:
+                self._planners[cascade] = self._make_planner(cascade)
+            found = self._planner_of[sequence] = self._planners[cascade]
+        return found
 
     def _by_planner(self, sequences: list[Sequence]) -> dict[Planner, list[Sequence]]:
         members: dict[Planner, list[Sequence]] = {}
@@ -238,6 +242,7 @@ class Engine:
         """Forget a sequence; what it holds, here and in the stages, is free."""
         if self._scheduler.remove(sequence):
             self._planner(sequence).release(sequence)
+        self._planner_of.pop(sequence, None)
 
     def _check_stuck(self) -> None:
         """Nothing runs and nothing could be admitted: someone else has the pages."""
