@@ -224,7 +224,7 @@ def test_without_a_cascade_the_weights_decide(tmp_path: Path) -> None:
         ({"kv_dtype": "f8"}, "kv_dtype"),
         ({"threads": 0}, "threads"),
         ({"tier": "z80"}, "tier"),
-        ({"draft_length": 65}, "draft_length"),
+        ({"draft_length": 1025}, "draft_length"),
         ({"min_confidence": 2.0}, "min_confidence"),
     ],
 )
