@@ -1,0 +1,255 @@
+"""`auto` against plain and fixed cascades; predicted against measured speed-up; a load ramp.
+
+    python -m benchmarks.planner --name smollm2-135m --model smollm2-135m --planes 8 --data DIR
+    … --ramp: plain decoding and `auto` at growing batch sizes
+
+One model in one process. For each kind of work and batch size, every round runs every variant over
+the same prompts before the next round; an untimed round comes first, in which `auto` learns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.arguments import add_model, names, positive
+from benchmarks.machine import commit, describe, now, pinned_cpus
+from benchmarks.process import guarded
+from benchmarks.rows import RESULTS, Row, Spread, append
+from benchmarks.speculation import Variant
+from benchmarks.workloads import KINDS, Workload, load
+from halfbyte import LLM, SamplingParams, __version__
+from halfbyte.auto import cost_table
+from halfbyte.cascade.costs import CostTable
+from halfbyte.cascade.statistics import Statistics
+from halfbyte.config import Level
+from halfbyte.errors import ArgumentError
+from halfbyte.request import Request
+
+AUTO = "auto"
+FIXED = (
+    "w4a8 > {} @1",
+    "w4a8 > {} @2",
+    "w4a8 > {} @3",
+    "w4a8 > {} @4",
+    "w4a8 > {} @6",
+    "ngram > {} @2",
+    "ngram > {} @4",
+    "ngram > {} @8",
+    "ngram > w4a8 > {} @8",
+)
+RAMP = (1, 2, 3, 4, 6, 8, 12, 16)
+
+
+@dataclass(slots=True)
+class Runs:
+    """One variant on one kind of work at one batch size."""
+
+    speeds: list[float] = field(default_factory=list)  # tokens/s of each round
+    total: Statistics = field(default_factory=Statistics)
+    outputs: list[list[int]] = field(default_factory=list)  # of the first round
+    context: float = 0.0  # mean, halfway through decoding
+
+
+def main() -> None:
+    arguments = _parse()
+    os.sched_setaffinity(0, pinned_cpus(arguments.threads))
+    machine, started = describe(arguments.threads), now()
+    target = Level.parse(arguments.target)
+    batches = RAMP if arguments.ramp else arguments.batches
+    work = load(arguments.data, arguments.kinds, max(batches))
+    llm = LLM(
+        arguments.model,
+        f"auto > {target}",
+        arguments.threads,
+        planes=arguments.planes,
+        max_batch=max(batches),
+        num_tokens=max(batches) * (arguments.tokens + 1024),
+        prefix_cache=False,
+    )
+    runtime = llm.model.runtime
+    table = cost_table(runtime, llm.model.pool, target, measure_again=True)
+    variants = [str(target), AUTO]
+    if not arguments.ramp:
+        variants += [text.format(target) for text in arguments.variant or FIXED]
+    rows: list[Row] = []
+    for kind, prompts in work.items():
+        for batch in batches:
+            found = measure(llm, variants, prompts[:batch], arguments)
+            for variant, runs in found.items():
+                details = _details(table, target, batch, variant, runs, found)
+                rows.append(
+                    Row(
+                        commit=commit(),
+                        date=started,
+                        machine=machine,
+                        engine="halfbyte",
+                        version=__version__,
+                        model=arguments.name,
+                        format=f"planes {arguments.planes}" if arguments.planes else "planes",
+                        bytes=runtime.weight_bytes(target),
+                        cascade=variant,
+                        metric=f"{'ramp' if arguments.ramp else 'workload'} {kind} x{batch}",
+                        unit="tok/s",
+                        spread=Spread.of(runs.speeds),
+                        details=details,
+                    )
+                )
+            _tell(kind, batch, found, rows[-len(found) :])
+    append(arguments.output, rows)
+
+
+def measure(
+    llm: LLM, variants: Sequence[str], prompts: Sequence[Workload], arguments: argparse.Namespace
+) -> dict[str, Runs]:
+    """Interleaved rounds; the first, untimed, warms up and lets `auto` learn the work."""
+    subjects = {name: _subject(llm, name) for name in variants}
+    found = {name: Runs() for name in variants}
+    for turn in range(arguments.rounds + 1):
+        # Each round starts with another variant: none always follows the same neighbour.
+        shift = turn % len(variants)
+        for name in [*variants[shift:], *variants[:shift]]:
+            outputs, total, context = _decode(subjects[name], prompts, arguments.tokens)
+            if turn == 0:
+                found[name].outputs, found[name].context = outputs, context
+                continue
+            found[name].speeds.append(total.tokens_per_second)
+            found[name].total.add(total)
+        print(f"round {turn} of {arguments.rounds} done", file=sys.stderr, flush=True)
+    return found
+
+
+def _subject(llm: LLM, name: str) -> LLM:
+    if name == AUTO:
+        return llm
+    cascade, _, length = name.partition("@")
+    return llm.with_cascade(cascade, draft_length=int(length) if length else None)
+
+
+def _decode(
+    llm: LLM, prompts: Sequence[Workload], tokens: int
+) -> tuple[list[list[int]], Statistics, float]:
+    """All prompts as one batch: outputs, the run's statistics, the mean context halfway."""
+    params = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True)
+    engine, sequences = llm.engine(), []
+    for prompt in prompts:
+        sequences.append(Request(llm.model, _ids(llm, prompt), params).sequence)
+        engine.add(sequences[-1])
+    try:
+        while engine.has_work:
+            engine.step()
+    finally:
+        engine.close()
+    context = statistics.mean(s.prompt_len for s in sequences) + tokens / 2
+    return [s.emitted for s in sequences], engine.statistics, context
+
+
+def _ids(llm: LLM, prompt: Workload) -> list[int]:
+    if not prompt.is_chat or llm.model.source.chat_template is None:
+        return llm.model.codec.encode(prompt.text)
+    text = llm.model.template.render([{"role": "user", "content": prompt.text}])
+    return llm.model.codec.encode(text, as_chat=True)
+
+
+def predicted_speedup(
+    table: CostTable, target: Level, batch: int, level: str, runs: Runs
+) -> float | None:
+    """SpecMQuant's equation 1 from the table and the run's own tau, drafts and rows a cycle."""
+    total = runs.total
+    if not total.cycles or not total.target_forwards:
+        return None
+    context, name = runs.context, str(target)
+    size = total.cycles / total.target_forwards  # sequences of a mean cycle
+    proposed = total.draft_tokens / total.cycles
+    plain = table.linear_seconds(name, batch) + batch * table.attention_seconds(1, context)
+    verify = table.linear_seconds(name, size * (1 + proposed))
+    verify += size * table.attention_seconds(1 + proposed, context)
+    draft = 0.0
+    if level in table.drafts:
+        passes = total.draft_forwards / total.target_forwards
+        one = size * table.attention_seconds(1, context)
+        first = table.step_seconds(level, size, first=True) + one
+        further = table.step_seconds(level, size, first=False) + one
+        draft = first + (passes - 1) * further if passes >= 1 else passes * first
+    tokens = (total.cycles + total.accepted_tokens) / total.target_forwards
+    return tokens / batch * plain / (draft + verify)
+
+
+def _details(
+    table: CostTable,
+    target: Level,
+    batch: int,
+    variant: str,
+    runs: Runs,
+    found: dict[str, Runs],
+) -> dict[str, Any]:
+    plain = found[str(target)]
+    fixed = [statistics.median(r.speeds) for name, r in found.items() if name != AUTO]
+    stages = [stage.strip() for stage in variant.partition("@")[0].split(">")]
+    pairs = zip(runs.speeds, plain.speeds, strict=True)
+    total = runs.total
+    details = {
+        "batch": batch,
+        "speedup": statistics.median(ours / theirs for ours, theirs in pairs),
+        "of_best_fixed": statistics.median(runs.speeds) / max(fixed),
+        "tau": total.tau,
+        "alpha": total.alpha,
+        "identical": runs.outputs == plain.outputs,
+        "shares": total.time_shares,
+        "choices": {name: link.cycles for name, link in total.links.items()},
+        "table_spread": table.spread,
+    }
+    if variant != AUTO and len(stages) <= 2:
+        details["predicted_speedup"] = predicted_speedup(table, target, batch, stages[0], runs)
+    return details
+
+
+def _tell(kind: str, batch: int, found: dict[str, Runs], rows: Sequence[Row]) -> None:
+    for row in sorted(rows, key=lambda row: -row.spread.median):
+        told = row.details or {}
+        predicted = told.get("predicted_speedup")
+        print(
+            f"{kind:6} x{batch:<3} {row.cascade:24} {row.spread.median:8.1f} tok/s"
+            f"  x{told['speedup']:.2f}  of best fixed {told['of_best_fixed']:.3f}"
+            f"  tau {told['tau']:.2f}  identical {told['identical']}"
+            + (f"  predicted x{predicted:.2f}" if predicted else ""),
+            flush=True,
+        )
+
+
+def _counts(text: str) -> list[int]:
+    """An argparse type: counts between commas."""
+    return [positive(name) for name in names(text)]
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    add_model(parser)
+    parser.add_argument("--data", type=Path, required=True, help="directory of the texts")
+    parser.add_argument("--target", default="w8a16")
+    parser.add_argument("--kinds", type=names, default=",".join(KINDS))
+    parser.add_argument("--batches", type=_counts, default="1,4,16")
+    parser.add_argument("--variant", action="append", help="CASCADE @LENGTH; {} is the target")
+    parser.add_argument("--ramp", action="store_true", help="auto and plain over growing batches")
+    parser.add_argument("--tokens", type=positive, default=128)
+    parser.add_argument("--rounds", type=positive, default=5)
+    parser.add_argument("--output", type=Path, default=RESULTS / "planner.jsonl")
+    arguments = parser.parse_args()
+    unknown = [kind for kind in arguments.kinds if kind not in KINDS]
+    if unknown:
+        raise ArgumentError(
+            "--kinds", got=unknown[0], expected=", ".join(KINDS), fix="choose among those"
+        )
+    for text in arguments.variant or ():
+        Variant.parse(text.format(arguments.target))
+    return arguments
+
+
+if __name__ == "__main__":
+    guarded(main)

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+from benchmarks.planner import AUTO, Runs, measure, predicted_speedup
+from benchmarks.workloads import KINDS, load
+
+from halfbyte.cascade.costs import CostTable, DraftCost
+from halfbyte.cascade.statistics import LinkStatistics, Statistics
+from halfbyte.config import Level
+from halfbyte.errors import SourceError
+from halfbyte.llm import LLM
+
+TARGET = Level.parse("w8a16")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Four rows of every file."""
+    for name, row in (
+        ("mt_bench_4.jsonl", {"turns": ["hello {}", "again"]}),
+        ("humaneval_4.jsonl", {"prompt": "def f{}():"}),
+        ("gsm8k_4.jsonl", {"question": "1 + {}?"}),
+        ("text_by_source_4.jsonl", {"text": "once {} " * 9}),
+    ):
+        lines = [json.dumps(row).replace("{}", str(i)) for i in range(4)]
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def test_every_kind_of_work_has_its_prompts(data: Path) -> None:
+    work = load(data, KINDS, 2)
+    assert {kind: len(prompts) for kind, prompts in work.items()} == dict.fromkeys(KINDS, 2)
+    assert [kind for kind in KINDS if not work[kind][0].is_chat] == ["free"]
+    copied, continued = work["copy"][0].text, work["free"][0].text
+    assert copied.endswith("once 0 " * 9)
+    assert "0" not in continued, "free text must not be what copying repeats"
+
+
+def test_missing_and_broken_texts_are_named(data: Path) -> None:
+    with pytest.raises(SourceError, match="4 texts"):
+        load(data, ["chat"], 5)
+    (data / "gsm8k_4.jsonl").write_text('{"answer": 1}')
+    with pytest.raises(SourceError, match="KeyError"):
+        load(data, ["maths"], 1)
+    with pytest.raises(SourceError, match=r"mt_bench\*"):
+        load(data / "nowhere", ["chat"], 1)
+
+
+def test_the_prediction_is_equation_1() -> None:
+    table = CostTable(
+        (1, 5), (100,), {"w8a16": (1.0, 1.4), "w4a8": (0.5, 0.7)}, ((0.0,), (0.0,)),
+        {"w4a8": DraftCost(0.6, 0.5)},
+    )  # fmt: skip
+    total = Statistics(emitted_tokens=39, target_forwards=10)
+    total.outcomes[4, 4] = 5
+    total.outcomes[4, 2] = 4
+    total.outcomes[4, 0] = 1
+    total.links["w4a8 > w8a16"] = LinkStatistics(forwards=40)
+    runs = Runs(total=total, context=100.0)
+    got = predicted_speedup(table, TARGET, 1, "w4a8", runs)
+    assert got == pytest.approx(3.8 / ((0.6 + 3 * 0.5) + 1.4))
+    assert predicted_speedup(table, TARGET, 1, "w4a8", Runs()) is None
+
+
+def test_all_variants_decode_the_same_tokens(talking_llm: LLM, data: Path) -> None:
+    arguments = argparse.Namespace(rounds=2, tokens=12)
+    auto = talking_llm.with_cascade("auto > w8a16")
+    prompts = load(data, ["chat"], 2)["chat"]
+    found = measure(auto, ["w8a16", AUTO, "ngram > w4a8 > w8a16 @6"], prompts, arguments)
+    for runs in found.values():
+        assert runs.outputs == found["w8a16"].outputs
+        assert len(runs.speeds) == 2
+        assert all(speed > 0 for speed in runs.speeds)
