@@ -116,7 +116,7 @@ class RotatedModel:
         if ".norm." in name or name == "norm.final":
             return np.ones_like(values)
         if name.endswith(".v.bias"):
-            return self._inside_heads(values[None])[0]
+            return self._inside_heads(values[None]).reshape(-1)
         return values
 
     def _outer(self, name: str) -> F32:
