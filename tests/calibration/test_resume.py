@@ -62,6 +62,28 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path):
     assert contents(dest) == contents(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("scheme", ["quarot", "quarot-rtn", "atom"])
+@pytest.mark.parametrize("at", ["layers.1", "embed"])
+def test_a_run_taken_up_says_how_kept_layers_read_their_inputs(tmp_path, scheme, at):
+    source = model(tmp_path / "model", 2)
+    options = QuantizeOptions(
+        scheme, planes=4, calibration=text(tmp_path / "text.txt"), amount=Amount(256, 64), threads=1
+    )
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(name, done, total):
+        if name == at:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        quantize(source, tmp_path / "a", options, progress=stop)
+    quantize(source, tmp_path / "a", options)
+    quantize(source, tmp_path / "b", options)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
 @pytest.mark.parametrize("scheme", ["rtn", "gptq"])
 def test_a_layer_whose_residual_was_not_written_is_done_again(tmp_path, monkeypatch, scheme):
     source = model(tmp_path / "model", 4)

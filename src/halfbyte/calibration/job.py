@@ -81,6 +81,8 @@ def run_job(
     weights: Weights = job.source
     if job.scheme.rewrite is not None:
         weights = job.scheme.rewrite(weights)
+    if job.scheme.reorder is not None:
+        job = replace(job, grid=job.scheme.reorder.grid(weights.config, job.grid))
     with CheckpointWriter(dest, keep_in=work.checkpoint) as writer:
         run = _Run(job, weights, writer, work, passes, progress)
         residual = run.layers(tokens)
@@ -156,8 +158,7 @@ class _Run:
     def _layer(self, index: int, residual: F32 | None) -> None:
         self._progress(f"layers.{index}", self._done, self._total)
         config = self._weights.config
-        transforms = transforms_of(self._weights, index)
-        layer, inputs = self._prepare(index, residual, transforms)
+        layer, inputs, transforms = self._prepare(index, residual)
         rounders: dict[str, RoundRows] = {}
         vectors = {name: values for name, values in layer.items() if values.ndim == 1}
         planes: dict[str, Planes] = {}
@@ -178,26 +179,37 @@ class _Run:
             _check_finite(index, residual)
 
     def _prepare(
-        self, index: int, residual: F32 | None, transforms: Mapping[str, Transform | None]
-    ) -> tuple[Layer, Mapping[str, InputStatistics]]:
-        """The dense layer after its fold, and what its linears read."""
+        self, index: int, residual: F32 | None
+    ) -> tuple[Layer, Mapping[str, InputStatistics], Mapping[str, Transform | None]]:
+        """The dense layer as it is to be rounded, what its linears read, and through what."""
         config, scheme = self._weights.config, self._job.scheme
+        transforms = transforms_of(self._weights, index)
         layer = dense_layer(self._weights, index)
         _check_weights(index, layer)
         if residual is None or self._passes is None:
-            return layer, {}
+            return layer, {}, transforms
         wanted = scheme.rounder.statistics
+        if scheme.reorder is not None:
+            wanted = max(wanted, Statistics.CHANNELS)
         if scheme.fold is not None:
             dense = as_dense(config, layer, transforms)
             seen = self._passes.observe(dense, residual, scheme.fold.statistics)
             layer = scheme.fold(config, layer, seen, self._job.grid)
         if wanted == Statistics.NONE:
-            return layer, {}
-        dense = as_dense(config, layer, transforms)
-        return layer, self._passes.observe(dense, residual, wanted)
+            return layer, {}, transforms
+        inputs = self._passes.observe(as_dense(config, layer, transforms), residual, wanted)
+        if scheme.reorder is None:
+            return layer, inputs, transforms
+        sorted_ = scheme.reorder(layer, inputs)
+        gathers = {name: sorted_.gathers.get(input_of(name)) for name in transforms}
+        if any(gathers[name] and t for name, t in transforms.items()):
+            raise ValueError(f"scheme {scheme.name} both rotates and reorders an input")
+        both = {name: gathers[name] or t for name, t in transforms.items()}
+        return sorted_.layer, sorted_.inputs, both
 
     def _fit(self, name: str, inputs: InputStatistics | None, planes: int = 0) -> RoundRows:
-        grid = Grid(planes or self._job.grid.planes, self._job.grid.group_size)
+        own = self._job.grid
+        grid = Grid(planes, own.group_size) if planes else own
         try:
             return self._job.scheme.rounder.fit(inputs, grid)
         except HalfbyteError as error:

@@ -6,7 +6,7 @@ import difflib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from halfbyte.config import GROUP_SIZES, ModelConfig
 from halfbyte.errors import FormatError, HalfbyteError
@@ -20,7 +20,7 @@ MAX_MANIFEST_BYTES = 4 << 20
 _KEYS = ("format", "model", "group_size", "weights", "head_bits", "files", "source", "tokenizer")
 _KEYS_2 = (*_KEYS, "transforms", "wide_groups")
 _ROTATION_KEYS = {"core", "kind", "block", "stride"}
-GATHER = "gather"
+GATHER: Final = "gather"
 SiteTransform = Rotation | Literal["gather"]
 
 
@@ -194,7 +194,7 @@ def _read_transforms(values: dict[str, Any], config: ModelConfig) -> dict[str, S
         if site not in inputs:
             raise _bad("bad-transform", what, "a transform", "one of " + ", ".join(SITES))
         if value == GATHER:
-            transforms[site] = "gather"
+            transforms[site] = GATHER
             continue
         if not isinstance(value, dict) or set(value) != _ROTATION_KEYS:
             raise _bad("bad-transform", what, value, "'gather', or core, kind, block and stride")

@@ -18,26 +18,22 @@ from numpy.typing import NDArray
 from halfbyte.config import ModelConfig
 from halfbyte.formats.names import SITES, site_inputs
 from halfbyte.formats.transforms import Gather
-from halfbyte.quantize.scheme import Grid, InputStatistics, Layer
+from halfbyte.quantize.scheme import Grid, InputStatistics, Layer, Reordered
 
 F32 = NDArray[np.float32]
 _FOLDED = "mlp.down"
 
 
 @dataclass(frozen=True, slots=True)
-class Reordered:
-    """A layer whose matrices read reordered inputs."""
-
-    layer: Layer
-    inputs: Mapping[str, InputStatistics]  # of the inputs in their new order
-    gathers: Mapping[str, Gather]  # by the inputs of LINEAR_INPUTS
-
-
-@dataclass(frozen=True, slots=True)
-class Reorder:
-    """Sort inputs; keep the last `wide_inputs` (in whole groups) at 8 bits."""
+class BySize:
+    """Sort inputs by mean square; keep the last `wide_inputs` (in whole groups) at 8 bits."""
 
     wide_inputs: int = 128
+
+    @property
+    def gathered(self) -> tuple[str, ...]:
+        """All inputs but the hidden row's."""
+        return tuple(site for site in SITES if site != _FOLDED)
 
     def grid(self, config: ModelConfig, grid: Grid) -> Grid:
         """With wide groups: at most a quarter of the narrowest matrix, at least one group."""
@@ -58,7 +54,7 @@ class Reorder:
         return Reordered(
             layer,
             {site: _taken(inputs[site], order) for site, order in orders.items()},
-            {site: Gather(order) for site, order in orders.items() if site != _FOLDED},
+            {site: Gather(orders[site]) for site in self.gathered},
         )
 
 

@@ -30,6 +30,7 @@ from halfbyte.formats.weights import Planes
 from halfbyte.quantize.feedback import Feedback, feedback_of
 from halfbyte.quantize.scales import check_range, fitting, round_to_f16
 from halfbyte.quantize.scheme import Grid, InputStatistics, RoundRows, Statistics
+from halfbyte.quantize.wide import round_wide_group
 
 F32 = NDArray[np.float32]
 
@@ -49,6 +50,7 @@ class Gptq:
     def fit(self, inputs: InputStatistics | None, grid: Grid) -> RoundRows:
         """Factor the second moments once for every matrix that reads these inputs."""
         assert inputs is not None, "gptq needs calibration"
+        assert not (self.act_order and grid.wide_groups), "inputs are in an order of their own"
         feedback = feedback_of(inputs, damping=self.damping, by_size=self.act_order)
 
         def round_rows(name: str, rows: F32) -> Planes:
@@ -70,8 +72,18 @@ def _round(name: str, rows: F32, feedback: Feedback, grid: Grid, lo_weight: floa
     solver = _Solver(feedback, grid, lo_weight)
     codes, scale = solver.solve(np.ascontiguousarray(rows.T))
     hi, lo = split(np.ascontiguousarray(codes.T))
+    wide_inputs = grid.wide_groups * grid.group_size
     packed_lo = pack(lo) if grid.planes == 8 else None
-    return Planes(pack(hi), packed_lo, np.ascontiguousarray(scale.T), None, grid.group_size)
+    if packed_lo is None and wide_inputs:
+        packed_lo = pack(lo[:, -wide_inputs:])
+    return Planes(
+        pack(hi),
+        packed_lo,
+        np.ascontiguousarray(scale.T),
+        None,
+        grid.group_size,
+        grid.wide_groups,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +111,10 @@ class _Solver:
             own_scales = scale[None, order[taken] // group]  # [1, G, n]
             tried = self._candidates(goals) if in_order else own_scales
             feed, costs = factors.weights[taken, taken], factors.costs[taken]
-            found = self._round(own, goals, feed, costs, tried)
+            if at >= inputs - self.grid.wide_groups * group:
+                found = round_wide_group(own, goals, feed, self.lo_weight)
+            else:
+                found = self._round(own, goals, feed, costs, tried)
             codes[order[taken]], errors[:, taken] = found[0], found[2]
             if in_order:
                 scale[at // group] = found[1]

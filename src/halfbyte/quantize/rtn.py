@@ -29,6 +29,7 @@ from halfbyte.formats.planes import MAX_CODE, MIN_CODE, pack, split
 from halfbyte.formats.weights import Planes
 from halfbyte.quantize.scales import check_range, fitting, round_to_f16, sixteenths
 from halfbyte.quantize.scheme import Grid, InputStatistics, RoundRows, Statistics
+from halfbyte.quantize.wide import join_wide
 
 NESTED_FACTORS = (1.0, 1.02, 1.04, 1.07)
 HI_FACTORS = (0.82, 0.88, 0.94, 1.0, 1.06, 1.12)
@@ -47,8 +48,13 @@ class RoundToNearest:
         """Nothing to prepare."""
 
         def round_rows(name: str, rows: NDArray[np.float32]) -> Planes:
-            shape = (rows.shape[0], rows.shape[1])
-            return quantize(name, [rows], shape, grid.group_size, grid.planes)
+            narrow = rows.shape[1] - grid.wide_groups * grid.group_size
+            parts = [
+                quantize(name, [part], (part.shape[0], part.shape[1]), grid.group_size, planes)
+                for part, planes in ((rows[:, :narrow], grid.planes), (rows[:, narrow:], 8))
+                if part.shape[1]
+            ]
+            return parts[0] if not grid.wide_groups else join_wide(parts[:-1], parts[-1])
 
         return round_rows
 

@@ -1,7 +1,8 @@
-"""What a quantization scheme is: up to three parts, each of which leaves the others alone.
+"""What a quantization scheme is: up to four parts, each of which leaves the others alone.
 
     rewrite   the whole dense model, without data: rotations, folded norms      Weights -> Weights
     fold      one dense layer, by what calibration saw at its linears             Layer -> Layer
+    reorder   the inputs of one dense layer's linears, by the same                  Layer -> Layer
     rounder   one matrix, by the statistics of its inputs                          rows -> planes
 
 Rewrites and folds keep the function the model computes. Where that takes work at run time (an
@@ -20,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.config import ModelConfig
+from halfbyte.formats.names import SITES
+from halfbyte.formats.transforms import Gather
 from halfbyte.formats.weights import Planes, Weights
 
 F32 = NDArray[np.float32]
@@ -28,12 +31,7 @@ F32 = NDArray[np.float32]
 Layer = dict[str, F32]
 
 # Inputs of a layer's linears, in the order of a forward, and the matrices that read each.
-LINEAR_INPUTS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("attn.qkv", ("attn.q", "attn.k", "attn.v")),
-    ("attn.o", ("attn.o",)),
-    ("mlp.gate_up", ("mlp.gate", "mlp.up")),
-    ("mlp.down", ("mlp.down",)),
-)
+LINEAR_INPUTS: tuple[tuple[str, tuple[str, ...]], ...] = tuple(SITES.items())
 HEAD_INPUT = "head"  # the normed residual that the output head reads
 
 
@@ -62,6 +60,7 @@ class Grid:
 
     planes: int  # 8: hi and lo; 4: hi alone
     group_size: int
+    wide_groups: int = 0  # the last groups of a row, which have both planes whatever `planes` says
 
 
 RoundRows = Callable[[str, F32], Planes]  # rows [n, K] of the matrix named
@@ -99,6 +98,29 @@ class Fold(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Reordered:
+    """A layer whose matrices read their inputs in another order."""
+
+    layer: Layer
+    inputs: Mapping[str, InputStatistics]  # in the new order
+    gathers: Mapping[str, Gather]  # what is reordered at run time, by the names of LINEAR_INPUTS
+
+
+class Reorder(Protocol):
+    """Sorts the inputs of a layer's linears; may keep the last at 8 bits."""
+
+    @property
+    def gathered(self) -> tuple[str, ...]:
+        """The inputs that are reordered at run time, of LINEAR_INPUTS."""
+
+    def grid(self, config: ModelConfig, grid: Grid) -> Grid:
+        """The grid with its wide groups."""
+
+    def __call__(self, layer: Layer, inputs: Mapping[str, InputStatistics]) -> Reordered:
+        """The same function; `layer` is left as it was."""
+
+
+@dataclass(frozen=True, slots=True)
 class Scheme:
     """A named combination of parts."""
 
@@ -106,10 +128,13 @@ class Scheme:
     rounder: Rounder
     rewrite: Callable[[Weights], Weights] | None = None
     fold: Fold | None = None
+    reorder: Reorder | None = None
 
     @property
     def needs_calibration(self) -> bool:
         """Whether any part looks at inputs."""
+        if self.reorder is not None:
+            return True
         folds = self.fold is not None and self.fold.statistics > Statistics.NONE
         return folds or self.rounder.statistics > Statistics.NONE
 

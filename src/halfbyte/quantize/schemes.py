@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from halfbyte.errors import ArgumentError
+from halfbyte.quantize.atom import BySize
 from halfbyte.quantize.gptq import Gptq
+from halfbyte.quantize.rotations import rotate_model
 from halfbyte.quantize.rtn import RoundToNearest
 from halfbyte.quantize.scheme import Scheme
 
@@ -16,6 +18,10 @@ SCHEMES: Mapping[str, Callable[[], Scheme]] = MappingProxyType(
         "rtn": lambda: Scheme("rtn", RoundToNearest()),
         "gptq": lambda: Scheme("gptq", Gptq()),
         "gptq-act-order": lambda: Scheme("gptq-act-order", Gptq(act_order=True)),
+        "quarot": lambda: Scheme("quarot", Gptq(), rewrite=rotate_model),
+        "quarot-rtn": lambda: Scheme("quarot-rtn", RoundToNearest(), rewrite=rotate_model),
+        "atom": lambda: Scheme("atom", Gptq(), reorder=BySize()),
+        "atom-rtn": lambda: Scheme("atom-rtn", RoundToNearest(), reorder=BySize()),
     }
 )
 

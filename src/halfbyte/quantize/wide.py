@@ -15,16 +15,15 @@ F32 = NDArray[np.float32]
 _HEADROOM = np.float32(1.05)
 
 
-def join_wide(narrow: Planes, wide: Planes) -> Planes:
-    """Rows [n, K] of groups as their grid has them and then wide ones, which have `lo`."""
-    assert wide.lo is not None
-    lo = wide.lo if narrow.lo is None else np.concatenate([narrow.lo, wide.lo], axis=1)
+def join_wide(narrow: list[Planes], wide: Planes) -> Planes:
+    """Rows [n, K]: groups as their grid has them, if there are any, then wide ones with `lo`."""
+    parts = [*narrow, wide]
     return Planes(
-        hi=np.concatenate([narrow.hi, wide.hi], axis=1),
-        lo=lo,
-        scale=np.concatenate([narrow.scale, wide.scale], axis=1),
+        hi=np.concatenate([p.hi for p in parts], axis=1),
+        lo=np.concatenate([p.lo for p in parts if p.lo is not None], axis=1),
+        scale=np.concatenate([p.scale for p in parts], axis=1),
         offset=None,
-        group_size=narrow.group_size,
+        group_size=wide.group_size,
         wide_groups=wide.scale.shape[1],
     )
 
@@ -34,9 +33,9 @@ def round_wide_group(
 ) -> tuple[NDArray[np.int16], F32, F32]:
     """One wide group, inputs in turn: codes [G, n], scale [n], errors [levels, G, n].
 
-    `w` [G, n]; `goals` [levels, G, n] are w with the feedback of earlier groups, at 4 bits and, with
-    two planes, at 8; `feed` [G, G] is the feedback inside the group. A code stands for one weight at
-    both levels, so it is nearest to their weighted mean.
+    `w` [G, n]; `goals` [levels, G, n] are w with the feedback of earlier groups, at 4 bits and,
+    with two planes, at 8; `feed` [G, G] is the feedback inside the group. A code stands for one
+    weight at both levels, so it is nearest to their weighted mean.
     """
     levels = len(goals)
     shares = np.array([1.0, lo_weight][:levels], dtype=np.float32)
