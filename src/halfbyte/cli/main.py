@@ -23,6 +23,7 @@ from halfbyte.cli.generate import generate
 from halfbyte.cli.inspect import inspect
 from halfbyte.cli.plan import plan
 from halfbyte.cli.quantize import quantize
+from halfbyte.cli.report import report
 from halfbyte.cli.serve import serve
 from halfbyte.errors import HalfbyteError
 
@@ -61,7 +62,7 @@ def _build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    for verb in (convert, quantize, generate, inspect, doctor, bench, plan, serve, demo):
+    for verb in (convert, quantize, generate, inspect, doctor, bench, plan, report, serve, demo):
         app.command()(verb)
     app.command("eval")(evaluate)
     return app
