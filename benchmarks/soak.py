@@ -96,6 +96,7 @@ async def _client(
             )
         except QueueFullError:
             tally.refused += 1
+            budget[0] += 1
             await asyncio.sleep(0.05)
             continue
         cut = rng.randint(1, 12) if rng.random() < 0.2 else None
