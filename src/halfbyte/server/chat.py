@@ -16,10 +16,11 @@ from halfbyte.server.errors import bad_request
 from halfbyte.server.failures import stream_error
 from halfbyte.server.generation import Generation
 from halfbyte.server.prompting import template_messages, template_tools
-from halfbyte.server.sampling import check_text_only, sampling_params
+from halfbyte.server.sampling import sampling_params
 from halfbyte.server.schema.chat import ChatBody
 from halfbyte.server.service import Service, answer_json, note, now, request_id, service_of
 from halfbyte.server.sse import DONE, EventStream, event
+from halfbyte.server.structured import chat_constraint
 
 
 async def chat_completions(request: Request) -> ASGIApp:
@@ -27,10 +28,15 @@ async def chat_completions(request: Request) -> ASGIApp:
     service = service_of(request)
     body = await read_body(request, ChatBody, service.options)
     service.check_model(body.model)
-    check_text_only(body.response_format, body.structured_outputs)
-    _check(body)
+    constraint = chat_constraint(body)
+    await service.prepare(constraint)
     prompt = await _prompt(service, body)
-    params = sampling_params(body, max_tokens=_max_tokens(service, body))
+    params = sampling_params(
+        body,
+        max_tokens=_max_tokens(service, body),
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        structured_outputs=constraint,
+    )
     generation = Generation(
         service, body, [prompt], params, choices=body.n or 1, request_id=request_id(request)
     )
@@ -90,17 +96,6 @@ class _Answer:
     def _event(self, choice: dict[str, Any], *, usage: bool) -> bytes:
         values = self._head | {"choices": [choice]}
         return event(values | {"usage": self._generation.usage()} if usage else values)
-
-
-def _check(body: ChatBody) -> None:
-    if body.top_logprobs:
-        raise bad_request(
-            "top_logprobs: only 0 is offered, the logprob of the token itself", param="top_logprobs"
-        )
-    if body.tool_choice not in (None, "none", "auto"):
-        raise bad_request(
-            "tool_choice: got a forced call, expected none or auto", param="tool_choice"
-        )
 
 
 async def _prompt(service: Service, body: ChatBody) -> list[int]:

@@ -96,10 +96,11 @@ class ChatChoice:
         return made
 
     def _entries(self, chunk: Chunk) -> list[dict[str, Any]]:
-        entries = [
-            chat_entry(self._codec.token_text(token), logprob, ())
-            for token, logprob in zip(chunk.token_ids, chunk.logprobs, strict=True)
-        ]
+        entries = []
+        tops = chunk.top_logprobs or [[] for _ in chunk.token_ids]
+        for token, logprob, top in zip(chunk.token_ids, chunk.logprobs, tops, strict=True):
+            named = [(self._codec.token_text(t), x) for t, x in top]
+            entries.append(chat_entry(self._codec.token_text(token), logprob, named))
         self._logprobs += entries
         return entries
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from halfbyte.results import Chunk
+from halfbyte.results import Chunk, Completion
 from halfbyte.server.generation import statistics
 from halfbyte.server.logprobs import CompletionLogprobs
 from halfbyte.server.schema.completion import CompletionBody
@@ -25,7 +26,7 @@ class CompletionChoice:
         self._wants_fates = bool(body.return_fates)
         self._index = index
         self._text = [self._echo]
-        self._writer = CompletionLogprobs()
+        self._writer = CompletionLogprobs(len(self._echo))
         self._logprobs: dict[str, Any] = {name: [] for name in _LISTS}
         self._speculation: dict[str, Any] = {"pieces": [], "fates": []}
         self._finish_reason: str | None = None
@@ -46,6 +47,9 @@ class CompletionChoice:
             choice["halfbyte"] = self._fates(chunk, cascade)
         if chunk.completion is not None:
             self._finish_reason = chunk.completion.finish_reason
+            if self._echo and self._wants_logprobs:
+                prompt = self._echo_entries(chunk.completion)
+                self._logprobs = {name: prompt[name] + self._logprobs[name] for name in _LISTS}
             choice["finish_reason"] = self._finish_reason
         return choice
 
@@ -63,11 +67,39 @@ class CompletionChoice:
         return {"index": self._index, "text": text, "logprobs": None, "finish_reason": None}
 
     def _entries(self, chunk: Chunk) -> dict[str, Any]:
-        texts = [self._codec.token_text(t) if self._codec else str(t) for t in chunk.token_ids]
-        tops: list[list[tuple[str, float]]] = [
-            [(text, logprob)] for text, logprob in zip(texts, chunk.logprobs, strict=True)
-        ]
-        entries = self._writer.entries(texts, chunk.pieces, chunk.logprobs, tops)
+        tops = self._named(chunk.token_ids, chunk.logprobs, chunk.top_logprobs)
+        texts = [self._name(token) for token in chunk.token_ids]
+        return self._keep(self._writer.entries(texts, chunk.pieces, chunk.logprobs, tops))
+
+    def _echo_entries(self, completion: Completion) -> dict[str, Any]:
+        """The prompt's own tokens, scored; the first has no logprob."""
+        ids, scores = completion.prompt_token_ids, completion.prompt_logprobs or []
+        texts = [self._name(token) for token in ids]
+        tops = self._named(ids, scores, completion.prompt_top_logprobs)
+        pieces = [self._codec.decode([token]) if self._codec else "" for token in ids]
+        return CompletionLogprobs().entries(texts, pieces, scores, tops)
+
+    def _named(
+        self,
+        ids: Sequence[int],
+        logprobs: Sequence[float | None],
+        tops: Sequence[Sequence[tuple[int, float]] | None] | None,
+    ) -> list[list[tuple[str, float]] | None]:
+        """Likeliest tokens by their text, the token itself among them."""
+        found: list[list[tuple[str, float]] | None] = []
+        for token, logprob, top in zip(ids, logprobs, tops or [[]] * len(ids), strict=True):
+            if logprob is None or top is None:
+                found.append(None)
+                continue
+            named = {self._name(t): x for t, x in top}
+            named.setdefault(self._name(token), logprob)
+            found.append(list(named.items()))
+        return found
+
+    def _name(self, token: int) -> str:
+        return self._codec.token_text(token) if self._codec else str(token)
+
+    def _keep(self, entries: dict[str, Any]) -> dict[str, Any]:
         for name in _LISTS:
             self._logprobs[name] += entries[name]
         return entries

@@ -13,10 +13,11 @@ from halfbyte.server.completion_choice import CompletionChoice
 from halfbyte.server.errors import bad_request
 from halfbyte.server.failures import stream_error
 from halfbyte.server.generation import Generation
-from halfbyte.server.sampling import check_text_only, sampling_params
+from halfbyte.server.sampling import sampling_params
 from halfbyte.server.schema.completion import CompletionBody
 from halfbyte.server.service import Service, answer_json, note, now, request_id, service_of
 from halfbyte.server.sse import DONE, EventStream, event
+from halfbyte.server.structured import text_constraint
 
 
 async def completions(request: Request) -> ASGIApp:
@@ -27,7 +28,15 @@ async def completions(request: Request) -> ASGIApp:
     _check(body)
     prompts = [await _ids(service, prompt) for prompt in _prompts(body)]
     asked = body.max_tokens or 16
-    params = sampling_params(body, max_tokens=min(asked, service.options.max_tokens or asked))
+    constraint = text_constraint(body.response_format, body.structured_outputs)
+    await service.prepare(constraint)
+    params = sampling_params(
+        body,
+        max_tokens=min(asked, service.options.max_tokens or asked),
+        logprobs=body.logprobs,
+        prompt_logprobs=body.logprobs if body.echo else None,
+        structured_outputs=constraint,
+    )
     drawn = max(body.best_of or 0, body.n or 1)
     generation = Generation(
         service, body, prompts, params, choices=drawn, request_id=request_id(request)
@@ -109,18 +118,13 @@ class _Answer:
 
 
 def _check(body: CompletionBody) -> None:
-    check_text_only(body.response_format, body.structured_outputs)
     n, best_of = body.n or 1, body.best_of
     if best_of is not None and best_of < n:
         raise bad_request(f"best_of: got {best_of}, expected at least n = {n}", param="best_of")
     if best_of is not None and best_of > n and body.stream:
         raise bad_request("best_of cannot be streamed; use n, or stream false", param="best_of")
-    if body.logprobs:
-        raise bad_request(
-            "logprobs: only 0 is offered, the logprob of the token itself", param="logprobs"
-        )
-    if body.echo and body.logprobs is not None:
-        raise bad_request("echo with logprobs is not offered; leave one out", param="echo")
+    if body.echo and body.logprobs is not None and body.stream:
+        raise bad_request("echo with logprobs cannot be streamed; use stream false", param="echo")
 
 
 def _prompts(body: CompletionBody) -> list[str | list[int]]:

@@ -121,6 +121,12 @@ def _check_end(reason: str) -> None:
             kind="timeout_error",
             code="deadline",
         )
+    if reason == "grammar":
+        raise bad_request(
+            "the constraint on the text could not be followed further within this server's limits; "
+            "make it smaller",
+            code="constraint_limit",
+        )
     if reason == "cancelled":
         raise ApiError(503, "the server is shutting down", kind="server_error", code="cancelled")
 

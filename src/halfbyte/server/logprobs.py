@@ -28,8 +28,8 @@ def _token(text: str, logprob: float) -> dict[str, Any]:
 class CompletionLogprobs:
     """Entries of /v1/completions, which also say where in the text a token begins."""
 
-    def __init__(self) -> None:
-        self._offset = 0
+    def __init__(self, offset: int = 0) -> None:
+        self._offset = offset
 
     def entries(
         self,

@@ -7,10 +7,9 @@ from typing import Any
 from halfbyte.errors import HalfbyteError
 from halfbyte.params import SamplingParams
 from halfbyte.server.errors import bad_request
-from halfbyte.server.schema.sampling import ResponseFormat, SamplingBody, StructuredOutputs
+from halfbyte.server.schema.sampling import SamplingBody
 
-# Passed on under the same name where they are not at their default, so that a parameter the
-# engine does not know is an error only for who asks for it.
+# Passed on under the same name; null is the default.
 _SAME = (
     "temperature",
     "top_p",
@@ -28,11 +27,11 @@ _SEED_MODULUS = 2**64
 
 def sampling_params(body: SamplingBody, *, max_tokens: int, **extra: Any) -> SamplingParams:
     """ApiError 400 where a value cannot be used. `extra`: further fields of SamplingParams."""
-    values: dict[str, Any] = {"max_tokens": max_tokens} | extra
-    defaults = type(body).model_fields
+    values: dict[str, Any] = {"max_tokens": max_tokens}
+    values |= {name: value for name, value in extra.items() if value is not None}
     for name in _SAME:
         value = getattr(body, name)
-        if value is not None and value != defaults[name].default:
+        if value is not None:
             values[name] = value
     if values.get("temperature", 1.0) < _GREEDY_BELOW:
         values["temperature"] = 0.0
@@ -48,19 +47,6 @@ def sampling_params(body: SamplingBody, *, max_tokens: int, **extra: Any) -> Sam
         return SamplingParams.from_dict(values)
     except HalfbyteError as error:
         raise bad_request(str(error), param=error.what) from error
-
-
-def check_text_only(
-    response_format: ResponseFormat | None, structured: StructuredOutputs | None
-) -> None:
-    """ApiError 400 for a constraint: better than text that ignores it."""
-    if response_format is not None and response_format.type != "text":
-        raise bad_request(
-            f"response_format: got '{response_format.type}', expected 'text'",
-            param="response_format",
-        )
-    if structured is not None:
-        raise bad_request("structured_outputs: this server offers none", param="structured_outputs")
 
 
 def _biases(given: dict[str, float]) -> dict[int, float]:

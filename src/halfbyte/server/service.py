@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse
 from halfbyte.async_engine import AsyncEngine
 from halfbyte.errors import HalfbyteError
 from halfbyte.loading import LoadedModel
+from halfbyte.params import StructuredOutputs
 from halfbyte.server.errors import ApiError, bad_request
 from halfbyte.server.gate import LOGGED, REQUEST_ID
 from halfbyte.server.options import ServeOptions
@@ -31,6 +32,7 @@ class Service:
     engine: AsyncEngine
     options: ServeOptions
     created: int  # when it was started, seconds since 1970
+    preparing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def model(self) -> LoadedModel:
@@ -54,6 +56,16 @@ class Service:
                 param="model",
                 code="model_not_found",
             )
+
+    async def prepare(self, constraint: StructuredOutputs | None) -> None:
+        """Read the tokenizer for constraints, off the loop: it takes a second, once."""
+        if constraint is None:
+            return
+        async with self.preparing:
+            try:
+                await asyncio.to_thread(lambda: self.model.grammars)
+            except HalfbyteError as error:
+                raise bad_request(str(error), param="structured_outputs") from error
 
     async def encode(self, text: str, *, as_chat: bool) -> list[int]:
         """Token ids; ApiError 400 for text that cannot be."""

@@ -1,0 +1,97 @@
+"""What the text must be: response_format, structured_outputs, a forced tool call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from halfbyte.errors import HalfbyteError
+from halfbyte.params import StructuredOutputs
+from halfbyte.server.errors import bad_request
+from halfbyte.server.schema import sampling
+from halfbyte.server.schema.chat import ChatBody, NamedTool, Tool
+
+_ANY_OBJECT = {"type": "object"}
+
+
+def chat_constraint(body: ChatBody) -> StructuredOutputs | None:
+    """The one constraint of a conversation; ApiError 400 for two, or one that cannot be."""
+    constraint = text_constraint(body.response_format, body.structured_outputs)
+    forced = forced_tools(body)
+    if not forced:
+        return constraint
+    if constraint is not None:
+        raise bad_request(
+            "tool_choice forces a call and another field constrains the text; give one",
+            param="tool_choice",
+        )
+    calls = [_call_schema(tool) for tool in forced]
+    return _made("tools", json=calls[0] if len(calls) == 1 else {"anyOf": calls})
+
+
+def forced_tools(body: ChatBody) -> list[Tool]:
+    """The tools of which one must be called; empty where none must."""
+    if body.tool_choice in (None, "none", "auto"):
+        return []
+    tools = body.tools or []
+    if isinstance(body.tool_choice, NamedTool):
+        name = body.tool_choice.function.name
+        tools = [tool for tool in tools if tool.function.name == name]
+    if not tools:
+        raise bad_request(
+            "tool_choice asks for a call that 'tools' does not offer", param="tool_choice"
+        )
+    return tools
+
+
+def text_constraint(
+    response_format: sampling.ResponseFormat | None, structured: sampling.StructuredOutputs | None
+) -> StructuredOutputs | None:
+    """OpenAI's field or vLLM's."""
+    wanted = response_format is not None and response_format.type != "text"
+    if wanted and structured is not None:
+        raise bad_request(
+            "response_format and structured_outputs both constrain the text; give one",
+            param="structured_outputs",
+        )
+    if structured is not None:
+        given = {
+            name: value
+            for name, value in (
+                ("json", _ANY_OBJECT if structured.json_ is True else structured.json_),
+                ("regex", structured.regex),
+                ("choice", structured.choice),
+                ("grammar", structured.grammar),
+            )
+            if value is not None
+        }
+        return _made("structured_outputs", **given)
+    if response_format is None or not wanted:
+        return None
+    if response_format.type == "json_object":
+        return _made("response_format", json_object=True)
+    schema = response_format.json_schema and response_format.json_schema.schema_
+    if not isinstance(schema, dict):
+        raise bad_request(
+            "response_format of type json_schema needs json_schema.schema, an object",
+            param="response_format",
+        )
+    return _made("response_format", json=schema)
+
+
+def _call_schema(tool: Tool) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {
+            "name": {"const": tool.function.name},
+            "arguments": tool.function.parameters or _ANY_OBJECT,
+        },
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+    }
+
+
+def _made(param: str, **given: Any) -> StructuredOutputs:
+    try:
+        return StructuredOutputs(**given)
+    except HalfbyteError as error:
+        raise bad_request(str(error), param=param) from error
