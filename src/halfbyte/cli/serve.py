@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -24,6 +25,9 @@ from halfbyte.cli.options import (
 )
 from halfbyte.cli.output import conversion_progress
 from halfbyte.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from halfbyte.llm import LLM
 
 _NEEDED = ("starlette", "uvicorn", "pydantic", "prometheus_client")
 
@@ -48,7 +52,10 @@ def serve(
     ] = None,
     allow_cascade: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option(help="Another cascade that a request may choose; may be given several times."),
+        typer.Option(
+            help="Another cascade that a request may choose; may be given several times."
+            "  [default: the nested pair and n-grams, as far as the weights can]"
+        ),
     ] = None,
     draft_length: DraftLength = DEFAULT_DRAFT_LENGTH,
     inner_length: InnerLength = DEFAULT_INNER_LENGTH,
@@ -117,8 +124,6 @@ def serve(
     from halfbyte.server.options import ServeOptions, read_api_keys
     from halfbyte.server.run import serve as run
 
-    allowed = tuple(allow_cascade or ())
-    engine_options = AsyncOptions(max_waiting=max_waiting, cascades=allowed)
     options = ServeOptions(
         host=host,
         port=port,
@@ -126,7 +131,6 @@ def serve(
         api_keys=read_api_keys(api_key_file),
         cors_origins=tuple(cors_origin or ()),
         allowed_hosts=tuple(name.lower() for name in allowed_host or ()),
-        cascades=allowed,
         max_body_bytes=max_body,
         max_tokens=max_tokens,
         request_timeout=request_timeout,
@@ -146,7 +150,16 @@ def serve(
             num_tokens=num_tokens,
             progress=progress,
         )
-    run(llm, engine_options, options, log_level)
+    allowed = tuple(allow_cascade) if allow_cascade else _choices(llm)
+    engine_options = AsyncOptions(max_waiting=max_waiting, cascades=allowed)
+    run(llm, engine_options, replace(options, cascades=allowed), log_level)
+
+
+def _choices(llm: LLM) -> tuple[str, ...]:
+    """Cascades of the default's own target: a race in the playground needs two."""
+    target = llm.cascade.target
+    nested = [f"w4a8 > {target}"] if target.weight_bits == 8 else []
+    return (*nested, f"ngram > {target}")
 
 
 def _name_of(ckpt: str) -> str:

@@ -27,7 +27,7 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """The first signal drains, a second one ends at once."""
+        """The first signal drains; a second Ctrl-C ends at once."""
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.add_signal_handler(number, self._stop, number)
@@ -39,7 +39,7 @@ class _Server(uvicorn.Server):
 
     def _stop(self, number: int) -> None:
         log("stopping", signal=signal.Signals(number).name)
-        self.force_exit = self.should_exit
+        self.force_exit = self.should_exit and number == signal.SIGINT
         self.should_exit = True
 
 
