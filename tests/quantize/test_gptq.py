@@ -55,10 +55,18 @@ def test_the_factors_are_those_of_the_damped_moments(by_size):
 @pytest.mark.parametrize("group", [32, 64])
 def test_nested_codes_beat_round_to_nearest_at_both_levels(group, act_order):
     w, rows = weights(), inputs()
-    gptq = Gptq(act_order=act_order).fit(statistics(rows), Grid(8, group))("w", w)
+    gptq = Gptq(act_order=act_order, lo_weight=64).fit(statistics(rows), Grid(8, group))("w", w)
     plain = RoundToNearest().fit(None, Grid(8, group))("w", w)
     assert output_error(gptq, 4, w, rows) < 0.87 * output_error(plain, 4, w, rows)
     assert output_error(gptq, 8, w, rows) < output_error(plain, 8, w, rows)
+
+
+def test_the_default_gains_at_both_levels():
+    w, rows = weights(), inputs()
+    gptq = Gptq().fit(statistics(rows), Grid(8, 32))("w", w)
+    plain = RoundToNearest().fit(None, Grid(8, 32))("w", w)
+    for bits, gain in ((4, 0.92), (8, 0.7)):
+        assert output_error(gptq, bits, w, rows) < gain * output_error(plain, bits, w, rows)
 
 
 def test_four_planes_beat_round_to_nearest_and_the_nested_half():

@@ -23,7 +23,7 @@ from halfbyte.importers.cache import source_identity
 from halfbyte.importers.convert import QUANTIZED_NOTE, check_group, open_source
 from halfbyte.importers.resolve import is_checkpoint, locate
 from halfbyte.importers.source import Source
-from halfbyte.quantize.scheme import Grid
+from halfbyte.quantize.scheme import Grid, Scheme
 from halfbyte.quantize.schemes import scheme_named
 from halfbyte.runtime.native import NativeRuntime
 from halfbyte.runtime.protocol import LayerRuntime
@@ -65,6 +65,20 @@ def quantize(
 ) -> Path:
     """Quantize `src` into the new checkpoint `dest`; `tell` hears what a user should know."""
     scheme = scheme_named(options.scheme)
+    return quantize_by(scheme, src, dest, options, restart=restart, progress=progress, tell=tell)
+
+
+def quantize_by(
+    scheme: Scheme,
+    src: str | Path,
+    dest: Path | str,
+    options: QuantizeOptions,
+    *,
+    restart: bool = False,
+    progress: Progress = lambda name, done, total: None,
+    tell: Tell = lambda message: None,
+) -> Path:
+    """`quantize` with a scheme of the caller's, whose settings `options.scheme` must name."""
     path = locate(src)
     if is_checkpoint(path):
         fix = "name the model it was made of (a GGUF file, a Hugging Face directory or an alias)"

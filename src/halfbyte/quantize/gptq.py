@@ -44,7 +44,7 @@ class Gptq:
 
     damping: float = 0.01  # added to H, as a share of its mean diagonal (the paper's 1%)
     act_order: bool = False
-    lo_weight: float = 64.0
+    lo_weight: float = 256.0  # docs/quantize.md has the evidence
     statistics: Statistics = Statistics.SECOND_MOMENTS
 
     def fit(self, inputs: InputStatistics | None, grid: Grid) -> RoundRows:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from halfbyte.errors import ArgumentError
 from halfbyte.quantize.atom import BySize
+from halfbyte.quantize.folds import Awq, SmoothQuant
 from halfbyte.quantize.gptq import Gptq
 from halfbyte.quantize.rotations import rotate_model
 from halfbyte.quantize.rtn import RoundToNearest
@@ -22,6 +23,9 @@ SCHEMES: Mapping[str, Callable[[], Scheme]] = MappingProxyType(
         "quarot-rtn": lambda: Scheme("quarot-rtn", RoundToNearest(), rewrite=rotate_model),
         "atom": lambda: Scheme("atom", Gptq(), reorder=BySize()),
         "atom-rtn": lambda: Scheme("atom-rtn", RoundToNearest(), reorder=BySize()),
+        "awq": lambda: Scheme("awq", RoundToNearest(), fold=Awq()),
+        "smoothquant": lambda: Scheme("smoothquant", RoundToNearest(), fold=SmoothQuant()),
+        "awq-gptq": lambda: Scheme("awq-gptq", Gptq(), fold=Awq()),
     }
 )
 
