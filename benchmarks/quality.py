@@ -1,4 +1,4 @@
-"""How good both levels of a checkpoint are, scheme by scheme: `benchmarks/results/quality.jsonl`.
+"""How good both levels of a checkpoint are, scheme by scheme: `results/quality/schemes.jsonl`.
 
     python -m benchmarks.quality --name NAME --model SRC --calibration c4.txt \
         --text wiki=wiki.txt --text code=code.txt --schemes rtn,gptq --work DIR
@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--sequences", type=positive, default=16, help="of each text")
     parser.add_argument("--threads", type=positive, default=2)
     parser.add_argument("--work", type=Path, required=True, help="where checkpoints are kept")
-    parser.add_argument("--results", type=Path, default=rows.RESULTS / "quality.jsonl")
+    parser.add_argument("--results", type=Path, default=rows.RESULTS / "quality" / "schemes.jsonl")
     args = parser.parse_args()
     weights = open_weights(args.model, dense=True)
     source = Model(weights, args.threads)
