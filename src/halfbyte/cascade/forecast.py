@@ -13,20 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from halfbyte.cascade.arms import Arm
 from halfbyte.cascade.costs import CostTable
 
 PLAIN_ARM = -1
-GIVE_UP = 0.9  # lengths whose rate falls this far below the best are not pursued further
+GIVE_UP = 0.97  # lengths whose rate falls this far below the best are not pursued further
 CONTEXT_STEP = 64  # contexts are rounded to this, so that costs can be kept
 
 Gains = Seq[Seq[float] | None]  # of each sequence: chance by position; None: nothing to propose
 
 
-@dataclass(frozen=True, slots=True)
-class Cycle:
+class Cycle(NamedTuple):
     """One way to run a cycle: who proposes how much for each sequence, and what that promises."""
 
     arms: tuple[int, ...]  # PLAIN_ARM or an index
@@ -99,7 +98,7 @@ class Forecaster:
         A further token is proposed where its chance pays for its row at `rate` tokens a second.
         Returns `base` itself where that is best.
         """
-        cost, drift = self._arms[arm].cost, self.drift(arm)
+        cost, drift, host = self._arms[arm].cost, self.drift(arm), self.host_seconds
         active = [b for b in members if gains[b] is not None]
         tokens, rows, draft = base.tokens, base.rows, base.draft_seconds
         attention = base.attention_seconds
@@ -107,24 +106,29 @@ class Forecaster:
         found = (tokens, draft, rows, attention, base.verify_seconds)
         proposed: list[list[int]] = []
         known = [len(gains[b]) for b in active]  # type: ignore[arg-type]
+        count, reading, more, spent = 0, 0.0, 0.0, 0.0
         for step in range(min([self._arms[arm].max_length, *known])):
             if len(active) > 1:
                 price = rate * self._row_price(rows, len(active), cost.pass_seconds)
                 active = [b for b in active if gains[b][step] > price]  # type: ignore[index]
             if not active:
                 break
-            spent = cost.pass_seconds(len(active), first=step == 0)
+            if len(active) != count:  # what does not change from step to step is summed once
+                count, near = len(active), [self.attention(contexts[b]) for b in active]
+                reading = sum(one for one, _ in near) if cost.reads_context else 0.0
+                more = sum(each for _, each in near)
+                spent = (cost.pass_seconds(count, first=False) + reading) * drift
+            if step == 0:
+                draft += (cost.pass_seconds(count, first=True) + reading) * drift
+            else:
+                draft += spent
             for b in active:
-                one, more = self.attention(contexts[b])
-                attention += more
-                if cost.reads_context:
-                    spent += one
                 tokens += gains[b][step]  # type: ignore[index]
-            draft += spent * drift
-            rows += len(active)
+            attention += more
+            rows += count
             proposed.append(active)
             verify = self.verify_seconds(rows, attention)
-            now = tokens / (draft + verify + self.host_seconds)
+            now = tokens / (draft + verify + host)
             if now > best:
                 best, best_length = now, step + 1
                 found = (tokens, draft, rows, attention, verify)
@@ -180,7 +184,9 @@ class Forecaster:
 
     def verify_seconds(self, rows: int, attention: float) -> float:
         """One target forward."""
-        return (self.linear_seconds(rows) + attention) * self.drift(verify_key(rows))
+        # As `linear_seconds` and `verify_key`, in place: this runs for every length of every arm.
+        linear = self._linear[rows] if rows < len(self._linear) else self.linear_seconds(rows)
+        return (linear + attention) * self.drift(-rows.bit_length())
 
     def draft_seconds(self, arm: int, lengths: Seq[int], contexts: Seq[int]) -> float:
         """One call of an arm, without drift."""
