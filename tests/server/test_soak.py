@@ -68,7 +68,7 @@ class Client:
         answer = await http.post("/v1/completions", json=body)
         if answer.status_code == 429:
             return "busy"
-        assert answer.status_code == 200, answer.text
+        assert answer.status_code == 200, answer.text[:300]
         choice = answer.json()["choices"][0]
         assert choice["logprobs"]["token_logprobs"] == wanted.logprobs[:count]
         assert choice["finish_reason"] == "length"
@@ -102,9 +102,9 @@ class Client:
 
     async def _malformed(self, http: httpx.AsyncClient) -> str:
         raw = self._random.choice(MALFORMED)
-        path = self._random.choice(("/v1/completions", "/v1/chat/completions", "/tokenize"))
+        path = self._random.choice(("/v1/completions", "/v1/chat/completions"))
         answer = await http.post(path, content=raw, headers=JSON)
-        assert answer.status_code == 400, answer.text
+        assert answer.status_code == 400, answer.text[:300]
         return "malformed"
 
 
@@ -126,14 +126,14 @@ def _soak(server: Served, wanted: dict[tuple[int, int], Completion], count: int,
 
 def test_a_soak_leaves_nothing_behind(talking_model: Path) -> None:
     # Few pages: requests wait and are preempted all the time.
-    llm = LLM(talking_model, "w4a8 > w8a16", threads=2, num_tokens=1024, page_size=16, max_batch=12)
+    llm = LLM(talking_model, "w4a8 > w8a16", threads=2, num_tokens=512, page_size=16, max_batch=12)
     plain = llm.with_cascade("w8a16")
     wanted = {}
     for p, prompt in enumerate(PROMPTS):
         for s, settings in enumerate(SETTINGS):
             params = SamplingParams(max_tokens=LONGEST, ignore_eos=True, **settings)
             wanted[p, s] = plain.generate(prompt, params)[0]
-    engine = AsyncOptions(max_waiting=16)
+    engine = AsyncOptions(max_waiting=8)
     with serving(llm, engine=engine) as server:
         _soak(server, wanted, REQUESTS // 4, 1)
         settled = _resident_bytes()
@@ -143,6 +143,7 @@ def test_a_soak_leaves_nothing_behind(talking_model: Path) -> None:
     assert all(done[kind] > 0 for kind in ("whole", "stream", "left", "malformed")), done
     assert snapshot.finished["cancelled"] > 0
     assert snapshot.preemptions > 0
+    assert snapshot.refused > 0
     assert snapshot.accepted_by_position[0] > 0
     assert (snapshot.running, snapshot.waiting) == (0, 0)
     assert grown < 24 << 20, f"{grown / 2**20:.0f} MiB more than before"
