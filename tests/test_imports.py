@@ -43,6 +43,7 @@ ROOMS = (
     ("calibration",),
     ("evaluate",),
     ("server",),
+    ("train",),
     ("cli", "__main__"),
 )
 LEVEL_OF = {name: level for level, names in enumerate(ROOMS) for name in names}

@@ -25,6 +25,7 @@ from halfbyte.cli.plan import plan
 from halfbyte.cli.quantize import quantize
 from halfbyte.cli.report import report
 from halfbyte.cli.serve import serve
+from halfbyte.cli.train_eagle import train_eagle
 from halfbyte.errors import HalfbyteError
 
 _EXIT_MISTAKE = 2
@@ -64,6 +65,7 @@ def _build() -> typer.Typer:
     app.callback()(_root)
     for verb in (convert, quantize, generate, inspect, doctor, bench, plan, report, serve, demo):
         app.command()(verb)
+    app.command("train-eagle")(train_eagle)
     app.command("eval")(evaluate)
     return app
 

@@ -160,7 +160,7 @@ class HeadManifest:
 def read_head_manifest(directory: Path) -> HeadManifest:
     """Raises FormatError with the names of docs/format.md."""
     values = read_object(directory, HEAD_MANIFEST)
-    check_version(values.get("format"))
+    check_version(values.get("format"), newest=1)
     check_keys(values, _KEYS)
     group_size = values.get("group_size")
     if type(group_size) is not int or group_size not in GROUP_SIZES:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -93,6 +93,10 @@ class CheckpointWriter:
         if matrix.offset is not None:
             self._add(f"{name}.offset", "F32", matrix.offset)
 
+    def add_ids(self, name: str, ids: NDArray[np.int32]) -> None:
+        """Add a list of token ids: [n]."""
+        self._add(name, "I32", ids)
+
     def add_vector(self, name: str, values: NDArray[np.float32]) -> None:
         """Add a bias or norm: [n]."""
         self._add(name, "F32", values)
@@ -122,11 +126,21 @@ class CheckpointWriter:
             wide_groups=max(self._wide_groups, default=0),
         )
         texts = {"tokenizer.json": tokenizer_json, "chat_template.jinja": chat_template}
-        texts[MANIFEST_NAME] = manifest.to_json()
+        return self.publish(MANIFEST_NAME, lambda _: manifest.to_json(), texts)
+
+    def publish(
+        self,
+        name: str,
+        manifest: Callable[[dict[str, int]], str],
+        texts: Mapping[str, str | None] | None = None,
+    ) -> Path:
+        """Write `texts`, then the manifest, made from file names and sizes, then rename."""
+        self.flush()
+        written = {**(texts or {}), name: manifest(self._files)}
         with disk_errors(self._dest):
-            for name, text in texts.items():
+            for file, text in written.items():
                 if text is not None:
-                    (self._partial / name).write_text(text, encoding="utf-8")
+                    (self._partial / file).write_text(text, encoding="utf-8")
             (self._partial / _INPUTS).unlink(missing_ok=True)
             self._partial.rename(self._dest)
         return self._dest

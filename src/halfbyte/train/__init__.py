@@ -1,0 +1,1 @@
+"""Training of draft heads (extra [train], torch). Nothing else imports this room."""
