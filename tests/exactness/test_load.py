@@ -1,6 +1,7 @@
 """Under load every request gets, bit for bit, what it gets alone and plainly on a fresh engine.
 
-Requests of many kinds share the forwards: cascades and targets differ, prompts begin alike and hit
+Requests of many kinds share the forwards: cascades and targets differ, planners change their minds
+at every step, prompts begin alike and hit
 the prefix cache, pages run out and sequences are preempted, neighbours are cancelled or run late.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,9 @@ import pytest
 from halfbyte import LLM, SamplingParams
 from halfbyte.async_engine import AsyncEngine, AsyncOptions
 from halfbyte.cascade.cascade import Cascade
+from halfbyte.cascade.cycle import CycleReport, Turn
+from halfbyte.cascade.decoding import Decoding
+from halfbyte.cascade.proposers import Proposers
 from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.run import Engine
 from halfbyte.request import Request
@@ -42,6 +47,35 @@ class Wanted:
     priority: int
     at: int  # step it comes at
     cancelled: int | None  # step it is cancelled at
+
+
+class RestlessPlanner:
+    """Another proposer and another length for every sequence in every cycle."""
+
+    def __init__(self, seed: int, proposers: Proposers, target: str) -> None:
+        self._rng = random.Random(seed)
+        stacks = ("w4a8", "w4a4", "ngram", "ngram > w4a8")
+        self._proposers = [proposers.of(Cascade.parse(f"{s} > {target}")) for s in stacks]
+
+    def begin(self, sequence: Decoding) -> None:
+        for proposer in self._proposers:
+            assert proposer is not None
+            proposer.begin(sequence)
+
+    def plan(self, sequences: Seq[Decoding]) -> list[Turn]:
+        rng = self._rng
+        return [
+            Turn(rng.choice([None, *self._proposers]), rng.randint(0, 6), rng.randint(0, 4))
+            for _ in sequences
+        ]
+
+    def learn(self, sequences: Seq[Decoding], plan: Seq[Turn], report: CycleReport) -> None:
+        assert len(sequences) == len(plan) == len(report.outcomes)
+
+    def release(self, sequence: Decoding) -> None:
+        for proposer in self._proposers:
+            assert proposer is not None
+            proposer.release(sequence)
 
 
 def random_requests(seed: int, count: int) -> list[Wanted]:
@@ -103,15 +137,24 @@ def busy(talking_model: Path) -> LLM:
     return LLM(talking_model, "w4a8 > w8a16", 2, num_tokens=NUM_TOKENS, page_size=16, max_rows=96)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_every_output_equals_its_solo_plain_run(reference: LLM, busy: LLM, seed: int) -> None:
+@pytest.mark.parametrize("restless", [False, True], ids=["fixed", "restless"])
+@pytest.mark.parametrize("seed", range(3))
+def test_every_output_equals_its_solo_plain_run(
+    reference: LLM, busy: LLM, seed: int, restless: bool
+) -> None:
     rng = random.Random(seed)
     options = EngineOptions(
         draft_length=rng.randint(1, 6), max_batch=rng.randint(3, 9), prefill_rows=rng.randint(4, 64)
     )
     wanted = random_requests(seed, 40)
     model = busy.model
-    engine = Engine(model.runtime, model.pool, busy.cascade, options)
+    proposers = Proposers(model.runtime)
+    planners = (
+        (lambda cascade: RestlessPlanner(seed, proposers, str(cascade.target)))
+        if restless
+        else None
+    )
+    engine = Engine(model.runtime, model.pool, busy.cascade, options, planners)
     requests = [
         Request(
             model,
