@@ -297,7 +297,7 @@ class NativeModel {
         int weight_bits, int act_bits, int head_bits, Array<std::int32_t, 1> lengths,
         Array<float, 1> temperatures, Array<std::int32_t, 1> top_ks, Array<float, 1> top_ps,
         Array<float, 1> min_ps, Array<std::uint64_t, 1> seeds, Array<std::int32_t, 1> positions,
-        const std::optional<AdjustmentArrays>& adjustments, float min_confidence) {
+        const std::optional<AdjustmentArrays>& adjustments, float min_confidence, int head) {
         const std::size_t B = tokens.shape(0);
         expect(B > 0 && lengths.shape(0) == B, "draft: one length a sequence");
         int most = 0;
@@ -310,8 +310,8 @@ class NativeModel {
         const std::size_t shape[1] = {B + 1};
         const Array<std::int32_t, 1> row_starts(starts.data(), 1, shape);
         const Array<std::int32_t, 1> rows(starts.data(), 1, &B);
-        const Step step =
-            checked(tokens, row_starts, first, pages, rows, std::nullopt, lengths.data());
+        Step step = checked(tokens, row_starts, first, pages, rows, std::nullopt, lengths.data());
+        step.reduced = reduced_head(head);
         const LevelSpec level = checked_level(weight_bits, act_bits, head_bits);
         auto sampling = sampling_rows(B, temperatures, top_ks, top_ps, min_ps, seeds, positions);
         if (adjustments) adjust_rows(*adjustments, sampling);
@@ -449,8 +449,23 @@ class NativeModel {
                 to_numpy(std::move(v), {H, S, D * width})};
     }
 
-    std::size_t bytes_read(int weight_bits, int act_bits, int head_bits) {
-        return model_->bytes_read(checked_level(weight_bits, act_bits, head_bits));
+    // The number of a second head over ascending ids; 0 is the whole head.
+    int reduce_head(Array<std::int32_t, 1> ids) {
+        const std::size_t n = ids.shape(0);
+        expect(model_->head.k() > 0, "the head is not set");
+        expect(n > 0 && ids(0) >= 0 && ids(n - 1) < model_->shape().vocab,
+               "reduce_head: ids of the vocabulary");
+        for (std::size_t i = 1; i < n; ++i)
+            expect(ids(i - 1) < ids(i), "reduce_head: ids must rise");
+        std::vector<std::int32_t> copied(ids.data(), ids.data() + n);
+        nb::gil_scoped_release release;
+        reduced_.push_back(model_->reduce_head(std::move(copied)));
+        return static_cast<int>(reduced_.size());
+    }
+
+    std::size_t bytes_read(int weight_bits, int act_bits, int head_bits, int head) {
+        return model_->bytes_read(checked_level(weight_bits, act_bits, head_bits),
+                                  reduced_head(head));
     }
     std::size_t memory_bytes() { return model_->weights().bytes(); }
     bool has_lo() const {
@@ -574,6 +589,11 @@ class NativeModel {
         return !own.empty();
     }
 
+    const ReducedHead* reduced_head(int number) const {
+        expect(number >= 0 && number <= static_cast<int>(reduced_.size()), "no such head");
+        return number ? reduced_[number - 1] : nullptr;
+    }
+
     LevelSpec checked_level(int weight_bits, int act_bits, int head_bits) const {
         const bool dense = model_->layers[0].qkv.dense;
         expect(dense == (weight_bits == 32), "f32 needs dense weights, the other levels planes");
@@ -651,6 +671,7 @@ class NativeModel {
     }
 
     std::unique_ptr<Model> model_;
+    std::vector<const ReducedHead*> reduced_;
 };
 
 // One group of inputs rounded with every scale; see rounding.h for the shapes.
@@ -725,7 +746,9 @@ NB_MODULE(_native, m) {
         .def("read_features", &NativeModel::read_features)
         .def("forward_best", &NativeModel::forward_best)
         .def("read_kv", &NativeModel::read_kv, "layer"_a, "page"_a)
-        .def("bytes_read", &NativeModel::bytes_read)
+        .def("reduce_head", &NativeModel::reduce_head)
+        .def("bytes_read", &NativeModel::bytes_read, "weight_bits"_a, "act_bits"_a, "head_bits"_a,
+             "head"_a = 0)
         .def("memory_bytes", &NativeModel::memory_bytes)
         .def_prop_ro("has_lo", &NativeModel::has_lo)
         .def_prop_ro("dense", &NativeModel::dense);

@@ -73,8 +73,20 @@ KvView Model::kv_view(int layer) const {
     return {page(layer, 0), page_elements(), page_size_, kv_type_};
 }
 
-std::size_t Model::bytes_read(LevelSpec level) const {
-    std::size_t total = head.bytes(level.head_bits);
+const ReducedHead* Model::reduce_head(std::vector<std::int32_t> ids) {
+    auto reduced = std::make_unique<ReducedHead>();
+    reduced->head = head;
+    if (head.dense)
+        reduced->head.matrix = gather_rows(head.matrix, ids, weights_);
+    else
+        reduced->head.planes = gather_rows(head.planes, ids, weights_);
+    reduced->ids = std::move(ids);
+    reduced_heads_.push_back(std::move(reduced));
+    return reduced_heads_.back().get();
+}
+
+std::size_t Model::bytes_read(LevelSpec level, const ReducedHead* reduced) const {
+    std::size_t total = (reduced ? reduced->head : head).bytes(level.head_bits);
     for (const Layer& l : layers)
         for (const Linear* w : {&l.qkv, &l.o, &l.gate_up, &l.down})
             total += w->bytes(level.weight_bits);
@@ -178,8 +190,17 @@ Draft Model::draft(const Step& step, LevelSpec level, const std::vector<std::int
                         step.page_columns,
                         pages.begin() + static_cast<std::size_t>(i) * step.page_columns);
         }
-        begin_step({n, n, tokens.data(), starts.data(), first.data(), pages.data(),
-                    step.page_columns, rows.data(), n});
+        Step one{n,
+                 n,
+                 tokens.data(),
+                 starts.data(),
+                 first.data(),
+                 pages.data(),
+                 step.page_columns,
+                 rows.data(),
+                 n};
+        one.reduced = step.reduced;
+        begin_step(one);
     };
     for (int b = 0; b < B; ++b) {
         active.push_back(b);
@@ -200,7 +221,8 @@ Draft Model::draft(const Step& step, LevelSpec level, const std::vector<std::int
             if (thread == 0) {
                 compact([&](std::size_t i) {
                     const int b = active[i];
-                    const bool sure = std::exp(drawn[i].logprob) >= min_confidence;
+                    const bool sure =
+                        drawn[i].token >= 0 && std::exp(drawn[i].logprob) >= min_confidence;
                     if (!sure) return false;
                     result.tokens[static_cast<std::size_t>(b) * most + result.counts[b]] =
                         drawn[i].token;

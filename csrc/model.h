@@ -52,6 +52,13 @@ struct Layer {
     const float *q_norm = nullptr, *k_norm = nullptr;
 };
 
+// The output head over part of the vocabulary, for drafts: they read that much less
+// (FR-Spec, arXiv 2502.14856).
+struct ReducedHead {
+    Linear head;
+    std::vector<std::int32_t> ids;  // [n] ascending: the token each row scores
+};
+
 // Rows of one step. Row m of sequence b stands at position first[b] + m - row_starts[b], and in the
 // slot of that number; or, in a token tree, at first[b] + depth, its path being the slots past
 // first[b] that hold its ancestors from the root, and itself.
@@ -68,6 +75,7 @@ struct Step {
     int path_width = 0;
     const float* features = nullptr;  // draft heads: [M][feature_width]
     int feature_width = 0;
+    const ReducedHead* reduced = nullptr;  // null: the whole head
 };
 
 // The most likely tokens of some rows, best first (ties: the lower id).
@@ -108,6 +116,9 @@ class Model {
     Linear fuse;  // of a draft head, like the next line; the norms are optional
     const float *fuse_bias = nullptr, *embed_norm = nullptr, *feature_norm = nullptr;
 
+    // A second head over the tokens of `ids` (ascending). It lives as long as the model.
+    const ReducedHead* reduce_head(std::vector<std::int32_t> ids);
+
     void allocate_kv(int pages, int page_size, KvType type);
     KvType kv_type() const { return kv_type_; }
     int pages() const { return pages_; }
@@ -145,7 +156,7 @@ class Model {
     const float* logits(int row) const {
         return logits_.data() + static_cast<std::size_t>(row) * logit_stride_;
     }
-    std::size_t bytes_read(LevelSpec level) const;
+    std::size_t bytes_read(LevelSpec level, const ReducedHead* reduced = nullptr) const;
 
   private:
     // What a linear layer reads: integers, or float rows at the dense level.
@@ -185,6 +196,10 @@ class Model {
     void sample_rows(const std::vector<SamplingRow>& sampling, std::vector<Choice>& out,
                      int thread);
     KvView kv_view(int layer) const;
+    Vocabulary step_vocabulary() const {
+        if (!step_.reduced) return {shape_.vocab, nullptr};
+        return {static_cast<int>(step_.reduced->ids.size()), step_.reduced->ids.data()};
+    }
     // The path of row m; null: a plain row.
     const std::int32_t* path_of(int m) const {
         const std::int32_t* path =
@@ -196,6 +211,7 @@ class Model {
     const Kernels& kernels_;
     Pool pool_;
     Arena weights_, buffers_, kv_;
+    std::vector<std::unique_ptr<ReducedHead>> reduced_heads_;
     int max_rows_;
     int qkv_width_, widest_input_, logit_stride_;
 

@@ -213,23 +213,25 @@ void Model::keep_tap(int layer, int thread) {
 void Model::run_head(LevelSpec level, int thread) {
     const int R = step_.num_logit_rows, x_stride = round_up(shape_.hidden, kPanel);
     if (R == 0) return;
+    const Linear& scores = step_.reduced ? step_.reduced->head : head;
+    const int vocab = step_vocabulary().size;
     const Input in =
-        prepare(head, R, {level.head_bits, level.act_bits, 0}, thread, [&](int r, float* to) {
+        prepare(scores, R, {level.head_bits, level.act_bits, 0}, thread, [&](int r, float* to) {
             const float* x = x_ + static_cast<std::size_t>(step_.logit_rows[r]) * x_stride;
             if (!final_norm) return x;
             kernels_.rmsnorm(x, final_norm, shape_.norm_eps, shape_.hidden, to);
             return static_cast<const float*>(to);
         });
-    const Slice part = slice(head.panels(), kLogitChunk / kPanel, thread);
+    const Slice part = slice(scores.panels(), kLogitChunk / kPanel, thread);
     linear(
-        head, level.head_bits, in, R,
+        scores, level.head_bits, in, R,
         {Epilogue::Kind::kStore, nullptr, logits_.data(), static_cast<std::size_t>(logit_stride_)},
         part, thread);
-    const int chunks = (shape_.vocab + kLogitChunk - 1) / kLogitChunk;
+    const int chunks = (vocab + kLogitChunk - 1) / kLogitChunk;
     for (int r = 0; r < R; ++r) {
         for (int c = part.begin * kPanel / kLogitChunk;
              c < chunks && c * kLogitChunk < part.end * kPanel; ++c) {
-            const int from = c * kLogitChunk, count = std::min(kLogitChunk, shape_.vocab - from);
+            const int from = c * kLogitChunk, count = std::min(kLogitChunk, vocab - from);
             ChunkStats& stats = chunk_stats_[static_cast<std::size_t>(r) * chunks + c];
             kernels_.softmax_stats(logits(r) + from, count, &stats.argmax, &stats.max, &stats.sum);
             stats.argmax += from;
@@ -240,11 +242,12 @@ void Model::run_head(LevelSpec level, int thread) {
 
 void Model::sample_rows(const std::vector<SamplingRow>& sampling, std::vector<Choice>& out,
                         int thread) {
-    const int chunks = (shape_.vocab + kLogitChunk - 1) / kLogitChunk;
+    const Vocabulary vocab = step_vocabulary();
+    const int chunks = (vocab.size + kLogitChunk - 1) / kLogitChunk;
     for (int r = thread; r < step_.num_logit_rows; r += pool_.size()) {
         const ChunkStats* stats = chunk_stats_.data() + static_cast<std::size_t>(r) * chunks;
-        out[r] = choose(logits(r), shape_.vocab, {stats, static_cast<std::size_t>(chunks)},
-                        sampling[r], threads_[thread].sampling);
+        out[r] = choose(logits(r), vocab, {stats, static_cast<std::size_t>(chunks)}, sampling[r],
+                        threads_[thread].sampling);
     }
 }
 

@@ -34,6 +34,16 @@ void pack_plane_row(const std::uint8_t* in, int in_k, int k, int row, std::uint8
     }
 }
 
+// Row `from` of packed nibbles of k inputs, as row `to` of another matrix.
+void copy_plane_row(const std::uint8_t* in, int from, int k, std::uint8_t* out, int to) {
+    const auto place = [k](int row) {
+        return static_cast<std::size_t>(row / kPanel) * k * (kPanel / 2) +
+               (row % kPanel / 16) * 64 + row % 16 * 4;
+    };
+    for (int kb = 0; kb < k / 8; ++kb)
+        std::memcpy(out + place(to) + kb * 128, in + place(from) + kb * 128, 4);
+}
+
 }  // namespace
 
 PackedPlanes pack_planes(const std::vector<PlaneRow>& rows, int k, int group, int wide,
@@ -97,6 +107,51 @@ PackedDense pack_dense(const std::vector<const void*>& rows, int k, PackedDense:
         }
     });
     return {out, type, panels * kPanel, k};
+}
+
+// Arenas hand out zeroed memory: rows of padding have no scale.
+PackedPlanes gather_rows(const PackedPlanes& w, const std::vector<std::int32_t>& rows,
+                         Arena& arena) {
+    const int count = static_cast<int>(rows.size()), panels = (count + kPanel - 1) / kPanel;
+    const int groups = w.k / w.group;
+    const std::size_t half_panels = static_cast<std::size_t>(panels) * (kPanel / 2);
+    const std::size_t entries = static_cast<std::size_t>(panels) * groups * kPanel;
+    auto* hi = arena.array<std::uint8_t>(half_panels * w.k);
+    auto* lo = w.lo ? arena.array<std::uint8_t>(half_panels * w.lo_k) : nullptr;
+    auto* scale = arena.array<std::uint16_t>(entries);
+    auto* offset = w.offset ? arena.array<float>(entries) : nullptr;
+    const auto entry = [groups](int row, int g) {
+        return (static_cast<std::size_t>(row / kPanel) * groups + g) * kPanel + row % kPanel;
+    };
+    for (int to = 0; to < count; ++to) {
+        copy_plane_row(w.hi, rows[to], w.k, hi, to);
+        if (lo) copy_plane_row(w.lo, rows[to], w.lo_k, lo, to);
+        for (int g = 0; g < groups; ++g) {
+            scale[entry(to, g)] = w.scale[entry(rows[to], g)];
+            if (offset) offset[entry(to, g)] = w.offset[entry(rows[to], g)];
+        }
+    }
+    PackedPlanes gathered = w;
+    gathered.hi = hi;
+    gathered.lo = lo;
+    gathered.scale = scale;
+    gathered.offset = offset;
+    gathered.n = panels * kPanel;
+    return gathered;
+}
+
+PackedDense gather_rows(const PackedDense& w, const std::vector<std::int32_t>& rows, Arena& arena) {
+    const int count = static_cast<int>(rows.size()), panels = (count + kPanel - 1) / kPanel;
+    const std::size_t width = w.type == PackedDense::Type::kF32 ? 4 : 2;
+    auto* out = arena.array<char>(static_cast<std::size_t>(panels) * w.k * kPanel * width);
+    const auto place = [&](int row, int i) {
+        return ((static_cast<std::size_t>(row / kPanel) * w.k + i) * kPanel + row % kPanel) * width;
+    };
+    for (int to = 0; to < count; ++to)
+        for (int i = 0; i < w.k; ++i)
+            std::memcpy(out + place(to, i), static_cast<const char*>(w.values) + place(rows[to], i),
+                        width);
+    return {out, w.type, panels * kPanel, w.k};
 }
 
 void unpack_row(const PackedPlanes& w, int row, float* out) {

@@ -28,6 +28,11 @@ PackedPlanes pack_planes(const std::vector<PlaneRow>& rows, int k, int group, in
 PackedDense pack_dense(const std::vector<const void*>& rows, int k, PackedDense::Type type,
                        Arena& arena, Pool& pool);
 
+// Some rows of a packed matrix as one of their own, padded to whole panels.
+PackedPlanes gather_rows(const PackedPlanes& w, const std::vector<std::int32_t>& rows,
+                         Arena& arena);
+PackedDense gather_rows(const PackedDense& w, const std::vector<std::int32_t>& rows, Arena& arena);
+
 // Row `row` with every plane stored: w = s * (hi + lo/16) + z, one rounding.
 void unpack_row(const PackedPlanes& w, int row, float* out);
 void unpack_row(const PackedDense& w, int row, float* out);

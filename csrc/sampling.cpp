@@ -54,16 +54,17 @@ void keep_top_p(std::vector<Candidate>& c, double top, double p) {
 
 // Gumbel-max. `first` (the largest l) is tried first: a good early best rules most others out
 // cheaply.
-std::int32_t draw(const std::vector<Candidate>& c, const Candidate& first, const SamplingRow& how) {
+std::int32_t draw(const std::vector<Candidate>& c, const Candidate& first, Vocabulary vocab,
+                  const SamplingRow& how) {
     const std::uint64_t base =
         mix(mix(how.seed) + static_cast<std::uint64_t>(static_cast<std::int64_t>(how.position)));
-    Candidate best{first.first + gumbel(uniform(base, first.second)), first.second};
+    Candidate best{first.first + gumbel(uniform(base, vocab.id(first.second))), first.second};
     double bound[24];  // e^-b: g > b needs 1 - r < e^-b, since -ln r >= 1 - r
     for (int b = 0; b < 24; ++b) bound[b] = std::exp(-static_cast<double>(b)) * (1.0 + 1e-12);
     for (const Candidate& x : c) {
         const double need = best.first - x.first;
         if (need > 23.0) continue;  // beyond the largest g, 33 ln 2 = 22.9
-        const double r = uniform(base, x.second);
+        const double r = uniform(base, vocab.id(x.second));
         if (need > 0.0 && 1.0 - r > bound[static_cast<int>(need)]) continue;
         const Candidate drawn{x.first + gumbel(r), x.second};
         if (better(drawn, best)) best = drawn;
@@ -78,12 +79,14 @@ inline bool allowed(const std::uint32_t* mask, std::int32_t id) {
 inline double finite_or_lowest(double l) { return l == l ? l : -INFINITY; }  // NaN breaks order
 
 // The row's logits after its adjustments, but for the mask.
-const float* adjust(const float* logits, int vocab, const Adjustments& a,
+const float* adjust(const float* logits, Vocabulary vocab, const Adjustments& a,
                     std::vector<float>& adjusted) {
     if (a.count == 0) return logits;
-    adjusted.assign(logits, logits + vocab);
+    adjusted.assign(logits, logits + vocab.size);
     for (std::size_t i = 0; i < a.count; ++i) {
-        float& l = adjusted[a.ids[i]];
+        const std::int32_t at = vocab.index(a.ids[i]);
+        if (at < 0) continue;
+        float& l = adjusted[at];
         l += a.adds[i];
         l = l > 0.0f ? l / a.factors[i] : l * a.factors[i];
         l -= a.subtracts[i];
@@ -91,34 +94,36 @@ const float* adjust(const float* logits, int vocab, const Adjustments& a,
     return adjusted.data();
 }
 
-// The largest allowed logit, the lowest id on a tie.
-Candidate largest_allowed(const float* logits, int vocab, const std::uint32_t* mask) {
-    Candidate best{-INFINITY, -1};
-    for (std::int32_t i = 0; i < vocab; ++i) {
-        if (mask && mask[i >> 5] == 0) {
+// Calls visit(i) for every logit whose token is allowed.
+template <typename Visit>
+void each_allowed(Vocabulary vocab, const std::uint32_t* mask, Visit&& visit) {
+    for (std::int32_t i = 0; i < vocab.size; ++i) {
+        if (mask && !vocab.ids && mask[i >> 5] == 0) {
             i |= 31;  // 32 ids at once that are not allowed
             continue;
         }
-        if (!allowed(mask, i)) continue;
-        if (logits[i] > best.first || best.second < 0) best = {finite_or_lowest(logits[i]), i};
+        if (allowed(mask, vocab.id(i))) visit(i);
     }
+}
+
+// The largest allowed logit, the lowest id on a tie; index -1: none is allowed.
+Candidate largest_allowed(const float* logits, Vocabulary vocab, const std::uint32_t* mask) {
+    Candidate best{-INFINITY, -1};
+    each_allowed(vocab, mask, [&](std::int32_t i) {
+        if (logits[i] > best.first || best.second < 0) best = {finite_or_lowest(logits[i]), i};
+    });
     return best;
 }
 
-void gather_candidates(const float* logits, int vocab, double t, const std::uint32_t* mask,
+void gather_candidates(const float* logits, Vocabulary vocab, double t, const std::uint32_t* mask,
                        std::vector<Candidate>& out) {
     out.clear();
-    for (std::int32_t i = 0; i < vocab; ++i) {
-        if (mask && mask[i >> 5] == 0) {
-            i |= 31;
-            continue;
-        }
-        if (allowed(mask, i)) out.emplace_back(finite_or_lowest(logits[i] / t), i);
-    }
+    each_allowed(vocab, mask,
+                 [&](std::int32_t i) { out.emplace_back(finite_or_lowest(logits[i] / t), i); });
 }
 
-std::int32_t sample(const float* logits, int vocab, const Candidate& best, const SamplingRow& how,
-                    std::vector<Candidate>& candidates) {
+std::int32_t sample(const float* logits, Vocabulary vocab, const Candidate& best,
+                    const SamplingRow& how, std::vector<Candidate>& candidates) {
     const double t = how.temperature;
     const Candidate largest{best.first / t, best.second};
     const double floor =
@@ -132,7 +137,7 @@ std::int32_t sample(const float* logits, int vocab, const Candidate& best, const
     if (how.top_p < 1.0f) keep_top_p(candidates, largest.first, how.top_p);
     if (how.min_p > 0.0f)
         std::erase_if(candidates, [&](const Candidate& c) { return c.first < floor; });
-    return draw(candidates, largest, how);
+    return draw(candidates, largest, vocab, how);
 }
 
 // The `tops` largest raw logits, best first. A chunk whose largest cannot enter is not looked at.
@@ -161,7 +166,13 @@ void find_tops(const float* logits, int vocab, std::span<const ChunkStats> chunk
 
 }  // namespace
 
-Choice choose(const float* logits, int vocab, std::span<const ChunkStats> chunks,
+std::int32_t Vocabulary::index(std::int32_t id) const {
+    if (!ids) return id;
+    const std::int32_t* at = std::lower_bound(ids, ids + size, id);
+    return at != ids + size && *at == id ? static_cast<std::int32_t>(at - ids) : -1;
+}
+
+Choice choose(const float* logits, Vocabulary vocab, std::span<const ChunkStats> chunks,
               const SamplingRow& how, SamplingScratch& scratch) {
     const ChunkStats* top = &chunks[0];
     for (const ChunkStats& c : chunks)
@@ -170,18 +181,20 @@ Choice choose(const float* logits, int vocab, std::span<const ChunkStats> chunks
     for (const ChunkStats& c : chunks)
         sum += static_cast<double>(c.sum) * std::exp(static_cast<double>(c.max) - top->max);
     const double log_sum = std::log(sum);
-    if (how.tops > 0) find_tops(logits, vocab, chunks, top->max, log_sum, how, scratch.candidates);
+    if (how.tops > 0)
+        find_tops(logits, vocab.size, chunks, top->max, log_sum, how, scratch.candidates);
     std::int32_t token = how.forced;
     if (token < 0) {
         const float* shaped = adjust(logits, vocab, how.adjust, scratch.adjusted);
         const bool as_is = shaped == logits && !how.adjust.mask;
         const Candidate best = as_is ? Candidate{top->max, top->argmax}
                                      : largest_allowed(shaped, vocab, how.adjust.mask);
+        if (best.second < 0) return {-1, -INFINITY};
         token = how.temperature > 0.0f ? sample(shaped, vocab, best, how, scratch.candidates)
                                        : best.second;
     }
     const double shifted = static_cast<double>(logits[token]) - top->max;
-    return {token, static_cast<float>(shifted - log_sum)};
+    return {vocab.id(token), static_cast<float>(shifted - log_sum)};
 }
 
 }  // namespace halfbyte

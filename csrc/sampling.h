@@ -31,9 +31,18 @@ struct SamplingRow {
     float* top_logprobs = nullptr;
 };
 
+// The tokens that logits are of.
+struct Vocabulary {
+    int size = 0;
+    const std::int32_t* ids = nullptr;  // [size] ascending; null: logit i is of token i
+
+    std::int32_t id(std::int32_t i) const { return ids ? ids[i] : i; }
+    std::int32_t index(std::int32_t id) const;  // -1: it is not among them
+};
+
 // Statistics of one chunk of a row's logits (Kernels::softmax_stats).
 struct ChunkStats {
-    int argmax;  // in the whole vocabulary
+    int argmax;  // index in the row's logits
     float max;
     float sum;
 };
@@ -49,8 +58,8 @@ struct SamplingScratch {
     std::vector<float> adjusted;
 };
 
-// `chunks` in ascending order.
-Choice choose(const float* logits, int vocab, std::span<const ChunkStats> chunks,
+// `chunks` in ascending order. Token -1: the mask allows none of the vocabulary.
+Choice choose(const float* logits, Vocabulary vocab, std::span<const ChunkStats> chunks,
               const SamplingRow& how, SamplingScratch& scratch);
 
 }  // namespace halfbyte

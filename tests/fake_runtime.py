@@ -63,6 +63,7 @@ class FakeRuntime:
         self.wrong_positions = wrong_positions
         self.values = np.zeros((num_pages, page_size), dtype=np.uint64)  # [P, S]
         self.writers = np.zeros((num_pages, page_size), dtype=np.int64)  # 0: never written
+        self.heads: list[list[int]] = []
         self.calls: list[tuple[str, int]] = []  # verb, rows
         self.speed_key = "fake"
 
@@ -105,8 +106,10 @@ class FakeRuntime:
         lengths: NDArray[np.int32],
         sampling: Sampling,
         min_confidence: float,
+        head: int = 0,
     ) -> Drafted:
         self.calls.append(("draft", len(batch.tokens)))
+        scored = self.heads[head - 1] if head else range(self.config.vocab_size)
         assert len(batch.tokens) == len(lengths) == len(batch.first_positions)
         assert (sampling.positions == batch.first_positions + 1).all()
         tokens = np.full((len(lengths), int(lengths.max())), -7, dtype=np.int32)
@@ -123,6 +126,8 @@ class FakeRuntime:
                 value = self._hashes(one, level, strict=False)[0]
                 token, _ = self._draw(value, sampling, b, offset=i)
                 token = self._disagree(value, token, int(sampling.positions[b]) + i)
+                if token not in scored:
+                    token = scored[value % len(scored)]
                 if (_mix(value ^ 0xDEF) % 1000) / 1000 < min_confidence:
                     break
                 tokens[b, i] = token
@@ -133,8 +138,13 @@ class FakeRuntime:
         bits = self.values[page].view(np.uint16)
         return bits, (self.writers[page] & 0xFFFF).astype(np.uint16)
 
-    def weight_bytes(self, level: Level) -> int:
-        return 1000 * level.weight_bits
+    def reduce_head(self, ids: NDArray[np.int32]) -> int:
+        if ids.tolist() not in self.heads:
+            self.heads.append(ids.tolist())
+        return self.heads.index(ids.tolist()) + 1
+
+    def weight_bytes(self, level: Level, head: int = 0) -> int:
+        return (900 if head else 1000) * level.weight_bits
 
     def memory_bytes(self) -> int:
         return 8000

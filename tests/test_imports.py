@@ -29,6 +29,7 @@ ROOMS = (
         "grammar",
         "results",
         "text",
+        "draft_vocabulary",
         "template_worker",
         "chat",
         "loading",

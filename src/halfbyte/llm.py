@@ -9,6 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from halfbyte.auto import cost_table, planner_for
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.ngram import NgramOptions
@@ -18,6 +21,7 @@ from halfbyte.cascade.proposers import Proposers
 from halfbyte.cascade.stages import Auto
 from halfbyte.chat import Message
 from halfbyte.config import Level
+from halfbyte.draft_vocabulary import DraftVocabulary
 from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.run import Engine, fixed_plan
 from halfbyte.errors import ArgumentError
@@ -51,6 +55,7 @@ class LLM:
         inner_length: int = EngineOptions.inner_length,
         min_confidence: float = EngineOptions.min_confidence,
         ngram: NgramOptions | None = None,
+        draft_vocab: DraftVocabulary | None = None,
         max_batch: int = EngineOptions.max_batch,
         prefix_cache: bool = EngineOptions.prefix_cache,
         num_tokens: int = RuntimeOptions.num_tokens,
@@ -73,6 +78,7 @@ class LLM:
             )
             model = load(model, chosen, sizes, planes=planes, group=group, progress=progress)
         self.model = model
+        self.draft_vocab = draft_vocab
         self._use(chosen, options, ngram or NgramOptions())
 
     def with_cascade(
@@ -83,6 +89,7 @@ class LLM:
         inner_length: int | None = None,
         min_confidence: float | None = None,
         ngram: NgramOptions | None = None,
+        draft_vocab: DraftVocabulary | None = None,
         prefix_cache: bool | None = None,
     ) -> LLM:
         """The same weights and KV pool under another cascade; what is not given stays."""
@@ -96,6 +103,7 @@ class LLM:
         if min_confidence is not None:
             options = replace(options, min_confidence=min_confidence)
         other = copy(self)
+        other.draft_vocab = draft_vocab or self.draft_vocab
         other._use(
             Cascade.parse(cascade) if isinstance(cascade, str) else cascade,
             options,
@@ -131,10 +139,18 @@ class LLM:
             self.model.runtime,
             options.min_confidence,
             ngram=ngram,
+            draft_ids=self._draft_ids(),
             open_model=self.model.open_runner,
             open_head=self.model.open_head,
         )
         self.prepare(cascade)
+
+    def _draft_ids(self) -> NDArray[np.int32] | None:
+        if self.draft_vocab is None:
+            return None
+        model = self.model
+        codec = model.codec if model.has_text else None
+        return self.draft_vocab.ids(codec, model.runtime.config.vocab_size, model.eos_ids)
 
     def generate(
         self,

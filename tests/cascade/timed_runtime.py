@@ -57,6 +57,7 @@ class TimedRuntime(FakeRuntime):
         lengths: NDArray[np.int32],
         sampling: Sampling,
         min_confidence: float,
+        head: int = 0,
     ) -> Drafted:
         for step in range(int(lengths.max())):
             active = int((lengths > step).sum())

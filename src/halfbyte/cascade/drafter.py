@@ -22,7 +22,7 @@ class Drafter:
     def __init__(self, runner: Runner, min_confidence: float = 0.0) -> None:
         self._runner = runner
         self._min_confidence = min_confidence
-        self._forward_bytes = runner.runtime.weight_bytes(runner.level)
+        self._forward_bytes = runner.runtime.weight_bytes(runner.level, runner.head)
 
     @property
     def name(self) -> str:
@@ -99,6 +99,7 @@ class Drafter:
                 adjustments=adjustments_of([self._shape(asks[i], tokens[i]) for i in roots]),
             ),
             self._min_confidence,
+            self._runner.head,
         )
         counts: list[int] = drafted.counts.tolist()
         for i, row, count in zip(roots, drafted.tokens.tolist(), counts, strict=True):

@@ -64,6 +64,7 @@ class ModelRunner:
         self.name = name
         self.runtime = runtime
         self.level = level
+        self.head = 0
         self.vocab_size = vocab_size
         self._new_pages = new_pages
         self._seen: dict[Decoding, _Seen] = {}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.drafter import Drafter
 from halfbyte.cascade.eagle import EagleProposer
@@ -28,14 +31,19 @@ class Proposers:
         min_confidence: float = 0.0,
         *,
         ngram: NgramOptions | None = None,
+        draft_ids: NDArray[np.int32] | None = None,
         open_model: Callable[[Model], Runner] | None = None,
         open_head: Callable[[Eagle], DraftHead] | None = None,
     ) -> None:
-        """`open_model` brings a `model:` stage's weights, `open_head` an `eagle:` stage's; each is
-        called once a stage."""
+        """`draft_ids`: the tokens (ascending) that levels of the target draft from; None: all.
+
+        `open_model` brings a `model:` stage's weights, `open_head` an `eagle:` stage's; each is
+        called once a stage.
+        """
         self._runtime = runtime
         self._min_confidence = min_confidence
         self._ngram = ngram
+        self._head = 0 if draft_ids is None else runtime.reduce_head(draft_ids)
         self._open_model = open_model
         self._open_head = open_head
         self._built: dict[tuple[Stage, ...], Proposer] = {}
@@ -73,7 +81,7 @@ class Proposers:
     def _runner(self, stage: Stage) -> Runner:
         if stage not in self._runners:
             if isinstance(stage, Level):
-                self._runners[stage] = SharedRunner(self._runtime, stage)
+                self._runners[stage] = SharedRunner(self._runtime, stage, self._head)
             elif isinstance(stage, Model) and self._open_model is not None:
                 self._runners[stage] = self._open_model(stage)
             else:

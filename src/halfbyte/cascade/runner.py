@@ -38,6 +38,10 @@ class Runner(Protocol):
     def vocab_size(self) -> int:
         """Ids below it mean the same here and to the target."""
 
+    @property
+    def head(self) -> int:
+        """The output head of its drafts (`Runtime.reduce_head`); 0: the whole one."""
+
     def begin(self, sequence: Decoding) -> None:
         """Make room for a sequence."""
 
@@ -67,9 +71,10 @@ def readable(draft: DraftT, vocab_size: int) -> DraftT:
 class SharedRunner:
     """A level of the target's weights, in the target's KV."""
 
-    def __init__(self, runtime: Runtime, level: Level) -> None:
+    def __init__(self, runtime: Runtime, level: Level, head: int = 0) -> None:
         self.runtime = runtime
         self.level = level
+        self.head = head
         self.name = str(level)
         self.vocab_size = runtime.config.vocab_size
 

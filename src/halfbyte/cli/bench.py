@@ -12,12 +12,15 @@ from halfbyte.cli.options import (
     DEFAULT_NGRAM,
     Ckpt,
     DraftLength,
+    DraftVocab,
+    DraftVocabFrom,
     InnerLength,
     Json,
     MinConfidence,
     NgramHistory,
     NgramRange,
     Threads,
+    draft_vocabulary,
     ngram_options,
 )
 from halfbyte.cli.output import conversion_progress, gigabytes, note, print_json
@@ -37,6 +40,8 @@ def bench(
     min_confidence: MinConfidence = 0.0,
     ngram: NgramRange = DEFAULT_NGRAM,
     ngram_history: NgramHistory = 0,
+    draft_vocab: DraftVocab = None,
+    draft_vocab_from: DraftVocabFrom = None,
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="Tokens a prompt.")] = 128,
     rounds: Annotated[int, typer.Option(help="Timed rounds, interleaved.")] = 5,
     threads: Threads = None,
@@ -61,6 +66,7 @@ def bench(
             inner_length=inner_length,
             min_confidence=min_confidence,
             ngram=ngram_options(ngram, ngram_history),
+            draft_vocab=draft_vocabulary(draft_vocab, draft_vocab_from),
             progress=progress,
         )
     bandwidth, used = _bandwidth(threads)

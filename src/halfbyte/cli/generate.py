@@ -14,6 +14,8 @@ from halfbyte.cli.options import (
     DEFAULT_NUM_TOKENS,
     Ckpt,
     DraftLength,
+    DraftVocab,
+    DraftVocabFrom,
     InnerLength,
     Json,
     MinConfidence,
@@ -21,6 +23,7 @@ from halfbyte.cli.options import (
     NgramRange,
     NumTokens,
     Threads,
+    draft_vocabulary,
     ngram_options,
 )
 from halfbyte.cli.output import conversion_progress, note, print_json
@@ -56,6 +59,8 @@ def generate(
     min_confidence: MinConfidence = 0.0,
     ngram: NgramRange = DEFAULT_NGRAM,
     ngram_history: NgramHistory = 0,
+    draft_vocab: DraftVocab = None,
+    draft_vocab_from: DraftVocabFrom = None,
     seed: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(help="Seed of the noise.  [default: a fresh one]"),
@@ -102,6 +107,7 @@ def generate(
             inner_length=inner_length,
             min_confidence=min_confidence,
             ngram=ngram_options(ngram, ngram_history),
+            draft_vocab=draft_vocabulary(draft_vocab, draft_vocab_from),
             num_tokens=num_tokens,
             progress=progress,
         )

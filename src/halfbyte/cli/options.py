@@ -8,6 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from halfbyte.cascade.ngram import NgramOptions
+    from halfbyte.draft_vocabulary import DraftVocabulary
 
 Ckpt = Annotated[
     str,
@@ -41,6 +42,19 @@ NgramRange = Annotated[
 NgramHistory = Annotated[
     int, typer.Option(help="Tokens of earlier outputs that `ngram` searches too.")
 ]
+DraftVocab = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        help="Levels draft from this many tokens only, the most frequent.  [default: all]"
+    ),
+]
+DraftVocabFrom = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        metavar="FILE",
+        help="Text to count them in, or a .json list of ids.  [default: lower ids first]",
+    ),
+]
 NumTokens = Annotated[int, typer.Option(help="Size of the KV pool, in tokens.")]
 Planes = Annotated[
     Optional[int],  # noqa: UP045
@@ -70,3 +84,18 @@ def ngram_options(given: str, history: int) -> NgramOptions:
             "--ngram", got=repr(given), expected="MIN:MAX", fix=f"for example {DEFAULT_NGRAM}"
         )
     return NgramOptions(int(least), int(most), history)
+
+
+def draft_vocabulary(size: int | None, source: str | None) -> DraftVocabulary | None:
+    """The tokens that levels draft from; None: all."""
+    from halfbyte.draft_vocabulary import DraftVocabulary
+    from halfbyte.errors import ArgumentError
+
+    if size is None and source is not None:
+        raise ArgumentError(
+            "--draft-vocab-from",
+            got=source,
+            expected="--draft-vocab beside it",
+            fix="say how many tokens, for example --draft-vocab 8192",
+        )
+    return None if size is None else DraftVocabulary(size, source)

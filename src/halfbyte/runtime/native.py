@@ -23,6 +23,7 @@ from halfbyte.runtime.protocol import (
     LayerPass,
     Sampled,
     Sampling,
+    check_head_ids,
     fresh_pages,
 )
 
@@ -87,6 +88,7 @@ class NativeRuntime:
         self._model.allocate_kv(self._num_pages, page_size, kv_dtype)
         self._kv_dtype = kv_dtype
         self._taps: tuple[int, ...] = ()
+        self._heads: dict[bytes, int] = {}
         self._kv_type = np.dtype(np.uint32 if kv_dtype == "f32" else np.uint16)
 
     @property
@@ -171,6 +173,7 @@ class NativeRuntime:
         lengths: NDArray[np.int32],
         sampling: Sampling,
         min_confidence: float,
+        head: int = 0,
     ) -> Drafted:
         """A whole drafting run in one native call."""
         tokens, counts = self._model.draft(
@@ -187,8 +190,17 @@ class NativeRuntime:
             sampling.positions,
             _arrays(sampling.adjustments),
             min_confidence,
+            head,
         )
         return Drafted(tokens, counts)
+
+    def reduce_head(self, ids: NDArray[np.int32]) -> int:
+        """A second head over some tokens; the rows are copied once."""
+        key = ids.tobytes()
+        if key not in self._heads:
+            check_head_ids(ids, self._config.vocab_size)
+            self._heads[key] = self._model.reduce_head(np.ascontiguousarray(ids, dtype=np.int32))
+        return self._heads[key]
 
     def copy_kv(
         self, pages: NDArray[np.int32], sources: NDArray[np.int32], targets: NDArray[np.int32]
@@ -239,9 +251,9 @@ class NativeRuntime:
         k, v = self._model.read_kv(layer, page)
         return k.view(self._kv_type), v.view(self._kv_type)
 
-    def weight_bytes(self, level: Level) -> int:
+    def weight_bytes(self, level: Level, head: int = 0) -> int:
         """Bytes of weights one forward reads."""
-        return self._model.bytes_read(*self._bits(level))
+        return self._model.bytes_read(*self._bits(level), head)
 
     def memory_bytes(self) -> int:
         """Bytes of all weights in memory."""

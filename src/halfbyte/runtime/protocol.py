@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.config import Level, ModelConfig
+from halfbyte.errors import ArgumentError
 
 KvBits = NDArray[np.uint16] | NDArray[np.uint32]  # f16 or bf16; f32
 
@@ -175,6 +176,7 @@ class Runtime(Protocol):
         lengths: NDArray[np.int32],
         sampling: Sampling,
         min_confidence: float,
+        head: int = 0,
     ) -> Drafted:
         """Decode `lengths[b]` (>= 0) tokens of each sequence in one call.
 
@@ -182,7 +184,14 @@ class Runtime(Protocol):
         of the first token drafted. A sequence stops early when the probability of the token it
         drew is below `min_confidence`; that token is not proposed. Writes draft KV at the positions
         it runs over. A sequence's adjustments hold for every token it drafts, but its mask for the
-        first only; `forced` and `tops` are not looked at.
+        first only; `forced` and `tops` are not looked at. `head` is a number that `reduce_head`
+        gave: only its tokens are scored and drawn, and a probability is their share.
+        """
+
+    def reduce_head(self, ids: NDArray[np.int32]) -> int:
+        """A second output head over the tokens `ids` (ascending), for `draft`; its number.
+
+        It takes memory of its own. To ask again for the same ids gives the same number.
         """
 
     def copy_kv(
@@ -210,11 +219,22 @@ class Runtime(Protocol):
     def read_kv(self, layer: int, page: int) -> tuple[KvBits, KvBits]:
         """Raw bits of one page: K [Hkv, D, S], V [Hkv, S, D]. For tests and tools."""
 
-    def weight_bytes(self, level: Level) -> int:
+    def weight_bytes(self, level: Level, head: int = 0) -> int:
         """Bytes of weights one forward at `level` reads, the embedding row not counted."""
 
     def memory_bytes(self) -> int:
-        """Resident bytes of all weights (all levels share them)."""
+        """Resident bytes of all weights (all levels share them), reduced heads included."""
+
+
+def check_head_ids(ids: NDArray[np.int32], vocab_size: int) -> None:
+    """Refuse ids that `reduce_head` cannot take."""
+    if not len(ids) or ids[0] < 0 or ids[-1] >= vocab_size or (np.diff(ids) <= 0).any():
+        raise ArgumentError(
+            "tokens of a reduced head",
+            got=f"{len(ids)} ids",
+            expected=f"at least one, ascending, from 0 to {vocab_size - 1}",
+            fix="sort them and leave out repeats",
+        )
 
 
 def fresh_pages(

@@ -19,6 +19,7 @@ from halfbyte.runtime.protocol import (
     LayerPass,
     Sampled,
     Sampling,
+    check_head_ids,
     fresh_pages,
 )
 from halfbyte.runtime.reference_ops import (
@@ -81,6 +82,7 @@ class ReferenceRuntime:
         self._keys: Final = np.zeros((*pool, c.head_dim, page_size), dtype=bits)
         self._values: Final = np.zeros((*pool, page_size, c.head_dim), dtype=bits)
         self._taps: tuple[int, ...] = ()
+        self._heads: list[NDArray[np.int32]] = []  # ids of each reduced head
         self._features = np.zeros((0, page_size, 0), dtype=np.float32)  # [P, S, taps * hidden]
 
     @property
@@ -177,11 +179,13 @@ class ReferenceRuntime:
         lengths: NDArray[np.int32],
         sampling: Sampling,
         min_confidence: float,
+        head: int = 0,
     ) -> Drafted:
-        """One `forward_sample` a step over the sequences still drafting; see the protocol.
+        """A forward and `sample_rows` a step over the sequences still drafting; see the protocol.
 
         The probability compared with `min_confidence` is that of the raw logits, exp(logprob).
         """
+        ids = self._heads[head - 1] if head else None
         tokens = np.full((len(lengths), int(lengths.max(initial=0))), -1, dtype=np.int32)
         counts = np.zeros(len(lengths), dtype=np.int32)
         pending = batch.tokens.copy()
@@ -195,15 +199,23 @@ class ReferenceRuntime:
                 first_positions=batch.first_positions[going] + np.int32(step),
                 page_tables=batch.page_tables[going],
             )
-            drawn = self.forward_sample(
-                rows, level, np.arange(len(going), dtype=np.int32), _rows_of(sampling, going, step)
-            )
-            sure = np.exp(drawn.logprobs) >= min_confidence
+            logits = self.forward(rows, level, np.arange(len(going), dtype=np.int32))
+            drawn = sample_rows(logits, _rows_of(sampling, going, step), ids)
+            sure = (drawn.tokens >= 0) & (np.exp(drawn.logprobs) >= min_confidence)
             going = going[sure]
             tokens[going, step] = pending[going] = drawn.tokens[sure]
             counts[going] = step + 1
             going = going[lengths[going] > step + 1]
         return Drafted(tokens, counts)
+
+    def reduce_head(self, ids: NDArray[np.int32]) -> int:
+        """Only the ids are kept: the twin scores every token and looks at these."""
+        check_head_ids(ids, self._config.vocab_size)
+        for number, known in enumerate(self._heads, start=1):
+            if np.array_equal(known, ids):
+                return number
+        self._heads.append(ids.copy())
+        return len(self._heads)
 
     def copy_kv(
         self, pages: NDArray[np.int32], sources: NDArray[np.int32], targets: NDArray[np.int32]
@@ -244,13 +256,15 @@ class ReferenceRuntime:
         """Raw bits of one page: K [Hkv, D, S], V [Hkv, S, D]."""
         return self._keys[layer, page].copy(), self._values[layer, page].copy()
 
-    def weight_bytes(self, level: Level) -> int:
+    def weight_bytes(self, level: Level, head: int = 0) -> int:
         """Bytes of stored matrices that one forward at `level` reads."""
         model = self._model
         stacked = sum(
             m.read_bytes(level.weight_bits) for layer in model.layers for m in layer.matrices
         )
-        return stacked + model.head.read_bytes(model.head_bits_of(level))
+        whole = model.head.read_bytes(model.head_bits_of(level))
+        rows = len(self._heads[head - 1]) if head else self._config.vocab_size
+        return stacked + whole * rows // self._config.vocab_size
 
     def memory_bytes(self) -> int:
         """Bytes of all stored matrices."""

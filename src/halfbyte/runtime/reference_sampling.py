@@ -77,19 +77,24 @@ def sample_token(
     min_p: float,
     seed: int,
     position: int,
+    tokens: NDArray[np.int32] | None = None,
 ) -> int:
-    """The token that `logits` [V] give at a position; temperature 0 is greedy.
+    """Which of `logits` [V] is drawn at a position; temperature 0 is greedy.
 
-    A NaN is a token that is not there.
+    A NaN is a token that is not there; -1: none is. `tokens` [V], ascending, are those the logits
+    are of; None: 0, 1, …
     """
     there = np.flatnonzero(~np.isnan(logits))
+    if not len(there):
+        return -1
     best = there[np.argmax(logits[there])]
     if temperature == 0 or logits[best] == -np.inf:
         return int(best)
     scaled = logits[there].astype(np.float64) / temperature
     kept = np.sort(kept_ids(scaled, top_k, top_p, min_p))
     ids = there[kept]
-    return int(ids[np.argmax(scaled[kept] + gumbel_noise(seed, position, ids))])
+    named = ids if tokens is None else tokens[ids].astype(np.int64)
+    return int(ids[np.argmax(scaled[kept] + gumbel_noise(seed, position, named))])
 
 
 def token_logprob(logits: F32, token: int) -> np.float32:
@@ -103,8 +108,8 @@ def top_tokens(logits: F32, count: int) -> NDArray[np.int32]:
     return np.argsort(-logits, kind="stable")[:count].astype(np.int32)
 
 
-def sample_rows(logits: F32, sampling: Sampling) -> Sampled:
-    """One token for each row of `logits` [R, V]."""
+def sample_rows(logits: F32, sampling: Sampling, head: NDArray[np.int32] | None = None) -> Sampled:
+    """One token for each row of `logits` [R, V]; of those of `head` (ascending) if it is given."""
     tokens = np.empty(len(logits), dtype=np.int32)
     logprobs = np.empty(len(logits), dtype=np.float32)
     for r, row in enumerate(logits):
@@ -112,15 +117,22 @@ def sample_rows(logits: F32, sampling: Sampling) -> Sampled:
             tokens[r] = sampling.forced[r]
         else:
             adjustments = sampling.adjustments
-            tokens[r] = sample_token(
-                row if adjustments is None else adjusted(row, adjustments, r),
+            shaped = row if adjustments is None else adjusted(row, adjustments, r)
+            drawn = sample_token(
+                shaped if head is None else shaped[head],
                 temperature=float(sampling.temperatures[r]),
                 top_k=int(sampling.top_ks[r]),
                 top_p=float(sampling.top_ps[r]),
                 min_p=float(sampling.min_ps[r]),
                 seed=int(sampling.seeds[r]),
                 position=int(sampling.positions[r]),
+                tokens=head,
             )
+            if head is not None:
+                tokens[r] = -1 if drawn < 0 else head[drawn]
+                logprobs[r] = -np.inf if drawn < 0 else token_logprob(row[head], drawn)
+                continue
+            tokens[r] = drawn
         logprobs[r] = token_logprob(row, int(tokens[r]))
     if sampling.tops is None:
         return Sampled(tokens, logprobs)
