@@ -27,7 +27,10 @@ Threads = Annotated[
     typer.Option("--threads", "-t", help="Pinned threads.  [default: one a physical core]"),
 ]
 DraftLength = Annotated[
-    int, typer.Option("--draft-length", "-k", help="Most tokens drafted per cycle.")
+    int,
+    typer.Option(
+        "--draft-length", "-k", help="Most tokens drafted per cycle; `auto` sets it itself."
+    ),
 ]
 MinConfidence = Annotated[
     float,
