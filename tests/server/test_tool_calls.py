@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from halfbyte.server.errors import ApiError
 from halfbyte.server.prompting import template_messages
 from halfbyte.server.schema.chat import ChatBody
-from halfbyte.server.tool_calls import BareCalls, Call, CallReader, TaggedCalls, reader_for
+from halfbyte.server.tool_calls import (
+    BareCalls,
+    Call,
+    CallReader,
+    TaggedCalls,
+    TaggedOrBareCalls,
+    reader_for,
+)
 
 ONE = '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
 
@@ -65,6 +72,8 @@ def test_tagged_calls_are_found_however_the_text_is_cut(
         ("no call {", "no call {", []),
         ('{"name": "f", "arguments": 5}', '{"name": "f", "arguments": 5}', []),
         ('{"x": 1}', '{"x": 1}', []),
+        ('{"name": "Ann", "age": 3}', '{"name": "Ann", "age": 3}', []),
+        ('{"name": "h", "arguments": {}}', '{"name": "h", "arguments": {}}', []),
         ("[" * 50_000, "[" * 50_000, []),
         ("", "", []),
     ],
@@ -73,7 +82,7 @@ def test_tagged_calls_are_found_however_the_text_is_cut(
 def test_bare_calls_are_found_however_the_text_is_cut(
     text: str, content: str, names: list[str], places: list[int]
 ) -> None:
-    got, calls = _read(BareCalls(), _cut(text, places))
+    got, calls = _read(BareCalls({"f", "g"}), _cut(text, places))
     assert (got, [c.name for c in calls]) == (content, names)
 
 
@@ -85,9 +94,28 @@ def test_text_without_a_call_is_never_lost(text: str, places: list[int]) -> None
 
 
 def test_the_template_says_which_form_a_model_writes() -> None:
-    assert isinstance(reader_for("… <tool_call> …", forced=False), TaggedCalls)
-    assert isinstance(reader_for("… <tool_call> …", forced=True), BareCalls)
-    assert isinstance(reader_for("[TOOL_CALLS]", forced=False), BareCalls)
+    tagged = "… <tool_call> …"
+    assert isinstance(reader_for(tagged, {"f"}, forced=False), TaggedOrBareCalls)
+    assert isinstance(reader_for(tagged, {"f"}, forced=True), BareCalls)
+    assert isinstance(reader_for("[TOOL_CALLS]", {"f"}, forced=False), BareCalls)
+
+
+@pytest.mark.parametrize(
+    ("text", "content", "names"),
+    [
+        ('{"name": "f", "arguments": {}}', "", ["f"]),
+        ('{"name": "Ann", "age": 3}', '{"name": "Ann", "age": 3}', []),
+        ("Sure.\n" + ONE, "Sure.", ["f"]),
+        (" " + ONE, " ", ["f"]),
+        ("plain", "plain", []),
+    ],
+)
+@given(places=st.lists(st.integers(0, 80), max_size=8))
+def test_a_call_without_its_tags_is_found_too(
+    text: str, content: str, names: list[str], places: list[int]
+) -> None:
+    got, calls = _read(TaggedOrBareCalls({"f"}), _cut(text, places))
+    assert (got, [c.name for c in calls]) == (content, names)
 
 
 def _messages(*messages: dict[str, Any]) -> list[dict[str, Any]]:

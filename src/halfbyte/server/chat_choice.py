@@ -23,8 +23,9 @@ class ChatChoice:
         self._index = index
         self._reader: CallReader | None = None
         if body.tools and body.tool_choice != "none":
+            names = {tool.function.name for tool in body.tools}
             forced = body.tool_choice not in (None, "auto")
-            self._reader = reader_for(service.model.template.source, forced=forced)
+            self._reader = reader_for(service.model.template.source, names, forced=forced)
         self._content: list[str] = []
         self._calls: list[dict[str, Any]] = []
         self._logprobs: list[dict[str, Any]] = []

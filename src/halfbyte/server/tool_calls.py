@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,9 +29,29 @@ class CallReader(Protocol):
         """What was held back, once the answer has ended."""
 
 
-def reader_for(template: str, *, forced: bool) -> CallReader:
-    """`forced`: the answer is one JSON call and nothing else."""
-    return TaggedCalls() if OPEN in template and not forced else BareCalls()
+def reader_for(template: str, names: Collection[str], *, forced: bool) -> CallReader:
+    """`names`: the functions on offer. `forced`: the answer is one JSON call and nothing else."""
+    return TaggedOrBareCalls(names) if OPEN in template and not forced else BareCalls(names)
+
+
+class TaggedOrBareCalls:
+    """Small models forget the tags: an answer that begins as JSON may be a call without them."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._bare = BareCalls(names)
+        self._tagged = TaggedCalls()
+
+    def add(self, text: str) -> tuple[str, list[Call]]:
+        """See `CallReader`."""
+        content, _ = self._bare.add(text)
+        return self._tagged.add(content)
+
+    def finish(self) -> tuple[str, list[Call]]:
+        """The bare calls, or what is left of the text and its tagged ones."""
+        held, calls = self._bare.finish()
+        content, tagged = self._tagged.add(held)
+        rest, last = self._tagged.finish()
+        return content + rest, calls + tagged + last
 
 
 class TaggedCalls:
@@ -92,7 +113,8 @@ class TaggedCalls:
 class BareCalls:
     """The whole answer is a JSON object, or a list of them (Llama 3, Mistral, a forced call)."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Collection[str]) -> None:
+        self._names = names
         self._held = ""
         self._is_text = False
 
@@ -110,7 +132,9 @@ class BareCalls:
         """The calls, or the text where it is no call."""
         held, self._held = self._held, ""
         calls = parse_calls(held)
-        return ("", calls) if calls else (held, [])
+        # JSON that was asked for may have a name too.
+        is_call = calls and all(call.name in self._names for call in calls)
+        return ("", calls) if is_call else (held, [])
 
 
 def parse_calls(text: str) -> list[Call]:
@@ -128,7 +152,7 @@ def parse_calls(text: str) -> list[Call]:
 def _call(value: Any) -> Call | None:
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         return None
-    arguments = value.get("arguments", value.get("parameters", {}))
+    arguments = value.get("arguments", value.get("parameters"))
     if not isinstance(arguments, dict):
         return None
     try:
