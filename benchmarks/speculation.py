@@ -55,7 +55,9 @@ class Variant:
 
     @classmethod
     def parse(cls, text: str) -> Variant:
-        name, at, length = text.partition("@")
+        name, at, length = text.rpartition(" @")  # a path may have an @ of its own
+        if not at:
+            name, length = text, ""
         cascade = Cascade.parse(name)
         if cascade.draft is None and not at:
             return cls(cascade, 0)
@@ -63,7 +65,7 @@ class Variant:
             raise ArgumentError(
                 "--variant",
                 got=repr(text),
-                expected="LEVEL or LEVEL > LEVEL @LENGTH",
+                expected="LEVEL, or CASCADE @LENGTH",
                 fix="for example 'w4a8 > w8a16 @3'",
             )
         return cls(cascade, int(length))
