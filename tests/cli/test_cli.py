@@ -264,7 +264,13 @@ def _start(*arguments: str) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        # A shell runs what it starts in the background with SIGINT ignored.
+        preexec_fn=_let_sigint_through,
     )
+
+
+def _let_sigint_through() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_an_interrupt_is_quiet_and_130(tmp_path: Path) -> None:

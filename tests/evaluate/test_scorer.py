@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,13 +42,13 @@ def test_log_probabilities_are_those_of_a_float64_softmax() -> None:
     )
 
 
-def test_scores_are_the_runtimes_own_logits(talking_llm: LLM, scorer: Scorer) -> None:
+def test_scores_are_the_runtimes_own_logits(talking_model: Path) -> None:
+    # Its own LLM: `all_logits` writes to the first pages, whoever holds them.
+    llm = LLM(talking_model, "w8a16", threads=2, num_tokens=256, page_size=16)
     tokens = list(b"the thin theme")
-    scores = scorer.score(tokens[:3], tokens[3:])
-    runtime = talking_llm.model.runtime
-    table = np.arange(8, dtype=np.int32)
-    assert not set(table) & set(scorer._table.row[: scorer._table.num_pages])
-    logits = all_logits(runtime, np.array(tokens, dtype=np.int32), W8A16)[2:-1]
+    with Scorer(llm.model, W8A16, max_tokens=128) as own:
+        scores = own.score(tokens[:3], tokens[3:])
+    logits = all_logits(llm.model.runtime, np.array(tokens, dtype=np.int32), W8A16)[2:-1]
     expected = log_probabilities(logits, np.array(tokens[3:]))
     assert scores.logprobs.tobytes() == expected.tobytes()
     assert scores.greedy.tolist() == (logits.argmax(axis=1) == tokens[3:]).tolist()
