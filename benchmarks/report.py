@@ -59,6 +59,7 @@ def report(rows: Sequence[Row]) -> str:
         parts += [
             _plain_table(model, [r for r in own if r.unit == "tok/s" and " @ " in r.metric]),
             _speculation_table(model, [r for r in own if r.metric.startswith("generate")]),
+            _planner_table(model, [r for r in own if r.metric.startswith("workload")]),
             _cost_table(model, [r for r in own if r.unit == "ms"]),
             _serving_table(model, [r for r in own if r.metric.startswith("serve")]),
             _linear_table(model, [r for r in own if r.metric.startswith("linear")]),
@@ -115,6 +116,30 @@ def _speculation_table(model: str, rows: Sequence[Row]) -> str:
             )
         )
     return f"**{model}**, cascades against plain decoding\n\n" + "\n".join(lines)
+
+
+def _planner_table(model: str, rows: Sequence[Row]) -> str:
+    """One line a kind of work and batch: plain, the planner's choice, the best fixed cascade."""
+    if not rows:
+        return ""
+    head = ["prompts", "batch", "plain", "`auto`", "against plain", "best fixed cascade"]
+    lines = _head([*head, "`auto` against it", "identical"])
+    for metric in dict.fromkeys(row.metric for row in rows):
+        _, kind, batch = metric.split()
+        own = [row for row in rows if row.metric == metric]
+        auto = [row for row in own if row.cascade.startswith("auto")]
+        fixed = sorted((r for r in own if r not in auto), key=lambda r: r.spread.median)
+        plain = [row for row in fixed if ">" not in row.cascade]
+        if not auto or not plain:
+            continue
+        best, told = fixed[-1], auto[0].details or {}
+        length = (best.details or {}).get("draft_length")
+        name = f"`{best.cascade}`" + (f" {length}" if length else "")
+        speeds = [_speed(plain[0].spread), _speed(auto[0].spread), f"{told['speedup']:.2f}x"]
+        best_speed = f"{name}: {_speed(best.spread)}"
+        last = [best_speed, f"{told['of_best_fixed']:.2f}", "yes" if told["identical"] else "**no**"]
+        lines.append(_line([kind, batch.lstrip("x"), *speeds, *last]))
+    return f"**{model}**, the planner, tokens/s\n\n" + "\n".join(lines)
 
 
 def _cost_table(model: str, rows: Sequence[Row]) -> str:
