@@ -137,8 +137,9 @@ def _planner_table(model: str, rows: Sequence[Row]) -> str:
         name = f"`{best.cascade}`" + (f" {length}" if length else "")
         speeds = [_speed(plain[0].spread), _speed(auto[0].spread), f"{told['speedup']:.2f}x"]
         best_speed = f"{name}: {_speed(best.spread)}"
-        last = [best_speed, f"{told['of_best_fixed']:.2f}", "yes" if told["identical"] else "**no**"]
-        lines.append(_line([kind, batch.lstrip("x"), *speeds, *last]))
+        same = "yes" if told["identical"] else "**no**"
+        against = f"{told['of_best_fixed']:.2f}"
+        lines.append(_line([kind, batch.lstrip("x"), *speeds, best_speed, against, same]))
     return f"**{model}**, the planner, tokens/s\n\n" + "\n".join(lines)
 
 
