@@ -10,16 +10,15 @@ from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from halfbyte.errors import HalfbyteError
+from halfbyte.server.answer import Answer, answer_head
 from halfbyte.server.body import read_body
 from halfbyte.server.chat_choice import ChatChoice
 from halfbyte.server.errors import bad_request
-from halfbyte.server.failures import stream_error
 from halfbyte.server.generation import Generation
 from halfbyte.server.prompting import template_messages, template_tools
 from halfbyte.server.sampling import sampling_params
 from halfbyte.server.schema.chat import ChatBody
-from halfbyte.server.service import Service, answer_json, note, now, request_id, service_of
-from halfbyte.server.sse import DONE, EventStream, event
+from halfbyte.server.service import Service, request_id, service_of
 from halfbyte.server.structured import chat_constraint
 
 
@@ -40,62 +39,32 @@ async def chat_completions(request: Request) -> ASGIApp:
     generation = Generation(
         service, body, [prompt], params, choices=body.n or 1, request_id=request_id(request)
     )
-    answer = _Answer(request, service, body, generation)
-    if body.stream:
-        return EventStream(answer.events(), answer.close)
-    return await answer_json(request, answer.whole(), answer.close)
+    kind = "chat.completion.chunk" if body.stream else "chat.completion"
+    head = answer_head(service, f"chatcmpl-{request_id(request)}", kind)
+    answer = Answer(request, generation, head, body.stream_options)
+    return await answer.given(_Choices(service, body, generation), stream=bool(body.stream))
 
 
-class _Answer:
-    """One generation in OpenAI's objects, whole or as events."""
+class _Choices:
+    """The choices of one generation, whole or as they grow."""
 
-    def __init__(
-        self, request: Request, service: Service, body: ChatBody, generation: Generation
-    ) -> None:
-        self._request = request
-        self._body = body
+    def __init__(self, service: Service, body: ChatBody, generation: Generation) -> None:
         self._generation = generation
         self._choices = [ChatChoice(service, body, i) for i in range(body.n or 1)]
-        self._head: dict[str, Any] = {
-            "id": f"chatcmpl-{request_id(request)}",
-            "object": "chat.completion.chunk" if body.stream else "chat.completion",
-            "created": now(),
-            "model": service.options.model_name,
-        }
 
-    def close(self) -> None:
-        """Cancel what still runs and tell the log."""
-        self._generation.cancel()
-        note(self._request, cascade=self._generation.cascade, **self._generation.usage())
-
-    async def whole(self) -> dict[str, Any]:
-        """A chat.completion."""
+    async def whole(self) -> list[dict[str, Any]]:
+        """Those of a chat.completion."""
         async for part in self._generation.parts():
             self._choices[part.index].take(part.chunk, self._generation.cascade)
-        choices = [choice.whole() for choice in self._choices]
-        return self._head | {"choices": choices, "usage": self._generation.usage()}
+        return [choice.whole() for choice in self._choices]
 
-    async def events(self) -> AsyncIterator[bytes]:
-        """chat.completion.chunk objects, the usage if asked for, and the end mark."""
-        options = self._body.stream_options
-        running = options is not None and options.continuous_usage_stats
-        try:
-            for choice in self._choices:
-                yield self._event(choice.opening(), usage=running)
-            async for part in self._generation.parts():
-                choice = self._choices[part.index]
-                for delta in choice.take(part.chunk, self._generation.cascade):
-                    yield self._event(delta, usage=running)
-        except Exception as error:  # the status is sent: an event is the only way left to say it
-            yield event(stream_error(error).body())
-            return
-        if options is not None and options.include_usage:
-            yield event(self._head | {"choices": [], "usage": self._generation.usage()})
-        yield DONE
-
-    def _event(self, choice: dict[str, Any], *, usage: bool) -> bytes:
-        values = self._head | {"choices": [choice]}
-        return event(values | {"usage": self._generation.usage()} if usage else values)
+    async def growing(self) -> AsyncIterator[dict[str, Any]]:
+        """Those of chat.completion.chunk objects."""
+        for choice in self._choices:
+            yield choice.opening()
+        async for part in self._generation.parts():
+            for delta in self._choices[part.index].take(part.chunk, self._generation.cascade):
+                yield delta
 
 
 async def _prompt(service: Service, body: ChatBody) -> list[int]:

@@ -6,10 +6,10 @@ import secrets
 from typing import Any
 
 from halfbyte.results import Chunk
-from halfbyte.server.generation import statistics
 from halfbyte.server.logprobs import chat_entry
 from halfbyte.server.schema.chat import ChatBody
 from halfbyte.server.service import Service
+from halfbyte.server.speculation import Speculation
 from halfbyte.server.tool_calls import Call, CallReader, reader_for
 
 
@@ -29,7 +29,7 @@ class ChatChoice:
         self._content: list[str] = []
         self._calls: list[dict[str, Any]] = []
         self._logprobs: list[dict[str, Any]] = []
-        self._speculation: dict[str, Any] = {"pieces": [], "fates": []}
+        self._speculation = Speculation()
         self._finish_reason: str | None = None
 
     def opening(self) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class ChatChoice:
         if self._wants_logprobs:
             choice["logprobs"] = {"content": self._entries(chunk)}
         if self._wants_fates:
-            choice["halfbyte"] = self._fates(chunk, cascade)
+            choice["halfbyte"] = self._speculation.take(chunk, cascade)
         if chunk.completion is not None:
             reason = chunk.completion.finish_reason
             self._finish_reason = "tool_calls" if self._calls else reason
@@ -80,7 +80,7 @@ class ChatChoice:
             "finish_reason": self._finish_reason,
         }
         if self._wants_fates:
-            choice["halfbyte"] = self._speculation
+            choice["halfbyte"] = self._speculation.whole
         return choice
 
     def _delta(self, delta: dict[str, Any]) -> dict[str, Any]:
@@ -104,13 +104,3 @@ class ChatChoice:
             entries.append(chat_entry(self._codec.token_text(token), logprob, named))
         self._logprobs += entries
         return entries
-
-    def _fates(self, chunk: Chunk, cascade: str) -> dict[str, Any]:
-        fates = [str(fate) for fate in chunk.fates]
-        told: dict[str, Any] = {"pieces": chunk.pieces, "fates": fates}
-        if chunk.completion is not None:
-            told["statistics"] = statistics(cascade, chunk)
-            self._speculation["statistics"] = told["statistics"]
-        self._speculation["pieces"] += chunk.pieces
-        self._speculation["fates"] += fates
-        return told

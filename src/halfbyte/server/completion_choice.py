@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from halfbyte.results import Chunk, Completion
-from halfbyte.server.generation import statistics
 from halfbyte.server.logprobs import CompletionLogprobs
 from halfbyte.server.schema.completion import CompletionBody
 from halfbyte.server.service import Service
+from halfbyte.server.speculation import Speculation
 
 _LISTS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
 
@@ -28,7 +28,7 @@ class CompletionChoice:
         self._text = [self._echo]
         self._writer = CompletionLogprobs(len(self._echo))
         self._logprobs: dict[str, Any] = {name: [] for name in _LISTS}
-        self._speculation: dict[str, Any] = {"pieces": [], "fates": []}
+        self._speculation = Speculation()
         self._finish_reason: str | None = None
         self.cumulative_logprob = 0.0
 
@@ -44,7 +44,7 @@ class CompletionChoice:
         if self._wants_logprobs:
             choice["logprobs"] = self._entries(chunk)
         if self._wants_fates:
-            choice["halfbyte"] = self._fates(chunk, cascade)
+            choice["halfbyte"] = self._speculation.take(chunk, cascade)
         if chunk.completion is not None:
             self._finish_reason = chunk.completion.finish_reason
             if self._echo and self._wants_logprobs:
@@ -60,7 +60,7 @@ class CompletionChoice:
         if self._wants_logprobs:
             choice["logprobs"] = self._logprobs
         if self._wants_fates:
-            choice["halfbyte"] = self._speculation
+            choice["halfbyte"] = self._speculation.whole
         return choice
 
     def _choice(self, text: str) -> dict[str, Any]:
@@ -103,13 +103,3 @@ class CompletionChoice:
         for name in _LISTS:
             self._logprobs[name] += entries[name]
         return entries
-
-    def _fates(self, chunk: Chunk, cascade: str) -> dict[str, Any]:
-        fates = [str(fate) for fate in chunk.fates]
-        told: dict[str, Any] = {"pieces": chunk.pieces, "fates": fates}
-        if chunk.completion is not None:
-            told["statistics"] = statistics(cascade, chunk)
-            self._speculation["statistics"] = told["statistics"]
-        self._speculation["pieces"] += chunk.pieces
-        self._speculation["fates"] += fates
-        return told

@@ -8,15 +8,14 @@ from typing import Any
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
+from halfbyte.server.answer import Answer, answer_head
 from halfbyte.server.body import read_body
 from halfbyte.server.completion_choice import CompletionChoice
 from halfbyte.server.errors import bad_request
-from halfbyte.server.failures import stream_error
 from halfbyte.server.generation import Generation
 from halfbyte.server.sampling import sampling_params
 from halfbyte.server.schema.completion import CompletionBody
-from halfbyte.server.service import Service, answer_json, note, now, request_id, service_of
-from halfbyte.server.sse import DONE, EventStream, event
+from halfbyte.server.service import Service, request_id, service_of
 from halfbyte.server.structured import text_constraint
 
 
@@ -41,26 +40,24 @@ async def completions(request: Request) -> ASGIApp:
     generation = Generation(
         service, body, prompts, params, choices=drawn, request_id=request_id(request)
     )
-    answer = _Answer(request, service, body, generation, prompts, drawn)
-    if body.stream:
-        return EventStream(answer.events(), answer.close)
-    return await answer_json(request, answer.whole(), answer.close)
+    head = answer_head(service, f"cmpl-{request_id(request)}", "text_completion")
+    answer = Answer(request, generation, head, body.stream_options)
+    choices = _Choices(service, body, generation, prompts, drawn)
+    return await answer.given(choices, stream=bool(body.stream))
 
 
-class _Answer:
-    """One generation in OpenAI's objects, whole or as events."""
+class _Choices:
+    """The choices of one generation, whole or as they grow."""
 
     def __init__(
         self,
-        request: Request,
         service: Service,
         body: CompletionBody,
         generation: Generation,
         prompts: list[list[int]],
         drawn: int,
     ) -> None:
-        self._request = request
-        self._body = body
+        self._told = body.n or 1
         self._generation = generation
         self._drawn = drawn  # choices of each prompt, of which the best `n` are told
         self._choices = [
@@ -68,53 +65,28 @@ class _Answer:
             for i, prompt in enumerate(prompts)
             for k in range(drawn)
         ]
-        self._head: dict[str, Any] = {
-            "id": f"cmpl-{request_id(request)}",
-            "object": "text_completion",
-            "created": now(),
-            "model": service.options.model_name,
-        }
 
-    def close(self) -> None:
-        """Cancel what still runs and tell the log."""
-        self._generation.cancel()
-        note(self._request, cascade=self._generation.cascade, **self._generation.usage())
-
-    async def whole(self) -> dict[str, Any]:
-        """A text_completion."""
+    async def whole(self) -> list[dict[str, Any]]:
+        """Those of a text_completion."""
         async for part in self._generation.parts():
             self._choices[part.index].take(part.chunk, self._generation.cascade)
         kept: list[dict[str, Any]] = []
         for first in range(0, len(self._choices), self._drawn):
             group = self._choices[first : first + self._drawn]
-            if self._drawn > (self._body.n or 1):
+            if self._drawn > self._told:
                 group = sorted(group, key=lambda c: -c.cumulative_logprob)
-            kept += [choice.whole() for choice in group[: self._body.n or 1]]
+            kept += [choice.whole() for choice in group[: self._told]]
         for index, choice in enumerate(kept):
             choice["index"] = index
-        return self._head | {"choices": kept, "usage": self._generation.usage()}
+        return kept
 
-    async def events(self) -> AsyncIterator[bytes]:
-        """text_completion objects, the usage if asked for, and the end mark."""
-        options = self._body.stream_options
-        running = options is not None and options.continuous_usage_stats
-        try:
-            for choice in self._choices:
-                for opening in choice.opening():
-                    yield self._event(opening, usage=running)
-            async for part in self._generation.parts():
-                choice = self._choices[part.index]
-                yield self._event(choice.take(part.chunk, self._generation.cascade), usage=running)
-        except Exception as error:  # the status is sent: an event is the only way left to say it
-            yield event(stream_error(error).body())
-            return
-        if options is not None and options.include_usage:
-            yield event(self._head | {"choices": [], "usage": self._generation.usage()})
-        yield DONE
-
-    def _event(self, choice: dict[str, Any], *, usage: bool) -> bytes:
-        values = self._head | {"choices": [choice]}
-        return event(values | {"usage": self._generation.usage()} if usage else values)
+    async def growing(self) -> AsyncIterator[dict[str, Any]]:
+        """Those of a stream's objects."""
+        for choice in self._choices:
+            for opening in choice.opening():
+                yield opening
+        async for part in self._generation.parts():
+            yield self._choices[part.index].take(part.chunk, self._generation.cascade)
 
 
 def _check(body: CompletionBody) -> None:
