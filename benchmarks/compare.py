@@ -18,9 +18,10 @@ from typing import Any
 
 from benchmarks.arguments import add_model, add_peers, names
 from benchmarks.contenders import Contender, Halfbyte, Reading, Task, llama_benches
-from benchmarks.machine import commit, describe, now, pinned_cpus
+from benchmarks.machine import commit, describe, pinned_cpus
 from benchmarks.process import guarded, run
 from benchmarks.rows import RESULTS, Row, Spread, append
+from halfbyte.evaluate.provenance import now
 
 TASKS = {
     "decode": Task("decode", 128, 16),

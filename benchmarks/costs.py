@@ -20,10 +20,11 @@ from typing import Any
 
 from benchmarks.arguments import add_model, add_peers, positive
 from benchmarks.contenders import LlamaBench, Task, llama_benches
-from benchmarks.machine import commit, describe, now, pinned_cpus
+from benchmarks.machine import commit, describe, pinned_cpus
 from benchmarks.process import guarded, run
 from benchmarks.rows import RESULTS, Row, Spread, append
 from halfbyte import __version__
+from halfbyte.evaluate.provenance import now
 
 PEER_ROWS = (1, 2, 4, 8)
 # engine, version, format, bytes, level, metric, unit

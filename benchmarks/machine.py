@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from halfbyte.errors import ArgumentError
+from halfbyte.evaluate.provenance import git
 from halfbyte.runtime.machine import available_tiers, measure_bandwidth
 
 # Instruction sets that decide which kernels an engine here can pick.
@@ -52,26 +51,11 @@ def pinned_cpus(threads: int) -> list[int]:
 def commit() -> str:
     """Short hash of the source measured; "+" marks changed files."""
     root = Path(__file__).parent.parent
-    head = _git(root, "rev-parse", "--short=10", "HEAD")
+    head = git(root, "rev-parse", "--short=10", "HEAD")
     if not head:
         return "unknown"
-    changed = _git(root, "status", "--porcelain", "--", "src", "csrc", "CMakeLists.txt")
+    changed = git(root, "status", "--porcelain", "--", "src", "csrc", "CMakeLists.txt")
     return head + ("+" if changed else "")
-
-
-def now() -> str:
-    """UTC, to the second."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _git(root: Path, *arguments: str) -> str:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.arguments import add_model, names, positive
-from benchmarks.machine import commit, describe, now, pinned_cpus
+from benchmarks.machine import commit, describe, pinned_cpus
 from benchmarks.process import guarded
 from benchmarks.rows import RESULTS, Row, Spread, append
 from benchmarks.speculation import Variant
@@ -30,6 +30,7 @@ from halfbyte.cascade.costs import CostTable
 from halfbyte.cascade.statistics import Statistics
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError
+from halfbyte.evaluate.provenance import now
 from halfbyte.request import Request
 
 AUTO = "auto"

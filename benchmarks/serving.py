@@ -23,11 +23,12 @@ from typing import Any
 
 from benchmarks.arguments import add_model, names, positive
 from benchmarks.load import Answer, Load, run_load
-from benchmarks.machine import commit, describe, now, pinned_cpus
+from benchmarks.machine import commit, describe, pinned_cpus
 from benchmarks.process import guarded
 from benchmarks.rows import RESULTS, Row, Spread, append
 from benchmarks.servers import HalfbyteServer, LlamaServer, Server, running
 from halfbyte.evaluate.prompts import PROMPTS
+from halfbyte.evaluate.provenance import now
 
 STREAMS = "1,2,4,8,16,32"
 SERVER_VARIABLE = "HALFBYTE_LLAMA_SERVER"

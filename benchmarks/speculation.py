@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.arguments import add_model, positive
-from benchmarks.machine import commit, describe, now, pinned_cpus
+from benchmarks.machine import commit, describe, pinned_cpus
 from benchmarks.process import guarded, run
 from benchmarks.prompts import load
 from benchmarks.rows import RESULTS, Row, Spread, append
@@ -30,6 +30,7 @@ from halfbyte.cascade.statistics import Statistics
 from halfbyte.errors import ArgumentError
 from halfbyte.evaluate.exactness import identical
 from halfbyte.evaluate.prompts import BenchPrompt
+from halfbyte.evaluate.provenance import now
 from halfbyte.results import Completion
 
 # The nested pair at several draft lengths, QSpec's pair, and the equal-byte pair for what it is.

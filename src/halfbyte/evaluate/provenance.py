@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import halfbyte
 from halfbyte.errors import SourceError
 from halfbyte.llm import LLM
+from halfbyte.runtime.machine import processor_name
 
 _SAMPLE_BYTES = 1 << 20
 _MODEL_FILES = ("*.json", "*.safetensors", "*.jinja")
@@ -43,7 +43,7 @@ def machine(llm: LLM) -> dict[str, Any]:
     """CPU, tier and threads."""
     runtime = llm.model.runtime
     return {
-        "cpu": _cpu(),
+        "cpu": processor_name(),
         "cores": len(os.sched_getaffinity(0)),
         "tier": getattr(runtime, "tier", "reference"),
         "threads": getattr(runtime, "threads", 1),
@@ -53,10 +53,10 @@ def machine(llm: LLM) -> dict[str, Any]:
 def commit() -> str:
     """Short hash of the source this runs from, "+" where files differ; "" outside a checkout."""
     root = Path(halfbyte.__file__).parent
-    head = _git(root, "rev-parse", "--short=10", "HEAD")
-    if not head or not _git(root, "ls-files", "--", "__init__.py"):
+    head = git(root, "rev-parse", "--short=10", "HEAD")
+    if not head or not git(root, "ls-files", "--", "__init__.py"):
         return ""
-    return head + ("+" if _git(root, "status", "--porcelain", "--", ".") else "")
+    return head + ("+" if git(root, "status", "--porcelain", "--", ".") else "")
 
 
 def now() -> str:
@@ -64,7 +64,8 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _git(root: Path, *arguments: str) -> str:
+def git(root: Path, *arguments: str) -> str:
+    """What git says, "" where it fails or is not there."""
     try:
         done = subprocess.run(
             ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
@@ -72,12 +73,3 @@ def _git(root: Path, *arguments: str) -> str:
     except OSError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _cpu() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
-    return names[0] if names else platform.machine()
