@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
+from benchmarks.raw_http import post
 from halfbyte.errors import SourceError
 
 TIMEOUT_SECONDS = 600.0
@@ -58,17 +59,9 @@ async def _ask(port: int, prompt: str, load: Load) -> Answer:
         "stream_options": {"include_usage": True},
         **load.extra,
     }
-    data = json.dumps(body).encode()
     sent = perf_counter()
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        writer.write(
-            b"POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n"
-            b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(data), data)
-        )
+    async with post(port, "/v1/completions", body) as reader:
         return await _read(reader, sent, load.tokens)
-    finally:
-        writer.close()
 
 
 async def _read(reader: asyncio.StreamReader, sent: float, wanted: int) -> Answer:

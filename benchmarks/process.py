@@ -88,3 +88,9 @@ def _busy_seconds(cpus: Sequence[int]) -> float:
 def _children_seconds() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
+
+
+def resident_mib(pid: int) -> float:
+    """Resident memory of a process, in MiB; what it shares with others counts in full."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20

@@ -62,6 +62,7 @@ class HalfbyteServer:
     streams: int
     context: int  # tokens of a stream
     planes: int | None
+    options: Sequence[str] = ()  # further ones of its command
 
     engine = "halfbyte"
     version = __version__
@@ -82,7 +83,7 @@ class HalfbyteServer:
         command = [sys.executable, "-m", "halfbyte", "serve", str(path), "--port", str(port)]
         command += ["--cascade", self.cascade, "--threads", str(self.threads)]
         command += ["--max-batch", str(self.streams), "--log-level", "error"]
-        return [*command, "--num-tokens", str(self.streams * self.context)]
+        return [*command, "--num-tokens", str(self.streams * self.context), *self.options]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +124,17 @@ class LlamaServer:
         return [*command, "--cont-batching", "--log-disable"]
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server process that answers."""
+
+    port: int
+    pid: int
+
+
 @contextmanager
-def running(server: Server, cpus: Sequence[int]) -> Iterator[int]:
-    """A started server's port; it is ended afterwards."""
+def running(server: Server, cpus: Sequence[int]) -> Iterator[Running]:
+    """A started server that answers; it is ended afterwards."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
@@ -136,7 +145,7 @@ def running(server: Server, cpus: Sequence[int]) -> Iterator[int]:
         )
         try:
             _wait(process, port, server)
-            yield port
+            yield Running(port, process.pid)
         except BaseException:
             said.seek(0)
             sys.stderr.write(said.read()[-2000:].decode(errors="replace"))

@@ -54,11 +54,11 @@ def main() -> None:
     started = now()
     for turn in range(arguments.rounds):
         for i, server in enumerate(servers):
-            with running(server, cpus) as port:
-                _warm_up(port, server)
+            with running(server, cpus) as up:
+                _warm_up(up.port, server)
                 for streams in arguments.streams:
                     load = _load(server, streams, arguments, turn)
-                    reading = _read(asyncio.run(run_load(port, load)), load)
+                    reading = _read(asyncio.run(run_load(up.port, load)), load)
                     readings.setdefault((i, streams), []).append(reading)
                     _tell(turn, server, streams, reading)
     rows: list[Row] = []

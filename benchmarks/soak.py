@@ -1,173 +1,154 @@
-"""Thousands of mixed requests with cancellations: pages come back, memory stays, nothing is wrong.
+"""Thousands of mixed requests to a real server: pages come back, memory stays, nothing is wrong.
 
-    python -m benchmarks.soak smollm2-135m --requests 10000
+    python -m benchmarks.soak --name smollm2-135m --model smollm2-135m --requests 10000
 
-Every tenth answer that was not cut short is held against plain decoding of the same request alone.
-Prints one JSON line; exit status 1 if a page is lost, a stream hangs or an answer differs.
+Streams, whole answers and conversations of many lengths, clients that go away, malformed bodies, on
+a KV pool so short that requests wait and are preempted all the time. Every tenth answer is held
+against plain decoding of the same request alone, bit for bit. One row, of requests a second, whose
+details have the counts; exit status 1 if a page is lost, memory grows or an answer differs. A
+stream that hangs or an answer that breaks the API ends the run.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import random
-import resource
 import sys
 import time
-from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from benchmarks.arguments import add_model, names, positive
+from benchmarks.machine import commit, describe, pinned_cpus
+from benchmarks.process import guarded, resident_mib
+from benchmarks.raw_http import get
+from benchmarks.rows import RESULTS, Row, Spread, append
+from benchmarks.servers import HalfbyteServer, Running, running
+from benchmarks.soak_client import Answered, Client, Tally
 from halfbyte import LLM, SamplingParams
-from halfbyte.async_engine import AsyncEngine, AsyncOptions
-from halfbyte.errors import ArgumentError, QueueFullError
-from halfbyte.evaluate.exactness import identical
-from halfbyte.results import Completion
+from halfbyte.evaluate.provenance import now
 
-STREAM_SECONDS = 120  # longer without a chunk is a stuck stream
-
-
-@dataclass(slots=True)
-class Tally:
-    ended: Counter[str]
-    refused: int = 0
-    malformed: int = 0
-    tokens: int = 0
-
-
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("model")
-    parser.add_argument("--cascade", default="w4a8 > w8a16")
-    parser.add_argument("--requests", type=int, default=10_000)
-    parser.add_argument("--streams", type=int, default=24, help="at a time")
-    parser.add_argument("--tokens", type=int, default=48, help="most of an answer")
-    parser.add_argument("--num-tokens", type=int, default=2048, help="of the KV pool: short")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
-
-
-def _params(rng: random.Random, longest: int) -> SamplingParams:
-    return SamplingParams(
-        temperature=rng.choice([0.0, 0.8]),
-        seed=rng.randrange(2**64),
-        max_tokens=rng.randint(1, longest),
-        repetition_penalty=rng.choice([1.0, 1.0, 1.1]),
-        stop=rng.choice([(), (), (".",), ("the ", "\n")]),
-        logprobs=rng.choice([None, None, 3]),
-        ignore_eos=rng.random() < 0.5,
-    )
-
-
-async def _client(
-    engine: AsyncEngine,
-    rng: random.Random,
-    budget: list[int],
-    arguments: argparse.Namespace,
-    tally: Tally,
-    kept: list[tuple[list[int], SamplingParams, Completion]],
-) -> None:
-    """One user after another until the budget of requests is spent."""
-    vocab = engine.llm.model.runtime.config.vocab_size
-    plain = str(engine.llm.cascade.plain)
-    while budget[0] > 0:
-        budget[0] -= 1
-        number = budget[0]
-        if rng.random() < 0.02:
-            try:
-                engine.submit([vocab + 5] if rng.random() < 0.5 else [], SamplingParams())
-            except ArgumentError:
-                tally.malformed += 1
-            continue
-        begin = [(7 * i) % vocab for i in range(rng.choice([0, 64, 256]))]
-        prompt = begin + [rng.randrange(vocab) for _ in range(rng.randint(1, 60))]
-        params = _params(rng, arguments.tokens)
-        try:
-            stream = engine.submit(
-                prompt,
-                params,
-                cascade=rng.choice([None, None, plain, f"ngram > {plain}"]),
-                priority=rng.choice([0, 0, 1]),
-                deadline=time.monotonic() + (0.05 if rng.random() < 0.03 else 600),
-            )
-        except QueueFullError:
-            tally.refused += 1
-            budget[0] += 1
-            await asyncio.sleep(0.05)
-            continue
-        cut = rng.randint(1, 12) if rng.random() < 0.2 else None
-        completion, chunks = None, 0
-        while completion is None:
-            chunk = await asyncio.wait_for(anext(stream), STREAM_SECONDS)
-            chunks += 1
-            completion = chunk.completion
-            if chunks == cut:
-                stream.cancel()
-        tally.ended[completion.finish_reason] += 1
-        tally.tokens += len(completion.token_ids)
-        if number % 10 == 0 and completion.finish_reason in ("stop", "length"):
-            kept.append((prompt, params, completion))
-
-
-def _resident_mib() -> float:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize() / 2**20
-
-
-async def _soak(llm: LLM, arguments: argparse.Namespace) -> dict[str, Any]:
-    tally, budget = Tally(Counter()), [arguments.requests]
-    kept: list[tuple[list[int], SamplingParams, Completion]] = []
-    early = 0.0
-    started = time.monotonic()
-    async with AsyncEngine(llm, AsyncOptions(max_waiting=arguments.streams // 2)) as engine:
-        clients = [
-            asyncio.create_task(
-                _client(engine, random.Random(arguments.seed + i), budget, arguments, tally, kept)
-            )
-            for i in range(arguments.streams)
-        ]
-        while not all(client.done() for client in clients):
-            await asyncio.wait(clients, timeout=1.0)
-            if early == 0.0 and budget[0] < arguments.requests * 3 // 4:
-                early = _resident_mib()  # buffers and pages have been touched by now
-        for client in clients:
-            client.result()
-        seen = engine.snapshot()
-    late = _resident_mib()
-    wrong = 0
-    plain = llm.with_cascade(llm.cascade.plain, prefix_cache=False)
-    for prompt, params, completion in kept:
-        wrong += not identical([completion], plain.generate([prompt], params))
-    return {
-        "requests": arguments.requests,
-        "seconds": time.monotonic() - started,
-        "finished": dict(tally.ended),
-        "refused": tally.refused,
-        "malformed": tally.malformed,
-        "tokens": tally.tokens,
-        "preemptions": seen.preemptions,
-        "cached_tokens": seen.cached_tokens,
-        "lost_pages": llm.model.pool.num_pages - llm.model.pool.num_free,
-        "resident_mib_early": early,
-        "resident_mib_late": late,
-        "compared": len(kept),
-        "wrong": wrong,
-    }
+BUSY_SECONDS = 0.25  # before a request that got 429 is followed by another
+CONTEXT = 128  # tokens of the KV pool a stream; the longest request has 344
+MAX_GROWTH_MIB = 32.0  # after the first quarter: the allocator's noise, over thousands of requests
+GAUGES = ("num_pages", "free_pages", "running", "waiting")
+TOTALS = ("preemptions_total", "cached_tokens_total")
 
 
 def main() -> None:
     arguments = _parse()
-    llm = LLM(
-        arguments.model, arguments.cascade, arguments.threads, num_tokens=arguments.num_tokens
+    server = HalfbyteServer(
+        arguments.model,
+        arguments.cascade,
+        arguments.threads,
+        arguments.streams,
+        CONTEXT,
+        arguments.planes,
+        ("--max-waiting", str(arguments.streams // 4), "--request-timeout", "3600"),
     )
-    result = asyncio.run(_soak(llm, arguments))
-    print(json.dumps(result))
-    sys.exit(1 if result["lost_pages"] or result["wrong"] else 0)
+    started, cpus = now(), pinned_cpus(arguments.threads)
+    with running(server, cpus) as up:
+        found, tally, seconds = asyncio.run(_soak(up, arguments))
+    wrong = count_wrong(_plain(arguments), tally.kept)
+    details = {"ended": dict(tally.ended), "tokens": tally.tokens, **found}
+    details |= {"compared": len(tally.kept), "wrong": wrong}
+    print(details)
+    row = Row(
+        commit=commit(),
+        date=started,
+        machine=describe(arguments.threads),
+        engine=server.engine,
+        version=server.version,
+        model=arguments.name,
+        format=server.format,
+        bytes=server.num_bytes,
+        cascade=server.cascade,
+        metric=f"soak {arguments.requests}",
+        unit="requests/s",
+        spread=Spread.of([arguments.requests / seconds]),
+        details=details,
+    )
+    append(arguments.output, [row])
+    grown = found["resident_mib_end"] - found["resident_mib_quarter"]
+    lost = found["num_pages"] - found["free_pages"] + found["running"] + found["waiting"]
+    sys.exit(1 if lost or wrong or grown > MAX_GROWTH_MIB else 0)
+
+
+async def _soak(up: Running, arguments: argparse.Namespace) -> tuple[dict[str, Any], Tally, float]:
+    """Gauges of the idle server afterwards with its memory, the tally, and seconds."""
+    tally, left = Tally(), [arguments.requests]
+    cascades = (None, *arguments.cascades)  # None: the server's own
+    quarter = 0.0
+
+    async def user(number: int) -> None:
+        nonlocal quarter
+        rng = random.Random(arguments.seed + number)
+        client = Client(up.port, rng, arguments.tokens, arguments.vocab, cascades, tally)
+        while left[0] > 0:
+            left[0] -= 1
+            if quarter == 0.0 and left[0] < arguments.requests * 3 // 4:
+                quarter = resident_mib(up.pid)  # buffers and pages have been touched by now
+            while not await client.one(keep=left[0] % 10 == 0):
+                await asyncio.sleep(BUSY_SECONDS)
+            if left[0] % 500 == 0:
+                print(f"{left[0]} left, {dict(tally.ended)}", file=sys.stderr, flush=True)
+
+    began = time.monotonic()
+    async with asyncio.TaskGroup() as group:
+        for number in range(arguments.streams * 3 // 2):  # more than run and wait: some get 429
+            group.create_task(user(number))
+    seconds = time.monotonic() - began
+    await asyncio.sleep(2)  # those that were left end within a step
+    seen = await _metrics(up.port)
+    found = {name.removesuffix("_total"): seen[name] for name in (*GAUGES, *TOTALS)}
+    found |= {"resident_mib_quarter": quarter, "resident_mib_end": resident_mib(up.pid)}
+    return found, tally, seconds
+
+
+async def _metrics(port: int) -> dict[str, float]:
+    """Samples without labels of /metrics, by name."""
+    status, body = await get(port, "/metrics")
+    assert status == 200
+    lines = [line for line in body.decode().splitlines() if not line.startswith("#")]
+    samples = [line.split() for line in lines if "{" not in line]
+    return {name.removeprefix("halfbyte_"): float(value) for name, value in samples}
+
+
+def count_wrong(plain: LLM, kept: Sequence[Answered]) -> int:
+    """How many answers differ from those of `plain`, which gets one request at a time."""
+    names = ("temperature", "seed", "max_tokens", "repetition_penalty", "stop", "ignore_eos")
+    wrong = 0
+    for answer in kept:
+        params = SamplingParams(**{name: answer.body[name] for name in names})
+        alone = plain.generate([answer.body["prompt"]], params)[0]
+        same = answer.text == alone.text and answer.logprobs == alone.logprobs
+        wrong += not (same and answer.finish_reason == alone.finish_reason)
+    return wrong
+
+
+def _plain(arguments: argparse.Namespace) -> LLM:
+    planes, threads = arguments.planes, arguments.threads
+    llm = LLM(arguments.model, arguments.cascade, threads, planes=planes, prefix_cache=False)
+    return llm.with_cascade(llm.cascade.plain)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    add_model(parser)
+    parser.add_argument("--cascade", default="auto")
+    parser.add_argument(
+        "--cascades", type=names, default="none,w4a8 > w8a16,ngram > w8a16", help="asked for too"
+    )
+    parser.add_argument("--vocab", type=positive, default=49152, help="ids of prompts are below it")
+    parser.add_argument("--requests", type=positive, default=10_000)
+    parser.add_argument("--streams", type=positive, default=16, help="sequences decoded together")
+    parser.add_argument("--tokens", type=positive, default=48, help="most of an answer")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=RESULTS / "soak.jsonl")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main)
