@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from halfbyte.config import Level, ModelConfig
 from halfbyte.runtime.protocol import Batch, Drafted, Sampled, Sampling
+from halfbyte.runtime.reference import own_slots, row_contexts
 
 VOCAB = 97
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -86,10 +87,8 @@ class FakeRuntime:
         self.calls.append(("forward_sample", len(batch.tokens)))
         strict = self.target in (None, str(level))
         hashes = self._hashes(batch, level, strict=strict)
-        counts = np.diff(batch.row_starts)
-        offsets = np.arange(len(batch.tokens)) - np.repeat(batch.row_starts[:-1], counts)
-        positions = np.repeat(batch.first_positions, counts) + offsets
-        assert (sampling.positions == positions[logit_rows] + 1).all()
+        following = np.array([len(context) for context in row_contexts(batch)])
+        assert (sampling.positions == following[logit_rows]).all()
         tokens, logprobs = [], []
         for i, row in enumerate(logit_rows.tolist()):
             token, logprob = self._draw(hashes[row], sampling, i)
@@ -138,6 +137,13 @@ class FakeRuntime:
         bits = self.values[page].view(np.uint16)
         return bits, (self.writers[page] & 0xFFFF).astype(np.uint16)
 
+    def copy_kv(
+        self, pages: NDArray[np.int32], sources: NDArray[np.int32], targets: NDArray[np.int32]
+    ) -> None:
+        for kept in (self.values, self.writers):
+            moved = kept[pages[sources // self.page_size], sources % self.page_size]
+            kept[pages[targets // self.page_size], targets % self.page_size] = moved
+
     def reduce_head(self, ids: NDArray[np.int32]) -> int:
         if ids.tolist() not in self.heads:
             self.heads.append(ids.tolist())
@@ -154,32 +160,26 @@ class FakeRuntime:
         writer = level.weight_bits * 100 + level.act_bits
         assert 0 < len(batch.tokens) <= self.max_rows
         assert batch.row_starts[-1] == len(batch.tokens)
-        written: set[tuple[int, int]] = set()
-        for b in range(len(batch.first_positions)):
-            for m in range(int(batch.row_starts[b]), int(batch.row_starts[b + 1])):
-                position = int(batch.first_positions[b]) + m - int(batch.row_starts[b])
-                assert position < self.config.max_context
-                page = int(batch.page_tables[b, position // self.page_size])
-                slot = position % self.page_size
-                assert page >= 0, f"no page for position {position}"
-                assert (page, slot) not in written, "two rows of a batch share a slot"
-                written.add((page, slot))
-                token = int(batch.tokens[m])
-                assert 0 <= token < self.config.vocab_size
-                self.values[page, slot] = _mix(token * 8191 + position)
-                self.writers[page, slot] = writer
+        contexts = row_contexts(batch)
+        own_pages, slots = own_slots(batch, contexts, self.page_size)
+        places = list(zip(own_pages.tolist(), slots.tolist(), strict=True))
+        assert len(set(places)) == len(places), "two rows of a batch share a slot"
+        for m, (page, slot) in enumerate(places):
+            position, token = len(contexts[m]) - 1, int(batch.tokens[m])
+            assert position < self.config.max_context
+            assert page >= 0, f"no page for position {position}"
+            assert 0 <= token < self.config.vocab_size
+            self.values[page, slot] = _mix(token * 8191 + position)
+            self.writers[page, slot] = writer
         hashes = []
-        for b in range(len(batch.first_positions)):
-            for m in range(int(batch.row_starts[b]), int(batch.row_starts[b + 1])):
-                context = int(batch.first_positions[b]) + m - int(batch.row_starts[b]) + 1
-                pages = batch.page_tables[b, : -(-context // self.page_size)]
-                values = self.values[pages].reshape(-1)[:context]
-                writers = self.writers[pages].reshape(-1)[:context]
-                odd = np.arange(context, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-                value = int((values * (odd * _GOLDEN)).sum(dtype=np.uint64))
-                if strict and not (writers == writer).all():
-                    value ^= 0x5A5A5A5A  # reading another level's KV poisons the row
-                hashes.append(value)
+        owners = np.repeat(np.arange(len(batch.first_positions)), np.diff(batch.row_starts))
+        for b, context in zip(owners.tolist(), contexts, strict=True):
+            pages, slots = batch.page_tables[b, context // self.page_size], context % self.page_size
+            odd = np.arange(len(context), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+            value = int((self.values[pages, slots] * (odd * _GOLDEN)).sum(dtype=np.uint64))
+            if strict and not (self.writers[pages, slots] == writer).all():
+                value ^= 0x5A5A5A5A  # reading another level's KV poisons the row
+            hashes.append(value)
         return hashes
 
     def _disagree(self, value: int, token: int, position: int) -> int:

@@ -13,6 +13,7 @@ from halfbyte.cascade.model_runner import ModelRunner
 from halfbyte.cascade.proposer import Ask, Proposals, Proposer
 from halfbyte.cascade.proposers import Proposers
 from halfbyte.cascade.stages import Model
+from halfbyte.cascade.tree import ROOT, TokenTree
 from halfbyte.cascade.verify import Outcome
 from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.runtime.protocol import Runtime
@@ -20,6 +21,8 @@ from halfbyte.runtime.protocol import Runtime
 
 class Scripted:
     """Proposes what a function of (text so far, how many) says. It keeps nothing."""
+
+    deepest: int | None = None
 
     def __init__(self, name: str, script: Callable[[list[int], int], list[int]]) -> None:
         self.name = self.stack = name
@@ -68,6 +71,31 @@ def knowing(plain: Seq[list[int]], wrong_every: int, vocab: int) -> Scripted:
         ]
 
     return Scripted("knowing", script)
+
+
+class Branching(Scripted):
+    """What a script says as the second child of every level, so that accepted KV has to move."""
+
+    deepest = 3
+
+    def propose(self, asks: Seq[Ask]) -> Proposals:
+        assert all(ask.sequence in self.begun for ask in asks)
+        return Proposals([self._tree(ask) for ask in asks])
+
+    def _tree(self, ask: Ask) -> TokenTree:
+        depth = min(ask.length, self.deepest, ask.size // 2)
+        path = self._script([*ask.sequence.tokens, *ask.ahead], depth) if depth > 0 else []
+        tokens: list[int] = []
+        parents: list[int] = []
+        for token in path[:depth]:
+            parents += [len(tokens) - 1 if tokens else ROOT] * 2
+            tokens += [token + 1 if token == 0 else token - 1, token]
+        return TokenTree(tuple(tokens), tuple(parents))
+
+
+def branching(script: Scripted) -> Branching:
+    """The same proposals as trees."""
+    return Branching(f"{script.name}-tree", script._script)
 
 
 def model_runner(runtime: Runtime, stage: Model, vocab_size: int | None = None) -> ModelRunner:

@@ -124,11 +124,7 @@ class LoadedModel:
 
     def open_runner(self, stage: Model) -> ModelRunner:
         """A `model:` stage that proposes to this model; its weights are loaded on first use."""
-        kind = "dense" if stage.level.weight_bits == 32 else "planes"
-        if (stage.path, kind) not in self._opened:
-            loaded = load(stage.path, Cascade((stage.level,)), self.options)
-            self._opened[stage.path, kind] = loaded, shared_vocabulary(self, loaded)
-        opened, vocab_size = self._opened[stage.path, kind]
+        opened, vocab_size = self.opened(stage)
         Cascade((stage.level,)).require(opened.runtime)
         return ModelRunner(
             str(stage),
@@ -138,8 +134,22 @@ class LoadedModel:
             vocab_size=vocab_size,
         )
 
-    def open_head(self, stage: Eagle) -> DraftHead:
-        """An `eagle:` stage's head beside this model, loaded on first use."""
+    def opened(self, stage: Model) -> tuple[LoadedModel, int]:
+        """A stage's model and how many ids it shares with this one."""
+        kind = "dense" if stage.level.weight_bits == 32 else "planes"
+        if (stage.path, kind) not in self._opened:
+            loaded = load(stage.path, Cascade((stage.level,)), self.options)
+            self._opened[stage.path, kind] = loaded, shared_vocabulary(self, loaded)
+        return self._opened[stage.path, kind]
+
+    def open_head(self, stage: Eagle, judge: Model | None = None) -> DraftHead:
+        """An `eagle:` stage's head beside the model that judges it, loaded on first use.
+
+        `judge` is the model of the next stage; None: this one.
+        """
+        if judge is not None:
+            opened, _ = self.opened(judge)
+            return opened.open_head(stage)
         if stage.path not in self._heads:
             head = HeadCheckpoint.open(Path(stage.path).expanduser())
             self._heads[stage.path] = _build_head(head, self)

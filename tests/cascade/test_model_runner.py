@@ -20,7 +20,7 @@ from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.run import Engine, EngineOptions
 from halfbyte.engine.sequence import Sequence
 from tests.fake_runtime import VOCAB, FakeRuntime, _mix
-from tests.proposers import knowing, model_runner, noise
+from tests.proposers import branching, knowing, model_runner, noise
 
 GREEDY = Choice(0.0, 0, 1.0, 0.0, 0)
 STAGE = Model("m", Level(4, 8))
@@ -42,14 +42,15 @@ class World:
         )
         self.runner = model_runner(self.model, STAGE)
         self.proposer = stack(self.runner)
+        self.inner_length = 6 if stack is of_trees else 3  # in either case 3 tokens of a round
         pool = PagePool(64, 4)
         table = PageTable(pool, 256)
         table.grow(200)
         self.sequence = Sequence([5], table=table, choice=GREEDY, limit=99, stop_ids=stops)
         self.proposer.begin(self.sequence)
 
-    def cycle(self, length: int = 9, inner_length: int = 3) -> CycleReport:
-        turn = Turn(self.proposer, length, inner_length)
+    def cycle(self) -> CycleReport:
+        turn = Turn(self.proposer, 9, self.inner_length)
         report = run_cycle(self.target, TARGET, [self.sequence], [turn])
         self.check()
         return report
@@ -86,11 +87,16 @@ def hierarchy(runner: ModelRunner) -> Proposer:
     return Intermediate(knowing([PLAIN], 2, VOCAB), runner)
 
 
+def of_trees(runner: ModelRunner) -> Proposer:
+    """The same stage before the model, proposing trees: SpecMQuant's own hierarchy."""
+    return Intermediate(branching(knowing([PLAIN], 2, VOCAB)), runner)
+
+
 def plain_draft(runner: ModelRunner) -> Proposer:
     return Drafter(runner)
 
 
-@pytest.mark.parametrize("stack", [hierarchy, plain_draft])
+@pytest.mark.parametrize("stack", [hierarchy, of_trees, plain_draft])
 def test_claim_c6_full_accept(stack: Callable[[ModelRunner], Proposer]) -> None:
     world = World(set(), stack)
     outcome = world.cycle().outcomes[0]
@@ -99,10 +105,11 @@ def test_claim_c6_full_accept(stack: Callable[[ModelRunner], Proposer]) -> None:
     report = world.cycle()
     # Its own last token and the target's bonus had no KV: both run with the next first row.
     inner = report.links[1].rounds[0][1] if len(report.links) > 1 else 0
-    assert world.model.calls[0] == ("forward_sample", 2 + inner)
+    rows = 2 * inner if stack is of_trees else inner
+    assert world.model.calls[0] == ("forward_sample", 2 + rows)
 
 
-@pytest.mark.parametrize("stack", [hierarchy, plain_draft])
+@pytest.mark.parametrize("stack", [hierarchy, of_trees, plain_draft])
 def test_claim_c6_reject_at_the_first_token(stack: Callable[[ModelRunner], Proposer]) -> None:
     world = World({1}, stack)
     outcome = world.cycle().outcomes[0]
@@ -114,9 +121,12 @@ def test_claim_c6_reject_at_the_first_token(stack: Callable[[ModelRunner], Propo
     assert [verb for verb, _ in world.model.calls].count("forward") == 0
 
 
+@pytest.mark.parametrize("stack", [hierarchy, of_trees])
 @pytest.mark.parametrize("wrong", range(2, 10))
-def test_claim_c6_reject_inside_or_before_the_last_inner_round(wrong: int) -> None:
-    world = World({wrong}, hierarchy)
+def test_claim_c6_reject_inside_or_before_the_last_inner_round(
+    wrong: int, stack: Callable[[ModelRunner], Proposer]
+) -> None:
+    world = World({wrong}, stack)
     report = world.cycle()
     outcome = report.outcomes[0]
     assert outcome.accepted == min(wrong - 1, outcome.proposed)
@@ -129,10 +139,13 @@ def test_claim_c6_reject_inside_or_before_the_last_inner_round(wrong: int) -> No
         assert after.outcomes[0].accepted == after.outcomes[0].proposed
 
 
-def test_the_rejections_above_lie_inside_and_before_the_last_round() -> None:
+@pytest.mark.parametrize("stack", [hierarchy, of_trees])
+def test_the_rejections_above_lie_inside_and_before_the_last_round(
+    stack: Callable[[ModelRunner], Proposer],
+) -> None:
     places = set()
     for wrong in range(2, 10):
-        report = World({wrong}, hierarchy).cycle()
+        report = World({wrong}, stack).cycle()
         rounds = [accepted + 1 for _, _, accepted in report.links[1].rounds]
         if report.outcomes[0].accepted < report.outcomes[0].proposed:
             before_last = report.outcomes[0].accepted < sum(rounds[:-1])
@@ -140,12 +153,14 @@ def test_the_rejections_above_lie_inside_and_before_the_last_round() -> None:
     assert places == {"before", "inside"}
 
 
+@pytest.mark.parametrize("trees", [False, True], ids=["sequences", "trees"])
 @pytest.mark.parametrize("stop", range(1, 9))
-def test_claim_c6_end_token_inside_the_block(stop: int) -> None:
+def test_claim_c6_end_token_inside_the_block(stop: int, trees: bool) -> None:
     target = FakeRuntime(num_pages=64, target="w8a16")
     model = FakeRuntime(num_pages=64, page_size=2, target="none", disagree_percent=0)
     runner = model_runner(model, STAGE)
-    planner = FixedPlan(Intermediate(noise(VOCAB), runner), 9, 3)
+    script = branching(knowing([PLAIN], 2, VOCAB)) if trees else noise(VOCAB)
+    planner = FixedPlan(Intermediate(script, runner), 9, 6 if trees else 3)
     pool = PagePool(64, 4)
     engine = Engine(target, pool, Cascade.parse("w8a16"), EngineOptions(), lambda _: planner)
     stops = frozenset({PLAIN[stop]})

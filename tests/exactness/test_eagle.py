@@ -21,7 +21,7 @@ from halfbyte.runtime.draft_head import DraftHead, HeadStep
 from halfbyte.runtime.protocol import Batch, Runtime
 from tests.exactness.test_cascades import CHOICES, _run, _runtime, _state
 from tests.runtimes import build, every_runtime, every_tier
-from tests.tiny_heads import HEADS, attach, make_head
+from tests.tiny_heads import HEADS, TinyHead, attach, make_head
 from tests.tiny_models import tiny
 
 EVERY_HEAD = ("random", "adversarial", "broken", *HEADS)
@@ -64,15 +64,19 @@ class Oracle:
 def head_of(name: str, kind: str, runtime: Runtime) -> DraftHead:
     if name == "oracle":
         return Oracle(kind, runtime)
+    return attach(runtime, weights_of(name))
+
+
+def weights_of(name: str) -> TinyHead:
     if name == "random":
-        return attach(runtime, make_head(HEADS["eagle"], seed=9))
+        return make_head(HEADS["eagle"], seed=9)
     if name == "adversarial":  # huge logits: always sure, always of the wrong thing
-        return attach(runtime, make_head(HEADS["eagle-normed"], seed=4, scale=1e4))
+        return make_head(HEADS["eagle-normed"], seed=4, scale=1e4)
     if name == "broken":  # not a number is in every row
         weights = make_head(HEADS["eagle"])
         nan = {k: np.full_like(v, np.nan) for k, v in weights.vectors.items()}
-        return attach(runtime, replace(weights, vectors=nan))
-    return attach(runtime, make_head(HEADS[name]))
+        return replace(weights, vectors=nan)
+    return make_head(HEADS[name])
 
 
 @cache
@@ -95,7 +99,7 @@ def check(
         copy(*arguments)
 
     runtime.copy_kv = counted  # type: ignore[method-assign]
-    source = Proposers(runtime, open_head=lambda _: head_of(name, kind, runtime))
+    source = Proposers(runtime, open_head=lambda *_: head_of(name, kind, runtime))
     proposer = source.of(Cascade.parse(cascade))
     got = _run(kind, runtime, FixedPlan(proposer, length, inner), CHOICES[choice])
     assert [_state(runtime, s) for s in got] == plain(kind, choice)
@@ -148,7 +152,7 @@ def test_what_is_proposed_depends_on_the_text_only(kind: str, name: str, cascade
     """
     runtime = _runtime(kind)
     head = head_of(name, kind, runtime)
-    proposer = Proposers(runtime, open_head=lambda _: head).of(Cascade.parse(cascade))
+    proposer = Proposers(runtime, open_head=lambda *_: head).of(Cascade.parse(cascade))
     sequences = _run(kind, runtime, FixedPlan(proposer, 9, 5), CHOICES["greedy"])
     used = EagleProposer("used", head, runtime)
     inner = proposer if isinstance(proposer, EagleProposer) else proposer._inner  # type: ignore

@@ -163,7 +163,8 @@ def test_the_head_changes_no_output(model: Path, tmp_path: Path) -> None:
     params = [SamplingParams(temperature=t, seed=4, max_tokens=30) for t in (0.0, 1.0)]
     for p in params:
         plain = llm.generate("hello there", p)[0]
-        for cascade in (f"eagle:{tmp_path}/h > w8a16", f"eagle:{tmp_path}/h > w4a8 > w8a16"):
+        for middle in ("", "w4a8 > ", f"model:{model}@w4a8 > "):
+            cascade = f"eagle:{tmp_path}/h > {middle}w8a16"
             got = llm.with_cascade(cascade, draft_length=6).generate("hello there", p)[0]
             assert got.token_ids == plain.token_ids
             assert got.logprobs == plain.logprobs

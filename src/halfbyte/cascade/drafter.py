@@ -19,6 +19,8 @@ from halfbyte.cascade.verify import Outcome, Place, batch_of, sampling_of, verif
 class Drafter:
     """A level of the target (QSpec's draft) or another model; stops where it is unsure."""
 
+    deepest = None
+
     def __init__(self, runner: Runner, min_confidence: float = 0.0) -> None:
         self._runner = runner
         self._min_confidence = min_confidence

@@ -11,11 +11,15 @@ the token at p + 2. Features are read where the target kept them, beside its KV:
 Every `propose` first runs the rows that the last cycle committed, with the target's true features
 in place of what the head had guessed, then expands level by level. KV of the prefix stays in the
 target's page numbers, KV of the tree in scratch pages.
+
+Before a model in the middle of a hierarchy that model is the target: its features, its pages. Where
+it has not run all that stands before the root nothing is proposed, and its own next token is the
+root of the next round.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -60,7 +64,7 @@ class _Sketch:
 
 
 class EagleProposer:
-    """`eagle:PATH` before the target, or before a level of the target's weights."""
+    """`eagle:PATH` before the target, a level of the target's weights, or another model."""
 
     def __init__(
         self,
@@ -71,17 +75,18 @@ class EagleProposer:
         *,
         top_k: int = TOP_K,
         depth: int = DEPTH,
+        pages_before: Callable[[Ask], I32 | None] = lambda ask: ask.sequence.page_row,
     ) -> None:
-        """`runtime` is the target, which keeps the features `head` reads.
+        """`runtime` keeps the features `head` reads, in the pages that `pages_before` names.
 
-        An ask's length is the number of nodes. A node whose path is less likely than
-        `min_confidence` is not proposed.
+        A node whose path is less likely than `min_confidence` is not proposed.
         """
         self.name = self.stack = name
         self._head = head
         self._runtime = runtime
         self._top_k = top_k
-        self._depth = depth
+        self.deepest = depth
+        self._pages_before = pages_before
         self._floor = float(np.log(min_confidence)) if min_confidence > 0 else -np.inf
         self._refreshed: dict[Decoding, int] = {}  # positions whose KV has true features
 
@@ -97,12 +102,12 @@ class EagleProposer:
         """Nothing to learn now: the next `propose` finds the true features beside the KV."""
 
     def propose(self, asks: Seq[Ask]) -> Proposals:
-        """A tree for every ask; none for a root without a position before it."""
+        """A tree for every ask; none for a root without features before it."""
         started = perf_counter()
         trees: list[Draft] = [TokenTree((), ()) for _ in asks]
         forwards = 0
         for members in self._groups(asks):
-            sketches = {i: self._sketch(asks[i], pages) for i, pages in members}
+            sketches = {i: self._sketch(asks[i], *pages) for i, *pages in members}
             forwards += self._refresh(list(sketches.values()))
             while rows := _frontier(sketches.values()):
                 self._expand(rows)
@@ -112,29 +117,34 @@ class EagleProposer:
         read = forwards * self._head.weight_bytes(self._head.level)
         return Proposals(trees, forwards, read, perf_counter() - started)
 
-    def _sketch(self, ask: Ask, scratch: I32) -> _Sketch:
-        nodes = ask.length
-        shape = TreeShape(min(self._top_k, nodes), min(self._depth, nodes), nodes)
-        own = ask.root_position // self._head.page_size + 1
-        pages = np.concatenate([ask.sequence.page_row[:own], scratch])
-        return _Sketch(ask, TreeGrowth(shape, self._floor), pages)
+    def _shape(self, ask: Ask) -> TreeShape:
+        return TreeShape(min(self._top_k, ask.size), min(self.deepest, ask.length), ask.size)
 
-    def _groups(self, asks: Seq[Ask]) -> Iterator[list[tuple[int, I32]]]:
-        """Asks that run together, each with its scratch pages."""
+    def _sketch(self, ask: Ask, table: I32, scratch: I32) -> _Sketch:
+        own = ask.root_position // self._head.page_size + 1
+        pages = np.concatenate([table[:own], scratch])
+        return _Sketch(ask, TreeGrowth(self._shape(ask), self._floor), pages)
+
+    def _groups(self, asks: Seq[Ask]) -> Iterator[list[tuple[int, I32, I32]]]:
+        """Asks that run together, each with the page table before its root and scratch pages."""
         scratch, size = self._head.scratch_pages, self._head.page_size
-        group: list[tuple[int, I32]] = []
+        group: list[tuple[int, I32, I32]] = []
         used = rows = 0
         for i, ask in enumerate(asks):
             if ask.length <= 0 or ask.root_position == 0:
                 continue
-            width = min(self._top_k, ask.length)
-            slots = width * (min(self._depth, ask.length) - 1)
+            table = self._pages_before(ask)
+            if table is None:
+                continue
+            shape = self._shape(ask)
+            width = shape.top_k
+            slots = width * (shape.depth - 1)
             need = (ask.root_position % size + slots) // size
             if group and (used + need > len(scratch) or rows + width > self._head.max_rows):
                 yield group
                 group, used, rows = [], 0, 0
             begin = scratch.start + used
-            group.append((i, np.arange(begin, begin + need, dtype=np.int32)))
+            group.append((i, table, np.arange(begin, begin + need, dtype=np.int32)))
             used += need
             rows += width
         if group:
@@ -176,7 +186,7 @@ class EagleProposer:
             ask = sketches[i].ask
             tokens += _text(ask, begin + 1, end + 1)
             positions = np.arange(begin, end, dtype=np.int32)
-            features.append(self._runtime.read_features(ask.sequence.page_row, positions))
+            features.append(self._runtime.read_features(sketches[i].pages, positions))
             starts.append(len(tokens))
             if end == ask.root_position:
                 rows.append(len(tokens) - 1)

@@ -7,7 +7,8 @@ then the next stage judges the whole draft as one short causal block.
 
     length 9, inner_length 3: rounds until 6 or more       root d1 d2 d3 | d4 | d5 d6 d7
 
-`length` is the most that can come of it, so the minimum is length - inner_length.
+`length` is the most that can come of it, so the minimum is length less the most that a round's
+proposal can bring: inner_length, or where trees of inner_length nodes are proposed their depth.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from halfbyte.cascade.verify import Outcome, verify
 
 class Intermediate:
     """Judges `inner` with `runner`'s weights, and proposes to the stage after it."""
+
+    deepest = None
 
     def __init__(self, inner: Proposer, runner: Runner, min_confidence: float = 0.0) -> None:
         self._inner = inner
@@ -63,7 +66,7 @@ class Intermediate:
         going = [i for i, ask in enumerate(asks) if ask.length > 0]
         forwards = 0
         while going:
-            wanted = [_inner_ask(asks[i], drafts[i]) for i in going]
+            wanted = [self._inner_ask(asks[i], drafts[i]) for i in going]
             outcomes = self._round(wanted, link)
             forwards += bool(outcomes)
             unfinished = []
@@ -72,7 +75,7 @@ class Intermediate:
                 link.rounds.append((i, outcome.proposed, outcome.accepted))
                 sure = self._sure(outcome)
                 drafts[i] += sure
-                enough = max(1, asks[i].length - asks[i].inner_length)
+                enough = max(1, asks[i].length - self._most(asks[i]))
                 if len(sure) == len(outcome.tokens) and len(drafts[i]) < enough:
                     unfinished.append(i)
             going = unfinished
@@ -112,8 +115,16 @@ class Intermediate:
                     return tokens[:i]
         return tokens
 
+    def _most(self, ask: Ask) -> int:
+        """Most tokens of a round's proposal that can be accepted."""
+        deepest = self._inner.deepest
+        return ask.inner_length if deepest is None else min(ask.inner_length, deepest)
 
-def _inner_ask(ask: Ask, draft: list[int]) -> Ask:
-    """What the stage before may add to the draft, leaving room for this stage's own token."""
-    length = min(ask.inner_length, ask.length - len(draft) - 1)
-    return Ask(ask.sequence, length, ahead=[*ask.ahead, *draft])
+    def _inner_ask(self, ask: Ask, draft: list[int]) -> Ask:
+        """What the stage before may add to the draft, leaving room for this stage's own token.
+
+        In the target's pages there is room for the draft's length only, a model makes its own.
+        """
+        length = min(ask.inner_length, ask.length - len(draft) - 1)
+        nodes = ask.inner_length if length > 0 and self._runner.has_pages else 0
+        return Ask(ask.sequence, length, ahead=[*ask.ahead, *draft], nodes=nodes)

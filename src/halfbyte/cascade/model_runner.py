@@ -52,6 +52,8 @@ class _Seen:
 class ModelRunner:
     """See the module. `vocab_size`: ids below it mean the same to this model and the target."""
 
+    has_pages = True
+
     def __init__(
         self,
         name: str,
@@ -80,6 +82,16 @@ class ModelRunner:
         if seen is not None:
             seen.pages.shrink(0)
 
+    def pages_before(self, ask: Ask) -> NDArray[np.int32] | None:
+        """Its own pages, once all that stands before the root has been run."""
+        seen, positions = self._seen[ask.sequence], ask.root_position + 1
+        if self._roll_back(seen, ask) < ask.root_position or ask.root >= self.vocab_size:
+            return None
+        if not self._fits(seen, positions):
+            return None
+        seen.pages.grow(positions)
+        return seen.pages.row
+
     def enter(self, asks: Seq[Ask]) -> dict[int, Place]:
         """Roll back, take pages, and run what is too long to run with the asks' own rows."""
         places: dict[int, Place] = {}
@@ -102,15 +114,16 @@ class ModelRunner:
         unseen = [*committed[first:], *ask.ahead[max(0, first - len(committed)) :]]
         end = first + len(unseen) - 1 + ask.length
         seen.pages.shrink(end)
-        fits = end <= min(self.runtime.config.max_context, len(seen.pages.row) * self._page_size)
-        if max(unseen) >= self.vocab_size or not fits or not seen.pages.can_grow(end):
+        if max(unseen) >= self.vocab_size or not self._fits(seen, end):
             return None
         seen.pages.grow(end)
         return Place(unseen, first, seen.pages.row, ask.sequence.choice)
 
-    @property
-    def _page_size(self) -> int:
-        return self.runtime.page_size
+    def _fits(self, seen: _Seen, positions: int) -> bool:
+        """Whether so many positions can have pages."""
+        most = len(seen.pages.row) * self.runtime.page_size
+        within = positions <= min(self.runtime.config.max_context, most)
+        return within and seen.pages.can_grow(positions)
 
     def _roll_back(self, seen: _Seen, ask: Ask) -> int:
         """Positions whose KV belongs to the text before the root; what is past them is dropped."""

@@ -78,6 +78,7 @@ class NgramProposer:
     """An index for each sequence, brought up to date when it is asked."""
 
     name = stack = "ngram"
+    deepest = None
 
     def __init__(self, options: NgramOptions | None = None) -> None:
         self._options = options or NgramOptions()

@@ -22,12 +22,19 @@ class Ask:
 
     `ahead` is what the stage that asks has itself proposed in this cycle and not yet seen judged.
     A proposer with a stage before it asks that stage for at most `inner_length` tokens a round.
+    A tree has at most `nodes` nodes (0: `length`) and no path longer than `length`.
     """
 
     sequence: Decoding
     length: int
     inner_length: int = 0
     ahead: Seq[int] = ()
+    nodes: int = 0
+
+    @property
+    def size(self) -> int:
+        """Most rows of the judge that the proposal may take."""
+        return self.nodes or self.length
 
     @property
     def root(self) -> int:
@@ -81,6 +88,10 @@ class Proposer(Protocol):
     @property
     def stack(self) -> str:
         """Its stage and those before it: `ngram > w4a8`."""
+
+    @property
+    def deepest(self) -> int | None:
+        """Most tokens that can be accepted of a tree it proposes; None: it proposes sequences."""
 
     def begin(self, sequence: Decoding) -> None:
         """Make room for a sequence, before the first `propose`; again is harmless."""

@@ -33,12 +33,12 @@ class Proposers:
         ngram: NgramOptions | None = None,
         draft_ids: NDArray[np.int32] | None = None,
         open_model: Callable[[Model], Runner] | None = None,
-        open_head: Callable[[Eagle], DraftHead] | None = None,
+        open_head: Callable[[Eagle, Model | None], DraftHead] | None = None,
     ) -> None:
         """`draft_ids`: the tokens (ascending) that levels of the target draft from; None: all.
 
-        `open_model` brings a `model:` stage's weights, `open_head` an `eagle:` stage's; each is
-        called once a stage.
+        `open_model` brings a `model:` stage's weights, `open_head` an `eagle:` stage's, beside the
+        model that judges it (None: the target); each is called once a stage.
         """
         self._runtime = runtime
         self._min_confidence = min_confidence
@@ -64,19 +64,29 @@ class Proposers:
         if isinstance(last, Ngram):
             return NgramProposer(self._ngram)
         if isinstance(last, Eagle) and self._open_head is not None:
-            head = self._open_head(last)
+            head = self._open_head(last, None)
             return EagleProposer(str(last), head, self._runtime, self._min_confidence)
-        if isinstance(last, Model) and any(isinstance(stage, Eagle) for stage in before):
-            raise ArgumentError(
-                f"stage '{before[-1]}'",
-                got=f"it before '{last}'",
-                expected="it before a level of the target's weights",
-                fix="an eagle head reads the features of the model that is the target",
-            )
         runner = self._runner(last)
-        if before:
-            return Intermediate(self._stack(tuple(before)), runner, self._min_confidence)
-        return Drafter(runner, self._min_confidence)
+        if not before:
+            return Drafter(runner, self._min_confidence)
+        first = before[0]
+        if isinstance(last, Model) and isinstance(first, Eagle):
+            inner: Proposer = self._eagle_before(first, last, runner)
+        else:
+            inner = self._stack(tuple(before))
+        return Intermediate(inner, runner, self._min_confidence)
+
+    def _eagle_before(self, stage: Eagle, model: Model, runner: Runner) -> EagleProposer:
+        """A head reads the features of the model that judges it: it is that model's, not shared."""
+        if self._open_head is None:
+            raise _no_proposer(stage)
+        return EagleProposer(
+            str(stage),
+            self._open_head(stage, model),
+            runner.runtime,
+            self._min_confidence,
+            pages_before=runner.pages_before,
+        )
 
     def _runner(self, stage: Stage) -> Runner:
         if stage not in self._runners:
@@ -85,10 +95,14 @@ class Proposers:
             elif isinstance(stage, Model) and self._open_model is not None:
                 self._runners[stage] = self._open_model(stage)
             else:
-                raise ArgumentError(
-                    f"stage '{stage}'",
-                    got="a stage without a proposer",
-                    expected="a level, ngram, or a model or head where those can be opened",
-                    fix="name another stage",
-                )
+                raise _no_proposer(stage)
         return self._runners[stage]
+
+
+def _no_proposer(stage: Stage) -> ArgumentError:
+    return ArgumentError(
+        f"stage '{stage}'",
+        got="a stage without a proposer",
+        expected="a level, ngram, or a model or head where those can be opened",
+        fix="name another stage",
+    )

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 from typing import Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from halfbyte.cascade.decoding import Decoding
 from halfbyte.cascade.proposer import Ask
 from halfbyte.cascade.tree import TokenTree
@@ -45,6 +48,16 @@ class Runner(Protocol):
     def begin(self, sequence: Decoding) -> None:
         """Make room for a sequence."""
 
+    @property
+    def has_pages(self) -> bool:
+        """Whether it takes pages of its own, as many as it needs."""
+
+    def pages_before(self, ask: Ask) -> NDArray[np.int32] | None:
+        """[P] the pages of what stands before the ask's root, and of the root.
+
+        None: part of it was not run here yet, or the root has no page or cannot be read.
+        """
+
     def enter(self, asks: Seq[Ask]) -> dict[int, Place]:
         """Where the rows of asks[i] go, with pages for `length` rows from its root on.
 
@@ -71,6 +84,8 @@ def readable(draft: DraftT, vocab_size: int) -> DraftT:
 class SharedRunner:
     """A level of the target's weights, in the target's KV."""
 
+    has_pages = False
+
     def __init__(self, runtime: Runtime, level: Level, head: int = 0) -> None:
         self.runtime = runtime
         self.level = level
@@ -80,6 +95,10 @@ class SharedRunner:
 
     def begin(self, sequence: Decoding) -> None:
         """Nothing: the sequence's pages are there."""
+
+    def pages_before(self, ask: Ask) -> NDArray[np.int32] | None:
+        """The sequence's: whatever stands before a root was run."""
+        return ask.sequence.page_row
 
     def enter(self, asks: Seq[Ask]) -> dict[int, Place]:
         """Always at the root."""

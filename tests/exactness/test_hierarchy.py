@@ -1,0 +1,148 @@
+"""`eagle:h > model:m@LEVEL > w8a16`: a head drafts trees for another model, whose sequences the
+target judges (SpecMQuant's hierarchy). Plain decoding to the last bit, and what the head reads."""
+
+from __future__ import annotations
+
+import pytest
+
+from halfbyte.cascade.cascade import Cascade
+from halfbyte.cascade.drafter import Drafter
+from halfbyte.cascade.eagle import EagleProposer
+from halfbyte.cascade.intermediate import Intermediate
+from halfbyte.cascade.planning import FixedPlan
+from halfbyte.cascade.proposer import Ask
+from halfbyte.cascade.proposers import Proposers
+from halfbyte.cascade.stages import Eagle, Model
+from halfbyte.cascade.statistics import Statistics
+from halfbyte.formats.weights import Weights
+from halfbyte.runtime.draft_head import DraftHead
+from tests.exactness.test_cascades import CHOICES, _run, _runtime, _state
+from tests.exactness.test_eagle import Oracle, plain, weights_of
+from tests.proposers import RandomPlanner, model_runner
+from tests.runtimes import build, every_runtime, every_tier
+from tests.tiny_heads import attach
+from tests.tiny_models import CONFIGS, Kind, make
+
+STAGE = Model("m", Cascade.parse("w4a8").target)
+HIERARCHY = Cascade.parse("eagle:h > model:m@w4a8 > w8a16")
+
+
+def _intermediate() -> Weights:
+    """The target's matrices on a coarser grid: it agrees often, not always."""
+    return make(CONFIGS["llama"], Kind(group_size=64))
+
+
+class World:
+    """A target, another model with a head beside it, and the proposers over them."""
+
+    def __init__(self, kind: str, head: str) -> None:
+        weights = _intermediate()
+        self.target = _runtime(kind)
+        self.model = build(kind, weights, num_tokens=512)
+        self.moves = 0
+        self.model.copy_kv = self._counting(self.model.copy_kv)  # type: ignore[method-assign]
+        self.runner = model_runner(self.model, STAGE)
+        self.heads: list[DraftHead] = []
+
+        def open_head(stage: Eagle, judge: Model | None) -> DraftHead:
+            beside, own = (self.model, weights) if judge == STAGE else (self.target, None)
+            if head == "oracle":
+                self.heads.append(Oracle(kind, beside))
+            else:
+                self.heads.append(attach(beside, weights_of(head), own))
+            return self.heads[-1]
+
+        self.source = Proposers(self.target, open_model=lambda _: self.runner, open_head=open_head)
+
+    def _counting(self, copy):  # type: ignore[no-untyped-def]
+        def counted(*arguments):  # type: ignore[no-untyped-def]
+            self.moves += 1
+            copy(*arguments)
+
+        return counted
+
+
+@every_tier
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("name", ["adversarial", "broken", "eagle-reduced", "eagle3"])
+def test_no_head_before_a_model_changes_the_output(kind: str, name: str, choice: str) -> None:
+    world = World(kind, name)
+    planner = FixedPlan(world.source.of(HIERARCHY), 9, 12)
+    got = _run(kind, world.target, planner, CHOICES[choice])
+    assert [_state(world.target, s) for s in got] == plain(kind, choice)
+    total = _total(got)
+    assert total.links["model:m@w4a8 > w8a16"].accepted_tokens > 0
+    assert total.links["eagle:h > model:m@w4a8"].draft_tokens > 0
+
+
+@every_runtime
+@pytest.mark.parametrize("choice", CHOICES)
+def test_a_good_head_shortens_the_model_s_work_and_leaves_its_agreement(
+    kind: str, choice: str
+) -> None:
+    """C5: the head decides how many forwards the model needs, not what the target makes of it."""
+    totals = {}
+    for name in ("oracle", "random"):
+        world = World(kind, name)
+        planner = FixedPlan(world.source.of(HIERARCHY), 9, 12)
+        got = _run(kind, world.target, planner, CHOICES[choice])
+        assert [_state(world.target, s) for s in got] == plain(kind, choice)
+        totals[name] = _total(got)
+        assert (world.moves > 0) or name == "random"
+    inner = {name: t.links["eagle:h > model:m@w4a8"].tau for name, t in totals.items()}
+    assert inner["oracle"] > inner["random"] + 0.2
+    outer = {name: t.links["model:m@w4a8 > w8a16"].alpha[0] for name, t in totals.items()}
+    assert outer["oracle"] == pytest.approx(outer["random"], abs=0.25)
+
+
+@every_runtime
+@pytest.mark.parametrize("name", ["oracle", "eagle-reduced", "eagle3"])
+def test_what_a_head_proposes_depends_on_the_text_only(kind: str, name: str) -> None:
+    """C7: after any roll-back its proposals are those over KV and features written anew."""
+    world = World(kind, name)
+    proposer = world.source.of(HIERARCHY)
+    assert isinstance(proposer, Intermediate)
+    sequences = _run(kind, world.target, FixedPlan(proposer, 9, 12), CHOICES["greedy"])
+    asks = [Ask(s, 6, nodes=12) for s in sequences]
+    # What the model has not seen yet is no matter here: let it run up to the root in both.
+    Drafter(world.runner).propose([Ask(s, 1) for s in sequences])
+    used = proposer._inner.propose(asks).tokens
+    fresh = model_runner(world.model, STAGE)
+    fresh._new_pages = world.runner._new_pages
+    for sequence in sequences:
+        fresh.begin(sequence)
+    Drafter(fresh).propose([Ask(s, 1) for s in sequences])
+    head = EagleProposer("fresh", world.heads[0], world.model, pages_before=fresh.pages_before)
+    assert head.propose(asks).tokens == used
+    assert all(len(tree) == 12 for tree in used)
+
+
+@every_tier
+def test_stacks_that_share_a_model_each_go_on_where_the_text_is(kind: str) -> None:
+    """A planner that changes between stacks with and without the head, at random lengths."""
+    world = World(kind, "oracle")
+    names = ("model:m@w4a8 > w8a16", "ngram > model:m@w4a8 > w8a16", "w4a8 > model:m@w4a8 > w8a16")
+    stacks = [HIERARCHY, *map(Cascade.parse, names)]
+    planner = RandomPlanner([*map(world.source.of, stacks), None], seed=11, most=9)
+    got = _run(kind, world.target, planner, CHOICES["seeded"])
+    assert [_state(world.target, s) for s in got] == plain(kind, "seeded")
+    assert _total(got).links["eagle:h > model:m@w4a8"].accepted_tokens > 0
+
+
+@every_tier
+def test_a_model_that_has_not_run_the_text_is_asked_for_its_own_token_first(kind: str) -> None:
+    world = World(kind, "oracle")
+    proposer = world.source.of(HIERARCHY)
+    (sequence, _) = _run(kind, world.target, FixedPlan(None, 0), CHOICES["greedy"])
+    assert proposer is not None
+    proposer.begin(sequence)
+    first = proposer.propose([Ask(sequence, 9, 12)]).inner[0].rounds
+    assert first[0][1] == 0  # nothing proposed for the round that runs the prompt
+    assert all(proposed > 0 for _, proposed, _ in first[1:])
+
+
+def _total(sequences) -> Statistics:  # type: ignore[no-untyped-def]
+    total = Statistics()
+    for sequence in sequences:
+        total.add(sequence.statistics)
+    return total
