@@ -49,10 +49,11 @@ VARIANTS = (
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A cascade and a draft length; written `CASCADE @LENGTH`."""
+    """A cascade and its lengths; written `CASCADE @LENGTH`, or `CASCADE @LENGTH/INNER`."""
 
     cascade: Cascade
     draft_length: int  # 0 for plain decoding
+    inner_length: int = 0  # 0: as it is by default
 
     @classmethod
     def parse(cls, text: str) -> Variant:
@@ -62,21 +63,26 @@ class Variant:
         cascade = Cascade.parse(name)
         if cascade.draft is None and not at:
             return cls(cascade, 0)
-        if cascade.draft is None or not length.strip().isdigit() or int(length) < 1:
+        outer, slash, inner = length.strip().partition("/")
+        lengths = [outer, inner] if slash else [outer]
+        if cascade.draft is None or not all(n.isdigit() and int(n) >= 1 for n in lengths):
             raise ArgumentError(
                 "--variant",
                 got=repr(text),
-                expected="LEVEL, or CASCADE @LENGTH",
-                fix="for example 'w4a8 > w8a16 @3'",
+                expected="LEVEL, CASCADE @LENGTH, or CASCADE @LENGTH/INNER",
+                fix="for example 'w4a8 > w8a16 @3' or 'ngram > w4a8 > w8a16 @8/4'",
             )
-        return cls(cascade, int(length))
+        return cls(cascade, *map(int, lengths))
 
     @property
     def plain(self) -> Variant:
         return Variant(self.cascade.plain, 0)
 
     def __str__(self) -> str:
-        return f"{self.cascade} @{self.draft_length}" if self.draft_length else str(self.cascade)
+        if not self.draft_length:
+            return str(self.cascade)
+        inner = f"/{self.inner_length}" if self.inner_length else ""
+        return f"{self.cascade} @{self.draft_length}{inner}"
 
 
 @dataclass(slots=True)
@@ -145,7 +151,12 @@ def measure(
 ) -> dict[tuple[Variant, str], Measured]:
     """`rounds` timed rounds; a short untimed run of each variant first wakes the threads."""
     llms = {
-        v: llm.with_cascade(v.cascade, draft_length=v.draft_length or None, prefix_cache=False)
+        v: llm.with_cascade(
+            v.cascade,
+            draft_length=v.draft_length or None,
+            inner_length=v.inner_length or None,
+            prefix_cache=False,
+        )
         for v in variants
     }
     for variant in variants:

@@ -1,4 +1,4 @@
-"""What the planner benchmark decodes: five kinds of work, from a directory of public texts."""
+"""What benchmarks of cascades decode: kinds of work, from a directory of public texts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from halfbyte.errors import SourceError
 
 KINDS = ("chat", "code", "maths", "copy", "free")
+REPETITIVE = ("edit", "quotes")  # whose answers repeat what they are given
 COPIED_CHARS = 1200  # of the text that is to be repeated
 OPENING_CHARS = 600  # of the text that is continued
 
@@ -50,6 +51,18 @@ _SETS = {
         "Correct the spelling of this text where needed and write the whole text again, with"
         " nothing else changed:\n\n{}",
     ),
+    "edit": _Set(
+        "humaneval*.jsonl",
+        lambda row: f"{row['prompt']}{row['canonical_solution']}",
+        "Rename the function of this file to `solve` and give the whole file back, everything else"
+        " as it is.\n\n```python\n{}```",
+    ),
+    "quotes": _Set(
+        "text_by_source*.jsonl",
+        lambda row: str(row["text"])[:COPIED_CHARS],
+        "What does this text say? Quote its sentences word for word, one after the other, each"
+        " followed by a few words of explanation.\n\n{}",
+    ),
     "free": _Set(
         "text_by_source*.jsonl",
         lambda row: str(row["text"])[:OPENING_CHARS],
@@ -76,8 +89,8 @@ def _load(data: Path, kind: str, count: int) -> list[Workload]:
         )
     try:
         lines = [line for line in found[0].read_text(encoding="utf-8").splitlines() if line.strip()]
-        # Free text takes the rows that copying does not.
-        lines = lines[kind == "free" :: 1 + (kind in ("copy", "free"))]
+        # Free text takes the rows that the others do not.
+        lines = lines[kind == "free" :: 1 + (kind in ("copy", "quotes", "free"))]
         texts = [source.text(json.loads(line)) for line in lines]
     except (ValueError, LookupError, TypeError) as error:
         raise SourceError(
