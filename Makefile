@@ -1,7 +1,7 @@
 # make demo   set everything up, then decode with the demo model and show the table
 # make test   the whole default test suite
 # make slow   the tests that need minutes or a large model
-# make lint   ruff, mypy --strict, clang-format, generated parts of the README
+# make lint   ruff, mypy --strict, clang-format, generated parts of documents
 # make build  the native module again after a change in csrc/
 # make clean  remove what these made
 
@@ -36,7 +36,7 @@ lint: $(VENV)/.halfbyte-lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy src
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
-	$(BIN)/python -m benchmarks.report --check README.md
+	$(BIN)/python -m benchmarks.report --check README.md docs/fidelity.md
 	$(BIN)/python docs/option_tables.py --check docs/server.md
 
 format: $(VENV)/.halfbyte-lint

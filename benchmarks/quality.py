@@ -7,8 +7,9 @@ Every text is cut into sequences of 512 tokens (teacher-forced). Against the sou
 negative log-likelihood of the target levels, by how much it exceeds the source's, the mean KL
 divergence, top-1 agreement. Against its target: the agreement of a draft level, alpha.
 
-`gptq@W` weighs 8-bit errors by W (quantize/gptq.py). `--file NAME=MODEL` scores a quantized model
-of another program's making, at the values its file stands for. What stands in `--work` is kept.
+`gptq@W` weighs 8-bit errors by W (quantize/gptq.py); nested_candidates.py has schemes that were
+tried and not taken. `--file NAME=MODEL` scores a GGUF file
+of another program's making, at the values it stands for. What stands in `--work` is kept.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks import machine, rows
 from benchmarks.arguments import names, positive
+from benchmarks.nested_candidates import CANDIDATES, OwnDraftScales
 from benchmarks.process import guarded
 from benchmarks.teacher_forced import (
     F32_LEVEL,
@@ -35,11 +39,13 @@ from benchmarks.teacher_forced import (
 )
 from halfbyte.calibration.quantize import QuantizeOptions, quantize_by
 from halfbyte.calibration.text import Amount
-from halfbyte.config import Level
+from halfbyte.config import Level, ModelConfig
 from halfbyte.errors import ArgumentError
 from halfbyte.evaluate.provenance import now
 from halfbyte.formats.checkpoint import Checkpoint
+from halfbyte.formats.names import expected_matrices
 from halfbyte.importers.cache import source_identity
+from halfbyte.importers.gguf_header import parse_header
 from halfbyte.importers.resolve import locate, open_weights
 from halfbyte.quantize.gptq import Gptq
 from halfbyte.quantize.scheme import Scheme
@@ -54,8 +60,10 @@ _HELD = {
 
 
 def scheme_of(text: str) -> Scheme:
-    """A scheme by name; `gptq@64` sets what 8-bit errors weigh."""
+    """A scheme or candidate by name; `gptq@64` sets what 8-bit errors weigh."""
     name, _, weight = text.partition("@")
+    if text in CANDIDATES:
+        return CANDIDATES[text]
     if not weight:
         return scheme_named(name)
     if name != "gptq":
@@ -97,6 +105,11 @@ def score(
         rows.append(args.results, result_rows(args, details, sums))
 
 
+def weights_of(config: ModelConfig) -> int:
+    """Weights in all matrices."""
+    return sum(rows * inputs for _, (rows, inputs) in expected_matrices(config))
+
+
 def result_rows(
     args: argparse.Namespace, details: Mapping[str, Any], sums: Mapping[Held, Sums]
 ) -> Iterator[rows.Row]:
@@ -135,24 +148,34 @@ def main() -> None:
         args.work / f"{args.name}-source-{identity}", lambda: Model(args.source, args.threads)
     )
     for scheme in args.schemes:
-        checkpoint = Checkpoint.open(build(args, scheme))
+        rounded, _, own_scales = scheme.partition("+")
+        checkpoint = Checkpoint.open(build(args, rounded))
         model = Model(checkpoint, args.threads)
+        if own_scales:
+            model.drafts(OwnDraftScales(checkpoint))
         args.tier = model.runtime.tier
         planes = int(checkpoint.source["planes"])
         facts = {
             "format": f"{planes} planes, group {checkpoint.group_size}",
             "bytes": checkpoint.num_bytes,
+            "weights": weights_of(checkpoint.config),
             "method": checkpoint.source.get("method"),
             "source_types": checkpoint.source.get("types"),
         }
         held = tuple(Held(Level.parse(level), to) for level, to in _HELD[planes])
         score(args, scheme, facts, model, held)
+        args.scores.release()
     for named in args.file:
         name, _, path = named.partition("=")
         weights = open_weights(path, dense=True)
         model = Model(weights, args.threads)
         args.tier = model.runtime.tier
-        facts = {"format": name, "bytes": Path(path).stat().st_size}
+        stored = parse_header(Path(path), np.memmap(path, dtype=np.uint8, mode="r")).tensors
+        facts = {
+            "format": name,
+            "bytes": sum(tensor.end - tensor.begin for tensor in stored.values()),
+            "weights": weights_of(weights.config),
+        }
         score(args, name, facts, model, (Held(F32_LEVEL, SOURCE),))
 
 

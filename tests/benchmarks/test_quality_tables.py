@@ -1,0 +1,63 @@
+"""Tables of schemes show both levels beside the baseline, on the same sequences."""
+
+import math
+
+from benchmarks.quality_tables import report
+from benchmarks.rows import Row, Spread
+
+from tests.benchmarks.test_rows import make_row
+
+
+def _rows(scheme: str, level: str, form: str, **metrics: list[float]) -> list[Row]:
+    return [
+        make_row(
+            machine={"tier": "avx512"},
+            format=form,
+            bytes=500,
+            cascade=level,
+            metric=metric,
+            unit="",
+            spread=Spread.of(values),
+            details={
+                "scheme": scheme,
+                "text": "wiki",
+                "weights": 1000,
+                "tokens": 1022,
+                "mean": sum(values) / len(values),
+                "sequences": values,
+                "source_types": {"Q4_1": 3},
+            },
+        )
+        for metric, values in metrics.items()
+    ]
+
+
+def _nested(scheme: str, agreement: list[float]) -> list[Row]:
+    form = "8 planes, group 32"
+    draft = _rows(scheme, "w4a8", form, agreement=agreement, kl=[0.2, 0.2])
+    lost = [math.log(1.01), math.log(1.01)]
+    return draft + _rows(scheme, "w8a16", form, nll=[1.0, 1.0], excess_nll=lost, kl=[0.001, 0.001])
+
+
+def test_a_scheme_is_paired_with_the_baseline_sequence_by_sequence() -> None:
+    text = report([*_nested("rtn", [0.5, 0.9]), *_nested("gptq", [0.53, 0.93])])
+    line = next(line for line in text.splitlines() if "`gptq`" in line)
+    assert "| +3.0 ± 0.0 |" in line  # the sequences differ by 40 points, the schemes by three
+    assert "+1.00% ± 0.00" in line
+    assert "Q4_1 x3" in text
+
+
+def test_a_later_row_replaces_an_earlier_one() -> None:
+    text = report([*_nested("rtn", [0.1, 0.1]), *_nested("rtn", [0.8, 0.8])])
+    assert "0.800" in text
+    assert "0.100" not in text
+
+
+def test_a_file_of_another_program_stands_beside_one_plane() -> None:
+    scores = {"nll": [1.0, 1.1], "excess_nll": [0.1, 0.1], "kl": [0.2, 0.2]}
+    ours = _rows("gptq", "w4a16", "4 planes, group 32", **scores)
+    theirs = _rows("Q4_K_M", "f32", "Q4_K_M", **scores)
+    lines = report(ours + theirs).splitlines()
+    shown = [line for line in lines if "Q4_K_M" in line or "`gptq`" in line]
+    assert len(shown) == 2
+    assert all("| 4.00 |" in line and "+10.5%" in line for line in shown)
