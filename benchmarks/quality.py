@@ -162,7 +162,11 @@ def main() -> None:
             "method": checkpoint.source.get("method"),
             "source_types": checkpoint.source.get("types"),
         }
-        held = tuple(Held(Level.parse(level), to) for level, to in _HELD[planes])
+        held = tuple(
+            Held(Level.parse(level), to)
+            for level, to in _HELD[planes]
+            if not args.levels or level in args.levels
+        )
         score(args, scheme, facts, model, held)
         args.scores.release()
     for named in args.file:
@@ -186,6 +190,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--calibration", type=Path, required=True)
     parser.add_argument("--text", action="append", required=True, help="NAME=FILE")
     parser.add_argument("--schemes", type=names, default=[])
+    parser.add_argument("--levels", type=names, default=[], help="of those scored, targets too")
     parser.add_argument("--file", action="append", default=[], help="NAME=MODEL; may be repeated")
     parser.add_argument("--planes", type=int, choices=(4, 8), default=8)
     parser.add_argument("--group", type=int, default=32)

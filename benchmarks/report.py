@@ -5,8 +5,8 @@
     python -m benchmarks.report --check README.md docs/X.md     # status 1 if one is stale
 
 A document names what it includes: `<!-- benchmarks: … -->` the tables here, `<!-- quality: … -->`
-those of schemes, `<!-- fidelity: … -->` that of `halfbyte report`. Of several rows about the same
-thing the last one counts.
+those of schemes, `<!-- transforms: … -->` and `<!-- fidelity: … -->` theirs. Of several rows about
+the same thing the last one counts.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from pathlib import Path
 from benchmarks.process import guarded
 from benchmarks.quality_tables import report as quality_report
 from benchmarks.rows import RESULTS, Row, Spread, read
+from benchmarks.transforms import table as transforms_table
 from halfbyte.errors import SourceError
 from halfbyte.evaluate import result_rows, tables
 
 PARTS: Mapping[str, Callable[[], str]] = {
     "benchmarks": lambda: report(read(sorted(RESULTS.glob("*.jsonl")))),
-    "quality": lambda: quality_report(read(sorted((RESULTS / "quality").glob("*.jsonl")))),
+    "quality": lambda: quality_report(read([RESULTS / "quality" / "schemes.jsonl"])),
+    "transforms": lambda: transforms_table(read([RESULTS / "quality" / "transforms.jsonl"])),
     "fidelity": lambda: tables.report(result_rows.read(RESULTS / "fidelity" / "rows.jsonl")),
 }
 

@@ -1,23 +1,29 @@
-"""What run-time transforms cost: a token, and a prompt, with and without them.
+"""What run-time transforms cost, a token and a prompt: `results/quality/transforms.jsonl`.
 
     python -m benchmarks.transforms --threads 2
 
 Layers of a model's shapes with random weights run alone (no vocabulary to speak of), so that the
-difference is that of the transforms. Plain and transformed forwards alternate.
+difference is that of the transforms. Plain and transformed forwards alternate; a row's spread is
+over its forwards.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import machine
 from benchmarks.arguments import names, positive
+from benchmarks.rows import RESULTS, Row, Spread, append
 from halfbyte.config import Level, ModelConfig
+from halfbyte.evaluate.provenance import now
 from halfbyte.formats.names import expected_matrices, site_inputs, site_of
 from halfbyte.formats.transforms import Gather, Transform
 from halfbyte.formats.weights import Planes
@@ -26,6 +32,7 @@ from halfbyte.runtime.native import NativeRuntime
 from halfbyte.runtime.protocol import Batch
 
 TRIALS = 30
+KINDS = ("plain", "quarot", "atom")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +98,9 @@ def main() -> None:
     parser.add_argument("--layers", type=positive, default=4, help="layers timed, of each shape")
     parser.add_argument("--levels", type=names, default=["w4a4", "w4a16"])
     parser.add_argument("--shapes", type=names, default=list(SHAPES))
+    parser.add_argument("--results", type=Path, default=RESULTS / "quality" / "transforms.jsonl")
     arguments = parser.parse_args()
-    print(f"{'shape':14} {'level':6} {'rows':>4} {'plain ms':>9} {'quarot':>14} {'atom':>14}")
+    described, started = machine.describe(arguments.threads), now()
     for name in arguments.shapes:
         runtimes = {
             kind: NativeRuntime(
@@ -100,17 +108,54 @@ def main() -> None:
                 threads=arguments.threads,
                 num_tokens=512,
             )
-            for kind in ("plain", "quarot", "atom")
+            for kind in KINDS
         }
         scale = SHAPES[name].layers / arguments.layers
         for level in map(Level.parse, arguments.levels):
-            for rows in (1, 4, 128):
-                times = _alternate(runtimes, level, rows, scale)
-                cells = [
-                    f"{times[kind]:8.3f} {times[kind] / times['plain'] - 1:+5.1%}"
-                    for kind in ("quarot", "atom")
+            for count in (1, 4, 128):
+                times = _alternate(runtimes, level, count, scale)
+                plain = statistics.median(times["plain"])
+                found = [
+                    Row(
+                        commit=machine.commit(),
+                        date=started,
+                        machine=described,
+                        engine="halfbyte",
+                        version="0.1.0",
+                        model=name,
+                        format=kind,
+                        bytes=0,
+                        cascade=str(level),
+                        metric=f"layers {count}",
+                        unit="ms",
+                        spread=Spread.of(times[kind]),
+                        details={"over_plain": statistics.median(times[kind]) / plain - 1},
+                    )
+                    for kind in KINDS
                 ]
-                print(f"{name:14} {level!s:6} {rows:4} {times['plain']:9.3f} {' '.join(cells)}")
+                append(arguments.results, found)
+                cells = [f"{r.format} {r.spread.median:.3f} ms" for r in found]
+                print(f"{name:14} {level!s:6} {count:4} rows  {'  '.join(cells)}", flush=True)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A line a shape and level, a column a number of rows: milliseconds plain, and what more."""
+    latest = {(r.model, r.cascade, r.metric, r.format): r for r in rows}
+    counts = list(dict.fromkeys(r.metric.removeprefix("layers ") for r in rows))
+    head = ["layers of", "level", *(f"{count} rows, ms: plain, quarot, atom" for count in counts)]
+    lines = ["| " + " | ".join(head) + " |", "| " + " | ".join("---" for _ in head) + " |"]
+    for model, level in dict.fromkeys((r.model, r.cascade) for r in rows):
+        cells = []
+        for count in counts:
+            plain, *others = (latest[model, level, f"layers {count}", kind] for kind in KINDS)
+            more = (f"{100 * (r.details or {})['over_plain']:+.1f}%" for r in others)
+            cells.append(", ".join([f"{plain.spread.median:.2f}", *more]))
+        lines.append("| " + " | ".join([model, f"`{level}`", *cells]) + " |")
+    places = dict.fromkeys(f"{r.machine['cpu']}, tier {r.machine['tier']}" for r in rows)
+    threads = dict.fromkeys(str(r.machine["threads"]) for r in rows)
+    commits = dict.fromkeys(r.commit for r in rows)
+    told = f"{'; '.join(places)}, {', '.join(threads)} threads. Commits {', '.join(commits)}."
+    return "\n".join([*lines, "", told])
 
 
 def _config(shape: Shape, layers: int) -> ModelConfig:
@@ -131,8 +176,8 @@ def _config(shape: Shape, layers: int) -> ModelConfig:
 
 def _alternate(
     runtimes: dict[str, NativeRuntime], level: Level, rows: int, scale: float
-) -> dict[str, float]:
-    """Median milliseconds of a forward of the whole model, by kind."""
+) -> dict[str, list[float]]:
+    """Milliseconds of every forward of the whole model, by kind."""
     batch = Batch(
         np.zeros(rows, np.int32),
         np.array([0, rows], np.int32),
@@ -146,8 +191,8 @@ def _alternate(
             begin = perf_counter()
             runtime.forward(batch, level, last)
             if trial >= 3:
-                times[kind].append(perf_counter() - begin)
-    return {kind: statistics.median(taken) * 1e3 * scale for kind, taken in times.items()}
+                times[kind].append((perf_counter() - begin) * 1e3 * scale)
+    return times
 
 
 if __name__ == "__main__":
