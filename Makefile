@@ -50,15 +50,23 @@ clean:
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# The package with its native module; again whenever the C++ or the build files change.
-$(VENV)/.halfbyte: $(SOURCES) | $(BIN)/python
-	$(PIP) --editable .
+# What pyproject.toml's [build-system] asks for, kept here: in an environment of pip's own, a new one each time, every
+# file of csrc/ would be compiled again.
+BUILD_TOOLS := 'scikit-build-core>=0.10' 'nanobind>=2.4' $(foreach tool,cmake ninja,$(if $(shell command -v $(tool)),,$(tool)))
+$(VENV)/.halfbyte-build: pyproject.toml | $(BIN)/python
+	$(PIP) $(BUILD_TOOLS)
 	@touch $@
 
+# The package with its native module; again whenever the C++ or the build files change.
+$(VENV)/.halfbyte: $(SOURCES) $(VENV)/.halfbyte-build
+	$(PIP) --no-build-isolation --editable .
+	@touch $@
+
+# What the extras need. The package is named, not its directory: it is installed, so nothing is built again.
 $(VENV)/.halfbyte-test: $(VENV)/.halfbyte
-	$(PIP) --editable '.[test]'
+	$(PIP) 'halfbyte[test]'
 	@touch $@
 
 $(VENV)/.halfbyte-lint: $(VENV)/.halfbyte-test
-	$(PIP) --editable '.[test,lint]'
+	$(PIP) 'halfbyte[lint]'
 	@touch $@
