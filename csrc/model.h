@@ -109,7 +109,7 @@ class Model {
     Arena& weights() { return weights_; }
     int max_rows() const { return max_rows_; }
 
-    // Set by the loader (binding.cpp), then never changed.
+    // Set by the loader (binding_load.cpp), then never changed.
     std::vector<Layer> layers;
     Linear embed, head;
     const float* final_norm = nullptr;

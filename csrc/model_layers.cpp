@@ -9,7 +9,7 @@ namespace halfbyte {
 
 namespace {
 // Up to this many floats of input, every thread prepares all rows for itself: that costs less than
-// the barrier that sharing the work would need (0.5 us; a row of 576 takes 0.2 us to quantize).
+// the barrier that sharing the work would need.
 constexpr int kRedundantFloats = 4096;
 }  // namespace
 

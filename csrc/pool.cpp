@@ -24,8 +24,8 @@ inline void pause() {
 #endif
 }
 
-// Spin first (a barrier costs under 1 us that way), then sleep in the kernel: with more threads
-// than cores a spinning waiter would keep the one it waits for from running.
+// Spin first, which is the quickest way on, then sleep in the kernel: with more threads than cores
+// a spinning waiter would keep the one it waits for from running.
 void wait_while(std::atomic<int>& value, int seen) {
     for (int i = 0; i < kSpins; ++i) {
         if (value.load(std::memory_order_acquire) != seen) return;
