@@ -8,10 +8,8 @@ from pathlib import Path
 from halfbyte.errors import SourceError
 
 _PATTERNS = ("*.safetensors", "*.json", "*.jinja")
-_NOT_WEIGHTS = (
-    "*/*",
-    "consolidated*",
-)  # other formats of the same weights, in folders or under another name
+# Other formats of the same weights, in folders or under another name.
+_NOT_WEIGHTS = ("*/*", "consolidated*")
 
 
 def is_hub_id(text: str) -> bool:
@@ -30,10 +28,10 @@ def fetch_snapshot(repo: str) -> Path:
             )
         )
     except Exception as error:  # network, HTTP, disk and validation errors share no base class
-        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = " ".join(str(error).removeprefix("Got: ").split()) or type(error).__name__
         raise SourceError(
             f"hub model {repo}",
-            got=lines[0][:200],
+            got=reason[:200],
             expected="a model that can be downloaded",
             fix="check the id, the network and access to it, or name a local directory",
         ) from error
