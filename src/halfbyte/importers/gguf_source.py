@@ -31,7 +31,7 @@ _DENSE: dict[str, tuple[str, np.dtype[Any]]] = {
 
 
 class GgufSource:
-    """Header, names, shapes and types are checked on opening: SourceError or ModelError."""
+    """A `Source`. Header, names, shapes, types are checked on opening: SourceError, ModelError."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -42,40 +42,18 @@ class GgufSource:
         except OSError as error:
             raise _fault(path, error.strerror, "a readable file") from error
         self._header = parse_header(path, self._data)
-        self._tokenizer = read_tokenizer(self._header.metadata)
-        info = self._tokenizer.info
-        self._config = read_config(
+        text = read_tokenizer(self._header.metadata)
+        self.tokenizer_json = text.json
+        self.chat_template = text.chat_template
+        self.tokenizer_info = text.info
+        self.head_bits = dict(HEAD_BITS)
+        self.config = read_config(
             self._header,
             frequency_factors=self._frequency_factors(),
-            bos_id=info.get("bos"),
-            eos_ids=tuple(info.get("eos_ids", ())),
+            bos_id=text.info.get("bos"),
+            eos_ids=tuple(text.info.get("eos_ids", ())),
         )
-        _check_tensors(path, self._header, self._config)
-
-    @property
-    def config(self) -> ModelConfig:
-        """The model that the weights belong to."""
-        return self._config
-
-    @property
-    def head_bits(self) -> dict[int, int]:
-        """Weight bits of a level -> planes its output head reads."""
-        return dict(HEAD_BITS)
-
-    @property
-    def tokenizer_json(self) -> str | None:
-        """Hugging Face tokenizers JSON, None for a model without a tokenizer."""
-        return self._tokenizer.json
-
-    @property
-    def chat_template(self) -> str | None:
-        """Jinja source, None for a model without one."""
-        return self._tokenizer.chat_template
-
-    @property
-    def tokenizer_info(self) -> dict[str, Any]:
-        """`bos`, `add_bos`, `eos_ids`, `bos_token`, `eos_token`: what the JSON does not say."""
-        return self._tokenizer.info
+        _check_tensors(path, self._header, self.config)
 
     @property
     def description(self) -> dict[str, Any]:
@@ -96,7 +74,7 @@ class GgufSource:
     @property
     def natural(self) -> tuple[int, int] | None:
         """(planes, group size) that hold the layers exactly; None: no planes do."""
-        types = {name: self.type_of(name) for name, _ in expected_matrices(self._config)}
+        types = {name: self.type_of(name) for name, _ in expected_matrices(self.config)}
         if all(kind == "Q8_0" for kind in types.values()):
             return 8, EXACT_GROUP
         if all(kind in _FOUR_BIT for name, kind in types.items() if name not in _OUTER):
@@ -151,11 +129,11 @@ class GgufSource:
         return np.asarray(raw[begin:end] if order is None else raw[order[begin:end]])
 
     def _row_order(self, name: str) -> NDArray[np.int64] | None:
-        heads = {"attn.q": self._config.num_heads, "attn.k": self._config.num_kv_heads}
+        heads = {"attn.q": self.config.num_heads, "attn.k": self.config.num_kv_heads}
         part = ".".join(name.split(".")[2:])
         if self._header.metadata["general.architecture"] != "llama" or part not in heads:
             return None
-        return half_split_rows(heads[part], self._config.head_dim)
+        return half_split_rows(heads[part], self.config.head_dim)
 
     def _frequency_factors(self) -> tuple[float, ...]:
         tensor = self._header.tensors.get("rope_freqs.weight")

@@ -34,57 +34,35 @@ _BUFFERS = (
 
 
 class HuggingFaceSource:
-    """Checked on opening: config, names, shapes and dtypes. Raises SourceError or ModelError."""
+    """A `Source`. Config, names, shapes, dtypes are checked on opening: SourceError, ModelError."""
 
     def __init__(self, path: Path, *, name: str | None = None) -> None:
         self.path = path
         self._name = name or path.resolve().name
         values = read_json(path / "config.json")
         packing = read_packing(path, values)
-        self._tokenizer = read_tokenizer(path, values)
-        info = self._tokenizer.info
-        self._config = read_config(
-            values, bos_id=info.get("bos"), eos_ids=tuple(info.get("eos_ids", ()))
+        text = read_tokenizer(path, values)
+        self.tokenizer_json = text.json
+        self.chat_template = text.chat_template
+        self.tokenizer_info = text.info
+        self.head_bits = dict(HEAD_BITS)
+        self.config = read_config(
+            values, bos_id=text.info.get("bos"), eos_ids=tuple(text.info.get("eos_ids", ()))
         )
         self._architecture = str(values.get("model_type"))
         self._files = _open_files(path)
-        self._packed = PackedMatrices(packing, self._files, self._config) if packing else None
-        self._natural: tuple[int, int] | None = None
+        self._packed = PackedMatrices(packing, self._files, self.config) if packing else None
+        self.natural: tuple[int, int] | None = None
         if packing is not None:
-            inputs = {shape[1] for _, shape in expected_matrices(self._config)}
-            self._natural = packing.bits, plane_group(packing, inputs)
-        _check_tensors(self._files, self._config, self._packed)
-
-    @property
-    def config(self) -> ModelConfig:
-        """The model that the weights belong to."""
-        return self._config
-
-    @property
-    def head_bits(self) -> dict[int, int]:
-        """Weight bits of a level -> planes its output head reads."""
-        return dict(HEAD_BITS)
-
-    @property
-    def tokenizer_json(self) -> str | None:
-        """Hugging Face tokenizers JSON, None for a model without a tokenizer."""
-        return self._tokenizer.json
-
-    @property
-    def chat_template(self) -> str | None:
-        """Jinja source, None for a model without one."""
-        return self._tokenizer.chat_template
-
-    @property
-    def tokenizer_info(self) -> dict[str, Any]:
-        """`bos`, `add_bos`, `eos_ids`, `bos_token`, `eos_token`: what the JSON does not say."""
-        return self._tokenizer.info
+            inputs = {shape[1] for _, shape in expected_matrices(self.config)}
+            self.natural = packing.bits, plane_group(packing, inputs)
+        _check_tensors(self._files, self.config, self._packed)
 
     @property
     def description(self) -> dict[str, Any]:
         """Where the weights come from, for people: kind, name, architecture, types."""
         types = Counter(
-            self.type_of(name) for name, shape in expected_tensors(self._config) if len(shape) == 2
+            self.type_of(name) for name, shape in expected_tensors(self.config) if len(shape) == 2
         )
         return {
             "kind": "huggingface",
@@ -92,11 +70,6 @@ class HuggingFaceSource:
             "architecture": self._architecture,
             "types": dict(types.most_common()),
         }
-
-    @property
-    def natural(self) -> tuple[int, int] | None:
-        """(planes, group size) that hold the layers exactly; None: floating point weights."""
-        return self._natural
 
     def type_of(self, name: str) -> str:
         """How a matrix is stored: F32, F16, BF16, Q4_1 …"""
@@ -113,7 +86,7 @@ class HuggingFaceSource:
     def matrix(self, name: str) -> Dense:
         """A matrix with the values of the source: [N, K]."""
         if self._packed is not None and name in self._packed:
-            return Dense(self.rows(name, 0, dict(expected_matrices(self._config))[name][0]), "f32")
+            return Dense(self.rows(name, 0, dict(expected_matrices(self.config))[name][0]), "f32")
         return Dense(self._array(name), _DTYPES[self._entry(name).dtype])
 
     def vector(self, name: str) -> NDArray[np.float32]:
@@ -127,11 +100,11 @@ class HuggingFaceSource:
 
         None for floating point weights; raises SourceError where a packed matrix does not fit.
         """
-        if self._packed is None or name not in self._packed or self._natural is None:
+        if self._packed is None or name not in self._packed or self.natural is None:
             return None
-        weights = self._packed.read(name, 0, dict(expected_matrices(self._config))[name][0])
+        weights = self._packed.read(name, 0, dict(expected_matrices(self.config))[name][0])
         try:
-            return to_planes(weights, self._natural[1])
+            return to_planes(weights, self.natural[1])
         except UnfitError as error:
             raise SourceError(
                 f"{self._packed.kind} matrix {stem(name)}",
