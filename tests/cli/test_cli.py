@@ -17,13 +17,13 @@ import pytest
 from halfbyte import LLM, SamplingParams, __version__
 from halfbyte.cascade.ngram import NgramOptions
 from halfbyte.cli import options
-from halfbyte.cli.main import run
+from halfbyte.cli.main import command, run
 from halfbyte.engine.options import EngineOptions
 from halfbyte.loading import RuntimeOptions
 from tests.talking_model import write_talking_model
 from tests.tiny_models import Kind
 
-VERBS = ("convert", "quantize", "generate", "inspect", "doctor", "bench", "demo", "eval", "plan")
+VERBS = sorted(command().commands)
 SMALL = ["--num-tokens", "512", "--threads", "2"]
 
 
@@ -238,6 +238,9 @@ def test_doctor_reports_tier_threads_and_bandwidth(
         ["generate", "MODEL", "-p", "x", "--inner-length", "-1"],
         ["generate", "MODEL", "-p", "x", "--cascade", "model:no/such@w4a8 > w8a16"],
         ["generate", "MODEL", "-p", "x", "--cascade", "model:MODEL@f32 > w8a16"],
+        ["generate", "MODEL", "-p", "x", "--system", "be brief"],
+        ["report", "/dev/null"],
+        ["demo", "MODEL", "--rounds", "0"],
         ["dance"],
         ["--fly"],
     ],

@@ -38,6 +38,10 @@ def test_a_task_prints_its_result_and_writes_a_row(
         (["--task", "perplexity=no-such-file", "-l", "w8a16"], "a readable file"),
         (["--task", "perplexity=x", "-l", "w8a16", "--window", "1"], "2 to 1048576"),
         (["--task", "perplexity=x", "-l", "w8a16", "--limit", "0"], "at least 1"),
+        (["--task", "gsm8k=/dev/null", "-l", "w8a16"], "no items"),
+        (["--task", "perplexity=x", "-l", "w4a8 > w8a16"], "level"),
+        (["--task", "perplexity=x", "-l", "w8a16", "-n", "9"], "--max-tokens"),
+        (["--task", "piqa=x", "-l", "w8a16", "--reference", "f32"], "--task agreement"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(

@@ -43,9 +43,10 @@ def demo(
     from rich.console import Console
 
     from halfbyte.cascade.cascade import Cascade
-    from halfbyte.evaluate.bench import bench
+    from halfbyte.evaluate.bench import bench, check_rounds
     from halfbyte.llm import LLM
 
+    check_rounds(rounds)
     console = Console(highlight=False)
     with conversion_progress() as progress:
         llm = LLM(

@@ -84,12 +84,14 @@ def evaluate(
     interrupted run goes on where it stopped when it is started again.
     """
     from halfbyte.cascade.cascade import Cascade
+    from halfbyte.config import Level
     from halfbyte.evaluate.reference import Reference
     from halfbyte.evaluate.run import evaluate as run
     from halfbyte.evaluate.subject import load_subject
-    from halfbyte.evaluate.tasks.catalog import TaskOptions, parse_task
+    from halfbyte.evaluate.tasks.catalog import TaskOptions, parse_tasks
 
-    wanted = [Cascade.parse(text) for text in (*(level or ()), *(cascade or ()))]
+    wanted = [Cascade.parse(str(Level.parse(text))) for text in level or ()]
+    wanted += [Cascade.parse(text) for text in cascade or ()]
     if not wanted:
         raise ArgumentError(
             "eval", got="no level", expected="--level or --cascade", fix="for example -l w8a16"
@@ -101,7 +103,7 @@ def evaluate(
         max_tokens=max_tokens,
         allow_code=allow_code,
     )
-    tasks = [parse_task(text, options) for text in task]
+    tasks = parse_tasks(task, options)
     with conversion_progress() as progress:
         first = load_subject(
             ckpt,

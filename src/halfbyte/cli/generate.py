@@ -27,6 +27,7 @@ from halfbyte.cli.options import (
     ngram_options,
 )
 from halfbyte.cli.output import conversion_progress, note, print_json
+from halfbyte.errors import ArgumentError
 
 if TYPE_CHECKING:
     from halfbyte.llm import LLM
@@ -97,6 +98,8 @@ def generate(
         stop=tuple(stop or ()),
         ignore_eos=ignore_eos,
     )
+    if system is not None and not chat:
+        raise ArgumentError("--system", got="no --chat", expected="both", fix="add --chat")
     text = sys.stdin.read() if prompt == "-" else prompt
     with conversion_progress() as progress:
         llm = LLM(

@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from halfbyte.cli.output import note
+from halfbyte.errors import SourceError
 
 
 def report(
@@ -24,6 +25,13 @@ def report(
     from halfbyte.evaluate import result_rows, tables
 
     found = [row for path in rows for row in result_rows.read(path)]
+    if not found:
+        raise SourceError(
+            ", ".join(path.name for path in rows),
+            got="no rows",
+            expected="rows that halfbyte eval wrote",
+            fix="name a rows.jsonl of halfbyte eval",
+        )
     print(tables.report(found))
     if plots is not None:
         from halfbyte.evaluate.plots import write_plots

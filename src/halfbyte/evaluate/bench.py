@@ -47,6 +47,12 @@ class BenchRow:
         return asdict(self)
 
 
+def check_rounds(rounds: int) -> None:
+    """Raise ArgumentError for a number of rounds that times nothing."""
+    if rounds < 1:
+        raise ArgumentError("rounds", got=rounds, expected="at least 1", fix="5 is a good number")
+
+
 def bench(
     llm: LLM,
     cascades: Sequence[str | Cascade],
@@ -62,8 +68,7 @@ def bench(
     Every round runs every cascade over every prompt, so a slow moment of the machine hits all of
     them. A first round warms up; its plain output is what every timed round must repeat.
     """
-    if rounds < 1:
-        raise ArgumentError("rounds", got=rounds, expected="at least 1", fix="5 is a good number")
+    check_rounds(rounds)
     wanted = [c if isinstance(c, Cascade) else Cascade.parse(c) for c in cascades]
     # In order, each once, with the plain run of every target.
     running = list(dict.fromkeys([c.plain for c in wanted] + wanted))

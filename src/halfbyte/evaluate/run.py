@@ -46,6 +46,9 @@ def evaluate(
         "tier": where["tier"],  # levels promise equal bits within a tier only
     }
     everything = task.items(subject)
+    if not everything:
+        fix = "check the file given to --task"
+        raise ArgumentError(f"task {task.name}", got="no items", expected="at least 1", fix=fix)
     items = subset(everything, limit)
     with Journal(output / ITEMS_DIRECTORY, task.name, key) as journal:
         missing = [item for item in items if item.id not in journal.records]

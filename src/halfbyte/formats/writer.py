@@ -222,7 +222,9 @@ class CheckpointWriter:
 
 def require_new(dest: Path) -> None:
     """Raise ArgumentError if the destination of a checkpoint is taken."""
-    if dest.exists() or dest.is_symlink():
+    with disk_errors(dest):
+        taken = dest.exists() or dest.is_symlink()
+    if taken:
         fix = "choose another destination or remove it"
         raise ArgumentError("destination", got=f"{dest} (exists)", expected="a new path", fix=fix)
 

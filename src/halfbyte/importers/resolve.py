@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from halfbyte.errors import ArgumentError, HalfbyteError
+from halfbyte.errors import ArgumentError, HalfbyteError, SourceError
 from halfbyte.formats.checkpoint import Checkpoint
 from halfbyte.formats.manifest import MANIFEST_NAME
 from halfbyte.importers.cache import cached_checkpoint
@@ -79,8 +79,17 @@ def is_checkpoint(path: Path) -> bool:
 def locate(ckpt: str | Path) -> Path:
     """The path `ckpt` stands for; an existing path wins, an alias or hub id is fetched."""
     path = Path(ckpt).expanduser()
-    if path.exists():
-        return path
+    try:
+        is_directory = path.is_dir()
+        if is_directory:
+            is_checkpoint(path)  # fails here if the directory may not be searched
+        if is_directory or path.is_file():
+            return path
+    except OSError as error:  # such as a name too long
+        fix = "check the path and its permissions"
+        raise SourceError(
+            f"model {ckpt}", got=error.strerror, expected="a readable path", fix=fix
+        ) from error
     if str(ckpt) == ALIAS:
         return demo_model()
     if is_hub_id(str(ckpt)):

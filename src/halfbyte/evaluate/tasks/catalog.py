@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
@@ -55,7 +55,34 @@ TASKS: Mapping[str, Factory] = {
 }
 
 
-def parse_task(text: str, options: TaskOptions) -> Task:
+# Which tasks read an option; one that none of them reads is a mistake, not a wish to be dropped.
+_WRITTEN = ("acceptance", "gsm8k", "champ", "humaneval")
+_READERS: Mapping[str, tuple[str, ...]] = {
+    "window": ("perplexity", "agreement"),
+    "reference": ("agreement",),
+    "shots": ("gsm8k",),
+    "max_tokens": _WRITTEN,
+    "allow_code": ("humaneval",),
+}
+
+
+def parse_tasks(texts: Sequence[str], options: TaskOptions) -> list[Task]:
+    """Every `NAME=FILE`; each option must be read by one of them."""
+    names = {text.partition("=")[0] for text in texts}
+    tasks = [_parse(text, options) for text in texts]
+    for option in fields(TaskOptions):
+        readers = _READERS[option.name]
+        if getattr(options, option.name) != option.default and names.isdisjoint(readers):
+            raise ArgumentError(
+                f"--{option.name.replace('_', '-')}",
+                got=f"only tasks that do not read it ({', '.join(sorted(names))})",
+                expected=f"--task {' or '.join(readers)}",
+                fix="leave it out, or add such a task",
+            )
+    return tasks
+
+
+def _parse(text: str, options: TaskOptions) -> Task:
     """`gsm8k=test.jsonl`: a task over a data file."""
     name, equals, file = text.partition("=")
     if name not in TASKS:
