@@ -49,6 +49,7 @@ class TextCodec:
         self.eos_token = str(info.get("eos_token") or "")
         self._add_bos = bool(info.get("add_bos")) and self.bos_id is not None
         self._vocab_size = vocab_size
+        self._alone: dict[int, str] = {}
 
     @property
     def tokenizer_json(self) -> str:
@@ -83,6 +84,13 @@ class TextCodec:
             text: str = self._tokenizer.decode(list(ids), skip_special_tokens=not keep_special)
         except BaseException as error:
             raise _tokenizer_fault(error) from error
+        return text
+
+    def decode_one(self, token: int) -> str:
+        """`decode` of one token; what it found is kept."""
+        text = self._alone.get(token)
+        if text is None:
+            text = self._alone[token] = self.decode([token])
         return text
 
     def token_text(self, token: int) -> str:
@@ -133,6 +141,7 @@ class Detokenizer:
         self._ids: list[int] = []
         self._context = 0  # ids before it are not looked at again
         self._read = 0  # ids before it have been given out
+        self._known = ""  # text of those in between
 
     def add(self, token: int) -> str:
         """The text that `token` completes, possibly none."""
@@ -144,12 +153,13 @@ class Detokenizer:
         return self._advance(hold=False)
 
     def _advance(self, *, hold: bool) -> str:
-        known = self._codec.decode(self._ids[self._context : self._read])
-        text = self._codec.decode(self._ids[self._context :])
-        if len(text) <= len(known) or (hold and text.endswith("\ufffd")):
+        text, known = self._codec.decode(self._ids[self._context :]), len(self._known)
+        if len(text) <= known or (hold and text.endswith("\ufffd")):
             return ""
         self._context, self._read = self._read, len(self._ids)
-        return text[len(known) :]
+        last = self._ids[self._context :]
+        self._known = self._codec.decode_one(last[0]) if len(last) == 1 else self._codec.decode(last)
+        return text[known:]
 
 
 class StopStrings:

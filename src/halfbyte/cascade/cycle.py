@@ -58,7 +58,10 @@ class CycleReport:
     chunk_outcomes: Seq[Outcome] = ()
 
     def of(self, members: Seq[int]) -> CycleReport:
-        """What some of the sequences got out of it, numbered anew; costs stay those of all."""
+        """What some of the sequences, in their order, got out of it, numbered anew; costs stay those
+        of all."""
+        if len(members) == len(self.outcomes):
+            return self
         number = {old: new for new, old in enumerate(members)}
         links = [
             replace(link, rounds=[(number[i], p, a) for i, p, a in link.rounds if i in number])

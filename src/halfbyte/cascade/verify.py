@@ -133,7 +133,7 @@ def verify(
                 positions += [next_position + depth for depth in proposed.depths]
             else:
                 positions += range(next_position + 1, next_position + len(proposed) + 1)
-    batch = replace(batch_of(rows, starts, places), paths=_paths(places, proposals))
+    batch = batch_of(rows, starts, places, _paths(places, proposals))
     if not sampled_rows:
         runtime.forward(batch, level, np.empty(0, dtype=np.int32))
         return [NOTHING] * len(places)
@@ -157,7 +157,10 @@ def _judge(
     for place, proposed, count in zip(places, proposals, counts, strict=True):
         start = at + len(place.expected)
         outcome, picked = NOTHING, []
-        if place.samples:
+        if place.samples and not proposed:
+            picked = [start]
+            outcome = Outcome([tokens[start]], [logprobs[start]], 0, 0)
+        elif place.samples:
             drawn = tokens[start : start + len(proposed) + 1]
             if isinstance(proposed, TokenTree):
                 nodes, most = proposed.walk(drawn), proposed.depth
@@ -246,7 +249,12 @@ def _move(runtime: Runtime, place: Place, nodes: list[int]) -> None:
     runtime.copy_kv(place.page_row, sources, first + np.arange(len(nodes), dtype=np.int32))
 
 
-def batch_of(rows: list[int], starts: list[int], places: Seq[Place]) -> Batch:
+def batch_of(
+    rows: list[int],
+    starts: list[int],
+    places: Seq[Place],
+    paths: NDArray[np.int32] | None = None,
+) -> Batch:
     """Rows of several sequences; place b has rows starts[b] .. starts[b + 1] - 1."""
     tables = [place.page_row for place in places]
     return Batch(
@@ -254,7 +262,8 @@ def batch_of(rows: list[int], starts: list[int], places: Seq[Place]) -> Batch:
         row_starts=np.array(starts, dtype=np.int32),
         first_positions=np.array([place.first for place in places], dtype=np.int32),
         # A batch of one is a view, not a copy.
-        page_tables=tables[0][None] if len(tables) == 1 else np.stack(tables),
+        page_tables=tables[0][None] if len(tables) == 1 else np.array(tables),
+        paths=paths,
     )
 
 

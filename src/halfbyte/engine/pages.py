@@ -103,17 +103,21 @@ class PageTable:
         self.row: NDArray[np.int32] = np.full(pool.pages_for(max_positions), -1, dtype=np.int32)
         self.num_pages = 0
 
+    def holds(self, num_positions: int) -> bool:
+        """Whether positions 0 .. num_positions - 1 have a place."""
+        return num_positions <= self.num_pages * self._pool.page_size
+
     def missing(self, num_positions: int) -> int:
         """Pages still needed to hold `num_positions`."""
         return max(0, self._pool.pages_for(num_positions) - self.num_pages)
 
     def can_grow(self, num_positions: int) -> bool:
         """Whether the pool has the pages that `grow` would take."""
-        return self.missing(num_positions) <= self._pool.num_free
+        return self.holds(num_positions) or self.missing(num_positions) <= self._pool.num_free
 
     def grow(self, num_positions: int) -> None:
         """Take pages until positions 0 .. num_positions - 1 have a place."""
-        for _ in range(self.missing(num_positions)):
+        while not self.holds(num_positions):
             self.row[self.num_pages] = self._pool.take()
             self.num_pages += 1
 

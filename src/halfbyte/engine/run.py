@@ -13,6 +13,7 @@ from halfbyte.cascade.planning import FixedPlan, Planner
 from halfbyte.cascade.proposers import Proposers
 from halfbyte.cascade.statistics import Statistics, record_cycle
 from halfbyte.cascade.verify import Place
+from halfbyte.config import Level
 from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.pages import PagePool
 from halfbyte.engine.prefix import PrefixCache
@@ -106,8 +107,9 @@ class Engine:
         closed = self._drop_closed(step)
         if not step.decode and not step.prefill:
             return closed
-        plan = self._plan(step)
-        self.last_choices = Counter((turn.cascade(step.target), turn.length) for turn in plan)
+        by_planner = self._by_planner(step.decode)
+        plan = self._plan(step, by_planner)
+        self.last_choices = _choices(step.target, plan)
         # The end of a prompt takes part in the cycle with nothing proposed; the rest rides along.
         ends = [s for s, rows in step.prefill if s.committed_len + rows == len(s.tokens)]
         parts = [(s, rows) for s, rows in step.prefill if s.committed_len + rows < len(s.tokens)]
@@ -128,7 +130,7 @@ class Engine:
             for sequence, outcome in zip([*batch, *(s for s, _ in parts)], outcomes, strict=True):
                 if sequence in firsts:
                     sequence.score(firsts[sequence], outcome)
-        self._learn(step, plan, report)
+        self._learn(step, plan, report, by_planner)
         self._settle(batch, report, len(step.decode))
         self._clock(step, report, perf_counter() - started)
         return closed + batch
@@ -155,30 +157,41 @@ class Engine:
             self.cancel(sequence, "grammar")
         return closed
 
-    def _plan(self, step: Step) -> list[Turn]:
+    def _plan(self, step: Step, by_planner: dict[Planner, list[Sequence]]) -> list[Turn]:
         """What each planner wants, cut to what rows, pages and need leave room for."""
         turns: dict[Sequence, Turn] = {}
-        for planner, members in self._by_planner(step.decode).items():
+        for planner, members in by_planner.items():
             turns |= zip(members, planner.plan(members), strict=True)
         spare = self._runtime.max_rows - len(step.decode) - step.prefill_rows
         plan = []
         for sequence in step.decode:
             turn = turns[sequence]
-            length = min(turn.length, sequence.remaining - 1, spare)
-            while length > 0 and not sequence.table.can_grow(sequence.committed_len + length + 1):
-                length -= 1
-            sequence.table.grow(sequence.committed_len + length + 1)
-            spare -= length
-            plan.append(turn if length == turn.length else replace(turn, length=length))
+            if turn.length > 0:
+                turn = self._cut(turn, sequence, spare)
+                spare -= turn.length
+            plan.append(turn)
         return plan
 
-    def _learn(self, step: Step, plan: list[Turn], report: CycleReport) -> None:
+    def _cut(self, turn: Turn, sequence: Sequence, spare: int) -> Turn:
+        """A turn as long as rows, pages and need allow, with pages taken for it."""
+        length = min(turn.length, sequence.remaining - 1, spare)
+        while length > 0 and not sequence.table.can_grow(sequence.committed_len + length + 1):
+            length -= 1
+        sequence.table.grow(sequence.committed_len + length + 1)
+        return turn if length == turn.length else replace(turn, length=length)
+
+    def _learn(
+        self,
+        step: Step,
+        plan: list[Turn],
+        report: CycleReport,
+        by_planner: dict[Planner, list[Sequence]],
+    ) -> None:
         """Record the cycle of those that decode, and let their planners see it."""
         if not step.decode:
             return
         decoding = report.of(range(len(step.decode)))
         record_cycle(decoding, self.statistics, [s.statistics for s in step.decode])
-        by_planner = self._by_planner(step.decode)
         for planner, members in by_planner.items():
             if len(by_planner) == 1:
                 planner.learn(members, plan, decoding)
@@ -255,6 +268,14 @@ class Engine:
             expected=f"{first.table.missing(len(first.tokens))} for the next prompt",
             fix="finish or close the streams still open, or give num_tokens a larger number",
         )
+
+
+def _choices(target: Level, plan: list[Turn]) -> Counter[tuple[str, int]]:
+    """How many sequences take each turn, by its cascade and length."""
+    choices: Counter[tuple[str, int]] = Counter()
+    for (proposer, length), count in Counter([(t.proposer, t.length) for t in plan]).items():
+        choices[Turn(proposer, length).cascade(target), length] += count
+    return choices
 
 
 def _chunk(sequence: Sequence, rows: int) -> Place:

@@ -86,24 +86,33 @@ class Scheduler:
     def next(self) -> Step:
         """Admit, choose a target, make room for its pending tokens, and deal out prompt rows."""
         step = Step()
-        self._admit(step)
+        if self.waiting:
+            self._admit(step)
         if not self.running:
             return step
-        self._steps += 1
-        step.target = min(
-            {s.target for s in self.running}, key=lambda t: (self._served.get(t, 0), str(t))
-        )
-        self._served[step.target] = self._steps
+        targets = {s.target for s in self.running}
+        step.target = self._in_turn(targets)
         self._make_room(step)
-        mine = [s for s in self.running if s.target == step.target]
-        step.decode = [s for s in mine if s.is_prefilled]
-        prompts = [s for s in mine if not s.is_prefilled]
+        prompts: list[Sequence] = []
+        for sequence in self.running:
+            if len(targets) > 1 and sequence.target != step.target:
+                continue
+            (step.decode if sequence.is_prefilled else prompts).append(sequence)
+        if not prompts:
+            return step
         room = self._limits.max_rows - len(step.decode)
         if step.decode:
             room = min(room, self._limits.prefill_rows)
         rows = share_rows([len(s.tokens) - s.committed_len for s in prompts], room)
         step.prefill = [(s, n) for s, n in zip(prompts, rows, strict=True) if n > 0]
         return step
+
+    def _in_turn(self, targets: set[Level]) -> Level:
+        """The one that has waited longest."""
+        self._steps += 1
+        target = min(targets, key=lambda t: (self._served.get(t, 0), str(t)))
+        self._served[target] = self._steps
+        return target
 
     def _admit(self, step: Step) -> None:
         """Take waiting sequences in order while there are places and pages.
@@ -113,7 +122,7 @@ class Scheduler:
         sequence of a better priority takes the place of the last that runs.
         """
         cache = self._cache
-        coming = cache.coming(self.running) if cache and self.waiting else set()
+        coming = cache.coming(self.running) if cache else set()
         for sequence in list(self.waiting):
             pages = cache.find(sequence) if cache else []
             if cache and coming and cache.next_name(sequence, len(pages)) in coming:
@@ -148,9 +157,11 @@ class Scheduler:
     def _make_room(self, step: Step) -> None:
         """A page for every pending token; the last in order give theirs back when it must be."""
         for sequence in list(self.running):
+            needed = sequence.committed_len + 1
+            if sequence.table.holds(needed):
+                continue
             if sequence.target != step.target or not sequence.is_prefilled:
                 continue
-            needed = sequence.committed_len + 1
             while sequence in self.running and not sequence.table.can_grow(needed):
                 self._preempt(step)
             if sequence in self.running:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,9 +97,9 @@ class Sequence:
         """Tokens it may still emit."""
         return self.limit - self.emitted_len
 
-    @property
+    @cached_property
     def target(self) -> Level:
-        """The level whose output it gets; an engine has given it a cascade."""
+        """The level whose output it gets; an engine has given it a cascade, which stays."""
         assert self.cascade is not None
         return self.cascade.target
 
