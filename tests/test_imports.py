@@ -124,3 +124,7 @@ def test_the_whole_core_runs_without_torch() -> None:
 
 def test_the_command_line_shows_help_without_loading_numpy() -> None:
     assert "numpy" not in _loaded_by("import halfbyte.cli.main")
+
+
+def test_a_converted_model_needs_no_library_of_the_importers() -> None:
+    assert not {"gguf", "rich"} & _loaded_by("import halfbyte.llm, halfbyte.cli.generate")

@@ -15,6 +15,7 @@ from halfbyte.chat import ChatTemplate
 from halfbyte.config import ModelConfig
 from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.errors import ArgumentError
+from halfbyte.formats.checkpoint import Checkpoint
 from halfbyte.formats.draft_head import HeadCheckpoint
 from halfbyte.formats.weights import Weights
 from halfbyte.importers.resolve import open_weights
@@ -200,7 +201,10 @@ def load(
         )
     weights = open_weights(model, dense=dense, planes=planes, group=group, progress=progress)
     _check_memory(weights.config, options)
-    return LoadedModel(str(model), _build(weights, options), weights, options, weights)
+    runtime = _build(weights, options)
+    if isinstance(weights, Checkpoint) and options.backend == "native":
+        weights.let_go()
+    return LoadedModel(str(model), runtime, weights, options, weights)
 
 
 def default_cascade(runtime: Runtime) -> Cascade:

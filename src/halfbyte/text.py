@@ -157,8 +157,8 @@ class Detokenizer:
         if len(text) <= known or (hold and text.endswith("\ufffd")):
             return ""
         self._context, self._read = self._read, len(self._ids)
-        last = self._ids[self._context :]
-        self._known = self._codec.decode_one(last[0]) if len(last) == 1 else self._codec.decode(last)
+        ids, codec = self._ids[self._context :], self._codec
+        self._known = codec.decode_one(ids[0]) if len(ids) == 1 else codec.decode(ids)
         return text[known:]
 
 

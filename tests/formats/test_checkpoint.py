@@ -1,4 +1,5 @@
 import json
+import mmap
 import os
 import re
 import subprocess
@@ -81,8 +82,24 @@ def test_the_safetensors_library_reads_our_files(tmp_path):
 
 def test_tensors_are_mapped_not_read(tmp_path):
     planes = Checkpoint.open(write_checkpoint(tmp_path / "c")).matrix("embed")
-    assert isinstance(planes.hi, np.memmap)
+    assert isinstance(_owner(planes.hi), mmap.mmap)
     assert not planes.hi.flags.writeable
+
+
+def test_what_was_let_go_is_still_there(tmp_path):
+    checkpoint = Checkpoint.open(write_checkpoint(tmp_path / "c"))
+    planes = checkpoint.matrix("embed")
+    before = planes.hi.copy()
+    checkpoint.let_go()
+    np.testing.assert_array_equal(planes.hi, before)
+    np.testing.assert_array_equal(checkpoint.matrix("embed").hi, before)
+
+
+def _owner(array):
+    """Whose memory a view shows."""
+    while isinstance(array, np.ndarray | memoryview):
+        array = array.obj if isinstance(array, memoryview) else array.base
+    return array
 
 
 def test_an_unknown_tensor_is_named(tmp_path):

@@ -58,8 +58,8 @@ class CycleReport:
     chunk_outcomes: Seq[Outcome] = ()
 
     def of(self, members: Seq[int]) -> CycleReport:
-        """What some of the sequences, in their order, got out of it, numbered anew; costs stay those
-        of all."""
+        """What some of the sequences got out of it, in order and numbered anew; costs stay those of
+        all."""
         if len(members) == len(self.outcomes):
             return self
         number = {old: new for new, old in enumerate(members)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 Progress = Callable[[str, int, int], None]
 
@@ -23,30 +23,33 @@ def note(message: str) -> None:
 @contextmanager
 def conversion_progress(verb: str = "converting") -> Iterator[Progress]:
     """A bar on stderr while a model is converted; a single line where stderr is no terminal."""
+    bar: Progress | None = None
+    with ExitStack() as stack:
+
+        def advance(name: str, done: int, total: int) -> None:
+            nonlocal bar
+            if bar is None:  # most models have been converted before
+                bar = stack.enter_context(_weights_bar(verb, total))
+            bar(name, done, total)
+
+        yield advance
+
+
+@contextmanager
+def _weights_bar(verb: str, total: int) -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        told = False
-
-        def tell(name: str, done: int, total: int) -> None:
-            nonlocal told
-            if not told:
-                note(f"{verb} {total / 1e6:.0f} M weights")
-                told = True
-
-        yield tell
+        note(f"{verb} {total / 1e6:.0f} M weights")
+        yield lambda *_: None
         return
     columns = (TextColumn(verb), BarColumn(), TextColumn("{task.description}"))
     with Bar(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task("", total=None, visible=False)
-
-        def advance(name: str, done: int, total: int) -> None:
-            bar.update(task, description=name, completed=done, total=total, visible=True)
-
-        yield advance
+        task = bar.add_task("", total=total)
+        yield lambda name, done, total: bar.update(task, description=name, completed=done)
 
 
 @contextmanager

@@ -137,6 +137,11 @@ class Checkpoint:
         check_finite(name, values)
         return values
 
+    def let_go(self) -> None:
+        """Give back the memory of what was read: a runtime has its own copy. All stays readable."""
+        for file in {id(file): file for file in self._tensors.values()}.values():
+            file.let_go()
+
     def has_lo(self, name: str) -> bool:
         """Whether 8 bits of the whole matrix are stored."""
         if f"{name}.lo" not in self._tensors:

