@@ -50,7 +50,8 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
 def test_defaults_of_the_command_are_those_of_the_library() -> None:
     assert EngineOptions.draft_length == options.DEFAULT_DRAFT_LENGTH
     assert EngineOptions.inner_length == options.DEFAULT_INNER_LENGTH
-    assert options.ngram_options(options.DEFAULT_NGRAM, 0) == NgramOptions()
+    assert options._ngram_options(options.DEFAULT_NGRAM, 0) == NgramOptions()
+    assert EngineOptions.max_batch == options.DEFAULT_MAX_BATCH
     assert RuntimeOptions.num_tokens == options.DEFAULT_NUM_TOKENS
 
 

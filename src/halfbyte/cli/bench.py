@@ -6,45 +6,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from halfbyte.cli.options import (
-    DEFAULT_DRAFT_LENGTH,
-    DEFAULT_INNER_LENGTH,
-    DEFAULT_NGRAM,
-    Ckpt,
-    DraftLength,
-    DraftVocab,
-    DraftVocabFrom,
-    InnerLength,
-    Json,
-    MinConfidence,
-    NgramHistory,
-    NgramRange,
-    Threads,
-    draft_vocabulary,
-    ngram_options,
-)
-from halfbyte.cli.output import conversion_progress, gigabytes, note, print_json
+from halfbyte.cli.options import Ckpt, Json, LlmOptions, with_llm_options
+from halfbyte.cli.output import gigabytes, note, print_json
 
 if TYPE_CHECKING:
     from halfbyte.evaluate.bench import BenchRow
 
 
+@with_llm_options
 def bench(
     ckpt: Ckpt,
+    *,
     cascade: Annotated[
         list[str],
         typer.Option("--cascade", "-c", help="'w8a16', 'w4a8 > w8a16' …; may be given several."),
     ],
-    draft_length: DraftLength = DEFAULT_DRAFT_LENGTH,
-    inner_length: InnerLength = DEFAULT_INNER_LENGTH,
-    min_confidence: MinConfidence = 0.0,
-    ngram: NgramRange = DEFAULT_NGRAM,
-    ngram_history: NgramHistory = 0,
-    draft_vocab: DraftVocab = None,
-    draft_vocab_from: DraftVocabFrom = None,
+    llm_options: LlmOptions,
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="Tokens a prompt.")] = 128,
     rounds: Annotated[int, typer.Option(help="Timed rounds, interleaved.")] = 5,
-    threads: Threads = None,
     json: Json = False,
 ) -> None:
     """Measure decoding speed of cascades over prompts of code, maths and chat, one by one.
@@ -54,22 +33,10 @@ def bench(
     """
     from halfbyte.cascade.cascade import Cascade
     from halfbyte.evaluate.bench import bench as measure
-    from halfbyte.llm import LLM
 
     cascades = [Cascade.parse(text) for text in cascade]
-    with conversion_progress() as progress:
-        llm = LLM(
-            ckpt,
-            cascades[0],
-            threads,
-            draft_length=draft_length,
-            inner_length=inner_length,
-            min_confidence=min_confidence,
-            ngram=ngram_options(ngram, ngram_history),
-            draft_vocab=draft_vocabulary(draft_vocab, draft_vocab_from),
-            progress=progress,
-        )
-    bandwidth, used = _bandwidth(threads)
+    llm = llm_options.open(ckpt, cascades[0])
+    bandwidth, used = _bandwidth(llm_options.threads)
     rows = measure(
         llm,
         cascades,
@@ -84,7 +51,7 @@ def bench(
                 "model": ckpt,
                 "threads": used,
                 "read_gbs": bandwidth,
-                "draft_length": draft_length,
+                "draft_length": llm_options.draft_length,
                 "max_tokens": max_tokens,
                 "rounds": rounds,
                 "rows": [row.as_dict() for row in rows],

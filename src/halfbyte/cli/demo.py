@@ -6,13 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from halfbyte.cli.options import (
-    DEFAULT_DRAFT_LENGTH,
-    DraftLength,
-    MinConfidence,
-    Threads,
-)
-from halfbyte.cli.output import conversion_progress, gigabytes, note
+from halfbyte.cli.options import LlmOptions, with_llm_options
+from halfbyte.cli.output import gigabytes, note
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,15 +21,15 @@ SHOWN = "w4a8 > w8a16"
 COLOURS = {"accepted": "green", "bonus": "cyan", "recovered": "yellow", "plain": "default"}
 
 
+@with_llm_options
 def demo(
     ckpt: Annotated[
         str, typer.Argument(metavar="[CKPT]", help="The model to show.", show_default=True)
     ] = "smollm2-135m",
+    *,
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="Tokens a prompt.")] = 128,
     rounds: Annotated[int, typer.Option(help="Timed rounds, interleaved.")] = 3,
-    draft_length: DraftLength = DEFAULT_DRAFT_LENGTH,
-    min_confidence: MinConfidence = 0.0,
-    threads: Threads = None,
+    llm_options: LlmOptions,
 ) -> None:
     """Show what the nested pair does: coloured text first, then a table of every cascade.
 
@@ -44,19 +39,10 @@ def demo(
 
     from halfbyte.cascade.cascade import Cascade
     from halfbyte.evaluate.bench import bench, check_rounds
-    from halfbyte.llm import LLM
 
     check_rounds(rounds)
     console = Console(highlight=False)
-    with conversion_progress() as progress:
-        llm = LLM(
-            ckpt,
-            SHOWN,
-            threads,
-            draft_length=draft_length,
-            min_confidence=min_confidence,
-            progress=progress,
-        )
+    llm = llm_options.open(ckpt, SHOWN)
     _show_text(console, llm, max_tokens)
     note("timing every cascade in interleaved rounds")
     cascades = [Cascade.parse(text) for text in CASCADES]

@@ -8,25 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from halfbyte.cli.options import (
-    DEFAULT_DRAFT_LENGTH,
-    DEFAULT_INNER_LENGTH,
-    DEFAULT_NGRAM,
     DEFAULT_NUM_TOKENS,
     Ckpt,
-    DraftLength,
-    DraftVocab,
-    DraftVocabFrom,
-    InnerLength,
     Json,
-    MinConfidence,
-    NgramHistory,
-    NgramRange,
+    LlmOptions,
     NumTokens,
-    Threads,
-    draft_vocabulary,
-    ngram_options,
+    with_llm_options,
 )
-from halfbyte.cli.output import conversion_progress, note, print_json
+from halfbyte.cli.output import note, print_json
 from halfbyte.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -34,8 +23,10 @@ if TYPE_CHECKING:
     from halfbyte.results import Completion
 
 
+@with_llm_options
 def generate(
     ckpt: Ckpt,
+    *,
     prompt: Annotated[
         str, typer.Option("--prompt", "-p", help="The prompt; '-' reads it from stdin.")
     ],
@@ -55,13 +46,7 @@ def generate(
             help="'auto', 'auto > w4a16', 'w4a8 > w8a16', 'w8a16' (plain) …  [default: auto]",
         ),
     ] = None,
-    draft_length: DraftLength = DEFAULT_DRAFT_LENGTH,
-    inner_length: InnerLength = DEFAULT_INNER_LENGTH,
-    min_confidence: MinConfidence = 0.0,
-    ngram: NgramRange = DEFAULT_NGRAM,
-    ngram_history: NgramHistory = 0,
-    draft_vocab: DraftVocab = None,
-    draft_vocab_from: DraftVocabFrom = None,
+    llm_options: LlmOptions,
     seed: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(help="Seed of the noise.  [default: a fresh one]"),
@@ -78,14 +63,12 @@ def generate(
         bool, typer.Option("--ignore-eos", help="Go on after the model's end token.")
     ] = False,
     num_tokens: NumTokens = DEFAULT_NUM_TOKENS,
-    threads: Threads = None,
     json: Json = False,
 ) -> None:
     """Complete a prompt and stream the text to stdout.
 
     The output is that of plain decoding at the cascade's last level, whatever drafts for it.
     """
-    from halfbyte.llm import LLM
     from halfbyte.params import SamplingParams
 
     params = SamplingParams(
@@ -101,19 +84,7 @@ def generate(
     if system is not None and not chat:
         raise ArgumentError("--system", got="no --chat", expected="both", fix="add --chat")
     text = sys.stdin.read() if prompt == "-" else prompt
-    with conversion_progress() as progress:
-        llm = LLM(
-            ckpt,
-            cascade,
-            threads,
-            draft_length=draft_length,
-            inner_length=inner_length,
-            min_confidence=min_confidence,
-            ngram=ngram_options(ngram, ngram_history),
-            draft_vocab=draft_vocabulary(draft_vocab, draft_vocab_from),
-            num_tokens=num_tokens,
-            progress=progress,
-        )
+    llm = llm_options.open(ckpt, cascade, num_tokens=num_tokens)
     asked: Any = text
     if chat:
         asked = [{"role": "user", "content": text}]

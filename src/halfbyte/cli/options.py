@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Optional
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any, Optional, get_type_hints
 
 import typer
 
+from halfbyte.cli.output import conversion_progress
+
 if TYPE_CHECKING:
+    from halfbyte.cascade.cascade import Cascade
     from halfbyte.cascade.ngram import NgramOptions
     from halfbyte.draft_vocabulary import DraftVocabulary
+    from halfbyte.llm import LLM
 
 Ckpt = Annotated[
     str,
@@ -26,38 +34,6 @@ Threads = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option("--threads", "-t", help="Pinned threads.  [default: one a physical core]"),
 ]
-DraftLength = Annotated[
-    int,
-    typer.Option(
-        "--draft-length", "-k", help="Most tokens drafted per cycle; `auto` sets it itself."
-    ),
-]
-MinConfidence = Annotated[
-    float,
-    typer.Option(help="A draft stops at a token less likely than this; 0 never stops early."),
-]
-InnerLength = Annotated[
-    int, typer.Option(help="Of A > B > C, most tokens A proposes to B at a time.")
-]
-NgramRange = Annotated[
-    str, typer.Option("--ngram", metavar="MIN:MAX", help="Tokens that `ngram` matches.")
-]
-NgramHistory = Annotated[
-    int, typer.Option(help="Tokens of earlier outputs that `ngram` searches too.")
-]
-DraftVocab = Annotated[
-    Optional[int],  # noqa: UP045
-    typer.Option(
-        help="Levels draft from this many tokens only, the most frequent.  [default: all]"
-    ),
-]
-DraftVocabFrom = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(
-        metavar="FILE",
-        help="Text to count them in, or a .json list of ids.  [default: lower ids first]",
-    ),
-]
 NumTokens = Annotated[int, typer.Option(help="Size of the KV pool, in tokens.")]
 Planes = Annotated[
     Optional[int],  # noqa: UP045
@@ -70,13 +46,107 @@ Group = Annotated[
     typer.Option(help="Inputs per scale: 32, 64 or 128.  [default: 32]"),
 ]
 
+DraftLength = Annotated[
+    int,
+    typer.Option(
+        "--draft-length", "-k", help="Most tokens drafted per cycle; `auto` sets it itself."
+    ),
+]
+
 DEFAULT_DRAFT_LENGTH = 3
 DEFAULT_INNER_LENGTH = 4
-DEFAULT_NGRAM = "2:24"
+DEFAULT_MAX_BATCH = 8
 DEFAULT_NUM_TOKENS = 8192
+DEFAULT_NGRAM = "2:24"
 
 
-def ngram_options(given: str, history: int) -> NgramOptions:
+@dataclass(frozen=True, slots=True)
+class LlmOptions:
+    """How a model is run: options of every verb that decodes with one (see `with_llm_options`)."""
+
+    draft_length: DraftLength = DEFAULT_DRAFT_LENGTH
+    inner_length: Annotated[
+        int, typer.Option(help="Of A > B > C, most tokens A proposes to B at a time.")
+    ] = DEFAULT_INNER_LENGTH
+    min_confidence: Annotated[
+        float,
+        typer.Option(help="A draft stops at a token less likely than this; 0 never stops early."),
+    ] = 0.0
+    ngram: Annotated[
+        str, typer.Option("--ngram", metavar="MIN:MAX", help="Tokens that `ngram` matches.")
+    ] = DEFAULT_NGRAM
+    ngram_history: Annotated[
+        int, typer.Option(help="Tokens of earlier outputs that `ngram` searches too.")
+    ] = 0
+    draft_vocab: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            help="Levels draft from this many tokens only, the most frequent.  [default: all]"
+        ),
+    ] = None
+    draft_vocab_from: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="FILE",
+            help="Text to count them in, or a .json list of ids.  [default: lower ids first]",
+        ),
+    ] = None
+    threads: Threads = None
+
+    def open(
+        self,
+        ckpt: str,
+        cascade: str | Cascade | None,
+        *,
+        max_batch: int = DEFAULT_MAX_BATCH,
+        num_tokens: int = DEFAULT_NUM_TOKENS,
+    ) -> LLM:
+        """The model, converted on first use."""
+        from halfbyte.llm import LLM
+
+        with conversion_progress() as progress:
+            return LLM(
+                ckpt,
+                cascade,
+                self.threads,
+                draft_length=self.draft_length,
+                inner_length=self.inner_length,
+                min_confidence=self.min_confidence,
+                ngram=_ngram_options(self.ngram, self.ngram_history),
+                draft_vocab=_draft_vocabulary(self.draft_vocab, self.draft_vocab_from),
+                max_batch=max_batch,
+                num_tokens=num_tokens,
+                progress=progress,
+            )
+
+
+def with_llm_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as typer is to see it: with the fields of `LlmOptions` for its `llm_options`."""
+    given = list(inspect.signature(command, eval_str=True).parameters.values())
+    types = get_type_hints(LlmOptions, include_extras=True)
+    shared = [
+        inspect.Parameter(
+            f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=types[f.name]
+        )
+        for f in fields(LlmOptions)
+    ]
+    shown: list[inspect.Parameter] = []
+    for parameter in given:
+        one = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+        shown += shared if parameter.name == "llm_options" else one
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        options = LlmOptions(**{f.name: values.pop(f.name) for f in fields(LlmOptions)})
+        command(**values, llm_options=options)
+
+    run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+    del run.__wrapped__
+    return run
+
+
+def _ngram_options(given: str, history: int) -> NgramOptions:
     """`MIN:MAX` and the length of the history."""
     from halfbyte.cascade.ngram import NgramOptions
     from halfbyte.errors import ArgumentError
@@ -89,7 +159,7 @@ def ngram_options(given: str, history: int) -> NgramOptions:
     return NgramOptions(int(least), int(most), history)
 
 
-def draft_vocabulary(size: int | None, source: str | None) -> DraftVocabulary | None:
+def _draft_vocabulary(size: int | None, source: str | None) -> DraftVocabulary | None:
     """The tokens that levels draft from; None: all."""
     from halfbyte.draft_vocabulary import DraftVocabulary
     from halfbyte.errors import ArgumentError

@@ -9,21 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from halfbyte.cli.options import (
-    DEFAULT_DRAFT_LENGTH,
-    DEFAULT_INNER_LENGTH,
-    DEFAULT_NGRAM,
-    Ckpt,
-    DraftLength,
-    InnerLength,
-    MinConfidence,
-    NgramHistory,
-    NgramRange,
-    NumTokens,
-    Threads,
-    ngram_options,
-)
-from halfbyte.cli.output import conversion_progress
+from halfbyte.cli.options import Ckpt, LlmOptions, NumTokens, with_llm_options
 from halfbyte.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -32,8 +18,10 @@ if TYPE_CHECKING:
 _NEEDED = ("starlette", "uvicorn", "pydantic", "prometheus_client")
 
 
+@with_llm_options
 def serve(
     ckpt: Ckpt,
+    *,
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 is every network.")
     ] = "127.0.0.1",
@@ -57,17 +45,12 @@ def serve(
             "  [default: the nested pair and n-grams, as far as the weights can]"
         ),
     ] = None,
-    draft_length: DraftLength = DEFAULT_DRAFT_LENGTH,
-    inner_length: InnerLength = DEFAULT_INNER_LENGTH,
-    min_confidence: MinConfidence = 0.0,
-    ngram: NgramRange = DEFAULT_NGRAM,
-    ngram_history: NgramHistory = 0,
+    llm_options: LlmOptions,
     max_batch: Annotated[int, typer.Option(help="Most sequences decoded together.")] = 16,
     max_waiting: Annotated[
         int, typer.Option(help="Most requests that wait; beyond it they get 429.")
     ] = 256,
     num_tokens: NumTokens = 32768,
-    threads: Threads = None,
     api_key_file: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
@@ -120,7 +103,6 @@ def serve(
             fix="choose one",
         )
     from halfbyte.async_engine import AsyncOptions
-    from halfbyte.llm import LLM
     from halfbyte.server.options import ServeOptions, read_api_keys
     from halfbyte.server.run import serve as run
 
@@ -137,19 +119,7 @@ def serve(
         drain_seconds=drain,
         playground=playground,
     )
-    with conversion_progress() as progress:
-        llm = LLM(
-            ckpt,
-            cascade,
-            threads,
-            draft_length=draft_length,
-            inner_length=inner_length,
-            min_confidence=min_confidence,
-            ngram=ngram_options(ngram, ngram_history),
-            max_batch=max_batch,
-            num_tokens=num_tokens,
-            progress=progress,
-        )
+    llm = llm_options.open(ckpt, cascade, max_batch=max_batch, num_tokens=num_tokens)
     allowed = tuple(allow_cascade) if allow_cascade else _choices(llm)
     engine_options = AsyncOptions(max_waiting=max_waiting, cascades=allowed)
     run(llm, engine_options, replace(options, cascades=allowed), log_level)
