@@ -104,6 +104,20 @@ def test_a_cancelled_request_ends_soon_and_says_so(talking_llm: LLM) -> None:
     run(talking_llm, body)
 
 
+def test_a_cancelled_request_frees_its_pages_within_one_step(talking_llm: LLM) -> None:
+    async def body(engine: AsyncEngine) -> None:
+        for _ in range(5):
+            stream = engine.submit(PROMPTS[0], ENDLESS)
+            await anext(stream)
+            stream.cancel()
+            before = engine.snapshot().steps
+            await stream.completion()
+            assert engine.snapshot().steps - before <= 1  # the one that was under way
+            assert engine.llm.model.pool.num_free == engine.llm.model.pool.num_pages
+
+    run(talking_llm, body)
+
+
 def talking_plain(llm: LLM, prompt: list[int], how: SamplingParams) -> list[object]:
     """Plain tokens of one prompt, from a second copy of the model."""
     twin = LLM(llm.model.name, "w8a16", 1, num_tokens=1024, page_size=16)

@@ -7,6 +7,7 @@ text. A request's grammar is hostile input: its size, depth and the work of a st
 from __future__ import annotations
 
 import json
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -58,7 +59,7 @@ class TokenGrammar:
 
 
 class GrammarCompiler:
-    """Makes grammars over one tokenizer; what was compiled last is kept."""
+    """Makes grammars over one tokenizer; what was compiled last is kept. For any thread."""
 
     def __init__(self, tokenizer_json: str, vocab_size: int, end_ids: Iterable[int]) -> None:
         try:
@@ -91,20 +92,23 @@ class GrammarCompiler:
             verbose_errors=False,
         )
         self._ready: OrderedDict[StructuredOutputs, LLMatcher] = OrderedDict()
+        self._lock = threading.Lock()  # of `_ready`, never held while compiling
 
     def compile(self, wanted: StructuredOutputs) -> TokenGrammar:
         """A grammar at its beginning. Raises `ArgumentError` for one that cannot be used."""
-        matcher = self._ready.get(wanted)
+        with self._lock:
+            matcher = self._ready.get(wanted)
         if matcher is None:
             matcher = self._library.LLMatcher(
                 self._tokenizer, self._grammar(wanted), log_level=0, limits=self._limits
             )
             if matcher.is_error():
                 raise _refused(wanted.kind, matcher.get_error())
+        with self._lock:
             self._ready[wanted] = matcher
+            self._ready.move_to_end(wanted)
             if len(self._ready) > MAX_COMPILED:
                 self._ready.popitem(last=False)
-        self._ready.move_to_end(wanted)
         return TokenGrammar(matcher.deep_copy(), self._vocab_size)
 
     def _grammar(self, wanted: StructuredOutputs) -> str:

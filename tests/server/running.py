@@ -16,6 +16,7 @@ from halfbyte import LLM
 from halfbyte.async_engine import AsyncEngine, AsyncOptions
 from halfbyte.server.app import build_app
 from halfbyte.server.options import ServeOptions
+from halfbyte.server.run import uvicorn_config
 
 NAME = "tiny"
 
@@ -46,10 +47,8 @@ class Served:
 def serving(llm: LLM, *, engine: AsyncOptions | None = None, **options: Any) -> Iterator[Served]:
     """Serves until the block ends; every page must then be free."""
     running = AsyncEngine(llm, engine)
-    app = build_app(running, ServeOptions(model_name=NAME, port=0, **options))
-    config = uvicorn.Config(
-        app, port=0, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=5
-    )
+    asked = ServeOptions(model_name=NAME, port=0, drain_seconds=5, **options)
+    config = uvicorn_config(build_app(running, asked), asked)
     socket = config.bind_socket()
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)

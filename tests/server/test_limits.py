@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -13,6 +14,7 @@ import pytest
 
 from halfbyte import LLM
 from halfbyte.async_engine import AsyncOptions
+from halfbyte.server.connection import Connection
 from tests.server.running import Served, serving
 
 LONG: dict[str, Any] = {"prompt": "the", "temperature": 0, "max_tokens": 450, "ignore_eos": True}
@@ -140,3 +142,48 @@ def test_a_prompt_longer_than_the_context_is_400(served: Served) -> None:
     assert answer.status_code == 400
     assert "context" in answer.json()["error"]["message"]
     served.wait_until_idle()
+
+
+def _talk(server: Served, *pieces: bytes, pause: float = 0.0) -> bytes:
+    """What the server says to a client that sends pieces, one after a pause, until it hangs up."""
+    host, port = server.url.removeprefix("http://").split(":")
+    said = b""
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        with suppress(OSError):  # it may hang up before all is sent
+            for piece in pieces:
+                client.sendall(piece)
+                time.sleep(pause)
+        with suppress(OSError):
+            while more := client.recv(65536):
+                said += more
+    return said
+
+
+def test_a_head_that_does_not_arrive_is_408(
+    talking_llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Connection, "head_seconds", 0.3)
+    whole = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    with serving(talking_llm) as server:
+        assert _talk(server).startswith(b"HTTP/1.1 408 ")  # nothing at all
+        drops = (b"GET /health HTTP/1.1\r\n", *[b"a: b\r\n"] * 20)
+        assert _talk(server, *drops, pause=0.05).startswith(b"HTTP/1.1 408 ")
+        # A kept connection: its second request is as bounded as its first.
+        said = _talk(server, whole, b"GET /he", pause=0.1)
+        assert said.startswith(b"HTTP/1.1 200 ")
+        assert b"HTTP/1.1 408 " in said
+        with server.client() as http:  # a pause between requests is no fault
+            assert http.get("/health").status_code == 200
+            time.sleep(0.6)
+            assert http.get("/health").status_code == 200
+        # Nor is an answer that takes longer than a head may.
+        assert _post(server, LONG).status_code == 200
+
+
+def test_a_head_without_end_is_431(served: Served) -> None:
+    endless = (b"GET /health HTTP/1.1\r\n", *[b"x: " + b"y" * 8000 + b"\r\n"] * 20)
+    said = _talk(served, *endless, pause=0.001)
+    assert said == b"" or said.startswith(b"HTTP/1.1 431 ")  # reset where it was still sending
+    with served.client() as http:
+        headers = {f"x-{i}": "y" * 1000 for i in range(8)}
+        assert http.get("/health", headers=headers).status_code == 200

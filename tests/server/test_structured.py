@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -160,3 +161,28 @@ def test_penalties_and_biases_change_the_text_alike_under_every_cascade(
 
     assert text(**change) != text()
     assert text(**change, cascade="none") == text(**change, cascade="w4a4 > w8a16")
+
+
+def test_a_grammar_is_compiled_off_the_event_loop_and_once(
+    served: Served, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    compiler = served.llm.model.grammars
+    plain = compiler._grammar
+
+    def noted(wanted: Any) -> str:
+        seen.append(_on_a_loop())
+        return plain(wanted)
+
+    monkeypatch.setattr(compiler, "_grammar", noted)
+    choice = _chat(http, structured_outputs={"regex": "[ab]{7}z"})
+    assert choice["message"]["content"].endswith("z")
+    assert seen == [False]
+
+
+def _on_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -104,6 +105,14 @@ def _warm(engine: AsyncEngine) -> None:
     """Start the process that renders conversations, so that the first need not wait for it."""
     with suppress(HalfbyteError):  # a model without text or chat; who asks for it is told
         _ = engine.llm.model.template
+    _give_back_freed_memory()
+
+
+def _give_back_freed_memory() -> None:
+    """What reading the tokenizer has freed, 25 MB of it for 49k tokens, would stay resident."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc alone
+    if trim is not None:
+        trim(0)
 
 
 def build_app(engine: AsyncEngine, options: ServeOptions) -> Starlette:

@@ -9,15 +9,34 @@ import sys
 from collections.abc import Iterator
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from halfbyte.async_engine import AsyncEngine, AsyncOptions
 from halfbyte.errors import ArgumentError
 from halfbyte.llm import LLM
 from halfbyte.server.app import build_app
+from halfbyte.server.connection import Connection
 from halfbyte.server.log import configure, log
 from halfbyte.server.options import ServeOptions
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def uvicorn_config(app: ASGIApp, options: ServeOptions) -> uvicorn.Config:
+    """How uvicorn is to serve `app`."""
+    return uvicorn.Config(
+        app,
+        host=options.host,
+        port=options.port,
+        http=Connection,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(options.drain_seconds)),
+        timeout_keep_alive=75,  # above the pause between a client's requests, below its own limit
+        ws="none",
+        lifespan="on",
+    )
 
 
 class _Server(uvicorn.Server):
@@ -51,19 +70,7 @@ def serve(llm: LLM, engine_options: AsyncOptions, options: ServeOptions, log_lev
 
 
 async def _serve(llm: LLM, engine_options: AsyncOptions, options: ServeOptions) -> None:
-    config = uvicorn.Config(
-        build_app(AsyncEngine(llm, engine_options), options),
-        host=options.host,
-        port=options.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=max(1, round(options.drain_seconds)),
-        timeout_keep_alive=75,  # above the pause between a client's requests, below its own limit
-        h11_max_incomplete_event_size=32768,
-        ws="none",
-        lifespan="on",
-    )
+    config = uvicorn_config(build_app(AsyncEngine(llm, engine_options), options), options)
     server = _Server(config)
     try:
         socket = config.bind_socket()
