@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.rows import Row
 from benchmarks.teacher_forced import mean, mean_difference
 
-BASELINE = "rtn"
+BASELINE = "rtn-plain"  # what nested drafts begin with
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ def _nested(scheme: str, agreement: list[float]) -> list[Row]:
 
 
 def test_a_scheme_is_paired_with_the_baseline_sequence_by_sequence() -> None:
-    text = report([*_nested("rtn", [0.5, 0.9]), *_nested("gptq", [0.53, 0.93])])
+    text = report([*_nested("rtn-plain", [0.5, 0.9]), *_nested("gptq", [0.53, 0.93])])
     line = next(line for line in text.splitlines() if "`gptq`" in line)
     assert "| +3.0 ± 0.0 |" in line  # the sequences differ by 40 points, the schemes by three
     assert "+1.00% ± 0.00" in line
@@ -48,7 +48,7 @@ def test_a_scheme_is_paired_with_the_baseline_sequence_by_sequence() -> None:
 
 
 def test_a_later_row_replaces_an_earlier_one() -> None:
-    text = report([*_nested("rtn", [0.1, 0.1]), *_nested("rtn", [0.8, 0.8])])
+    text = report([*_nested("rtn-plain", [0.1, 0.1]), *_nested("rtn-plain", [0.8, 0.8])])
     assert "0.800" in text
     assert "0.100" not in text
 
