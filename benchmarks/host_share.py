@@ -1,21 +1,28 @@
 """The share of an engine's steps that is not spent in the native core.
 
-    python -m benchmarks.host_share smollm2-135m --batch 1 16
+    python -m benchmarks.host_share --name smollm2-135m --model smollm2-135m
 
 A proxy counts the time inside the runtime's calls; the rest of `Engine.step`, and of turning its
-tokens into text, is the host's. Shares are ratios, so they bear a busy machine. One JSON line each.
+tokens into text, is the host's. Shares are ratios, so they bear a busy machine. A row for every
+cascade and batch: the share over rounds, in per cent, and the microseconds behind it.
 """
 
 from __future__ import annotations
 
 import argparse
 import cProfile
-import json
 import pstats
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from time import perf_counter, thread_time
 from typing import Any
 
-from halfbyte import LLM, SamplingParams
+from benchmarks.arguments import add_model, names, positive
+from benchmarks.machine import commit, describe
+from benchmarks.process import guarded
+from benchmarks.rows import RESULTS, Row, Spread, append
+from halfbyte import LLM, SamplingParams, __version__
+from halfbyte.evaluate.provenance import now
 from halfbyte.request import Request
 
 
@@ -43,35 +50,61 @@ class TimedRuntime:
         return timed
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One round of one batch: microseconds a step, of all and of the host."""
+
+    step: float
+    host: float
+    host_cpu: float  # of a busy machine, less what others took from the thread
+
+    @property
+    def share(self) -> float:
+        """Of the host, in per cent."""
+        return 100 * self.host / self.step
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("model")
-    parser.add_argument("--cascade", default="w4a8 > w8a16")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
-    parser.add_argument("--tokens", type=int, default=128)
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--stop", default="", help="a stop string: text is then followed by token")
-    parser.add_argument("--profile", type=int, default=0, help="print this many costly functions")
-    arguments = parser.parse_args()
+    arguments = _parse()
     llm = LLM(
         arguments.model,
-        arguments.cascade,
+        arguments.cascades[0],
         arguments.threads,
+        planes=arguments.planes,
         max_batch=max(arguments.batch),
         prefix_cache=False,
     )
+    size = llm.model.runtime.weight_bytes(llm.cascade.target)
     timed = TimedRuntime(llm.model.runtime)
     llm.model.runtime = timed
-    llm = llm.with_cascade(arguments.cascade)
-    for batch in arguments.batch:
-        print(json.dumps(measure(llm, timed, batch, arguments)))
+    machine, started = describe(arguments.threads), now()
+    rows = []
+    for cascade in arguments.cascades:
+        chosen = llm.with_cascade(cascade)
+        for batch in arguments.batch:
+            readings = [measure(chosen, timed, batch, arguments) for _ in range(arguments.rounds)]
+            middle = sorted(readings, key=lambda r: r.share)[len(readings) // 2]
+            row = Row(
+                commit=commit(),
+                date=started,
+                machine=machine,
+                engine="halfbyte",
+                version=__version__,
+                model=arguments.name,
+                format=f"planes {arguments.planes}" if arguments.planes else "planes",
+                bytes=size,
+                cascade=cascade,
+                metric=f"host share {batch}",
+                unit="%",
+                spread=Spread.of([r.share for r in readings]),
+                details=asdict(middle),
+            )
+            rows.append(row)
+            print(f"{cascade:16} batch {batch:2} {row.spread.median:6.2f} %  {row.details}")
+    append(arguments.output, rows)
 
 
-def measure(
-    llm: LLM, timed: TimedRuntime, batch: int, arguments: argparse.Namespace
-) -> dict[str, Any]:
+def measure(llm: LLM, timed: TimedRuntime, batch: int, arguments: argparse.Namespace) -> Reading:
     """Streams of `batch` prompts, from the first token of all of them on."""
     stop = (arguments.stop,) if arguments.stop else ()
     params = SamplingParams(
@@ -101,17 +134,25 @@ def measure(
     if profile:
         profile.disable()
         pstats.Stats(profile).sort_stats("tottime").print_stats(arguments.profile)
-    return {
-        "model": arguments.model,
-        "cascade": arguments.cascade,
-        "batch": batch,
-        "steps": steps,
-        "host_microseconds_a_step": 1e6 * (total - timed.seconds) / steps,
-        # Of a busy machine, less what others took from the thread.
-        "host_cpu_microseconds_a_step": 1e6 * (cpu - timed.cpu_seconds) / steps,
-        "host_share": (total - timed.seconds) / total,
-    }
+    return Reading(
+        step=1e6 * total / steps,
+        host=1e6 * (total - timed.seconds) / steps,
+        host_cpu=1e6 * (cpu - timed.cpu_seconds) / steps,
+    )
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    add_model(parser)
+    parser.add_argument("--cascades", type=names, default="auto,w8a16,w4a8,w4a8 > w8a16")
+    parser.add_argument("--batch", type=positive, nargs="+", default=[1, 16])
+    parser.add_argument("--tokens", type=positive, default=128)
+    parser.add_argument("--rounds", type=positive, default=5)
+    parser.add_argument("--stop", default="", help="a stop string: text is then followed by token")
+    parser.add_argument("--profile", type=int, default=0, help="print this many costly functions")
+    parser.add_argument("--output", type=Path, default=RESULTS / "host_share.jsonl")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main)

@@ -81,7 +81,7 @@ def _servers(arguments: argparse.Namespace, most: int) -> list[Server]:
     return found
 
 
-def _prompt(number: int, length: int) -> str:
+def prompt_text(number: int, length: int) -> str:
     """About `length` tokens that no other request begins with, so that no cache helps anybody."""
     text = PROMPTS[number % len(PROMPTS)].text
     repeated = (text + " ") * (1 + 5 * length // len(text))
@@ -91,12 +91,12 @@ def _prompt(number: int, length: int) -> str:
 def _load(server: Server, streams: int, arguments: argparse.Namespace, turn: int) -> Load:
     requests = max(arguments.requests, 2 * streams)
     first = (turn * 64 + streams) * 1000  # numbers that no other load of the run has
-    prompts = [_prompt(first + k, arguments.prompt_tokens) for k in range(requests)]
+    prompts = [prompt_text(first + k, arguments.prompt_tokens) for k in range(requests)]
     return Load(streams, prompts, arguments.tokens, server.extra)
 
 
 def _warm_up(port: int, server: Server) -> None:
-    asyncio.run(run_load(port, Load(1, [_prompt(0, 32)], 16, server.extra)))
+    asyncio.run(run_load(port, Load(1, [prompt_text(0, 32)], 16, server.extra)))
 
 
 def _read(answers: Sequence[Answer], load: Load) -> Reading:

@@ -10,7 +10,7 @@ from benchmarks.load import Load, run_load
 from benchmarks.report import report
 from benchmarks.rows import Row, Spread
 from benchmarks.servers import HalfbyteServer, LlamaServer
-from benchmarks.serving import _prompt, _read
+from benchmarks.serving import _read, prompt_text
 
 from halfbyte import LLM
 from halfbyte.errors import SourceError
@@ -36,7 +36,7 @@ def test_every_prompt_is_answered_in_full_and_timed(talking_llm: LLM) -> None:
 
 
 def test_no_two_prompts_begin_alike_and_all_are_as_long() -> None:
-    prompts = [_prompt(i, 128) for i in range(2000)]
+    prompts = [prompt_text(i, 128) for i in range(2000)]
     assert len({p[:16] for p in prompts}) == 2000
     assert {len(p) for p in prompts} == {512}
 

@@ -1,0 +1,149 @@
+"""Offline batches: all prompts given at once, tokens/s of all together, prompts included.
+
+    python -m benchmarks.batches --name smollm2-135m --model smollm2-135m \\
+        --openvino-python VENV/bin/python --openvino-model SMOLLM2.gguf
+
+Each round asks every engine once, in a process of its own on the pinned CPUs: the same prompts of
+about 128 tokens, exactly as many new tokens for each. OpenVINO GenAI reads a GGUF file, or what
+optimum-cli exported; its Python is one that has openvino-genai.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.arguments import add_model, names, positive
+from benchmarks.machine import commit, describe, pinned_cpus
+from benchmarks.process import guarded, run
+from benchmarks.rows import RESULTS, Row, Spread, append
+from benchmarks.serving import prompt_text
+from halfbyte import LLM, SamplingParams, __version__
+from halfbyte.evaluate.provenance import now
+
+PEER = Path(__file__).with_name("openvino_batches.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """An engine, and the command that prints its result as one JSON object."""
+
+    engine: str
+    format: str
+    cascade: str
+    command: tuple[str, ...]
+
+
+def main() -> None:
+    arguments = _parse()
+    if arguments.one:
+        print(json.dumps(_ours(arguments)))
+        return
+    cpus, started = pinned_cpus(arguments.threads), now()
+    contenders = _contenders(arguments)
+    found: dict[tuple[int, int], list[float]] = {}
+    said: dict[int, dict[str, object]] = {}
+    for turn in range(arguments.rounds):
+        for i, contender in enumerate(contenders):
+            said[i] = json.loads(run(contender.command, cpus, {}).output.splitlines()[-1])
+            rates = said[i]["tokens_per_second"]
+            assert isinstance(rates, dict)
+            for batch, rate in rates.items():
+                found.setdefault((i, int(batch)), []).append(rate)
+            print(f"{turn + 1}  {contender.engine:14} {contender.cascade:8} {rates}", flush=True)
+    machine = describe(arguments.threads)
+    append(
+        arguments.output,
+        [
+            Row(
+                commit=commit(),
+                date=started,
+                machine=machine,
+                engine=contenders[i].engine,
+                version=str(said[i]["version"]),
+                model=arguments.name,
+                format=contenders[i].format,
+                bytes=int(str(said[i]["bytes"])),
+                cascade=contenders[i].cascade,
+                metric=f"offline batch {batch}",
+                unit="tok/s",
+                spread=Spread.of(values),
+                details={"prompt_tokens": arguments.prompt_tokens, "tokens": arguments.tokens},
+            )
+            for (i, batch), values in found.items()
+        ],
+    )
+
+
+def _contenders(arguments: argparse.Namespace) -> list[Contender]:
+    work = [str(arguments.tokens), str(arguments.prompt_tokens), *map(str, arguments.batch)]
+    planes = ["--planes", str(arguments.planes)] if arguments.planes else []
+    ours = [sys.executable, "-m", "benchmarks.batches", "--one", "--name", arguments.name]
+    ours += ["--model", arguments.model, *planes, "--threads", str(arguments.threads)]
+    ours += ["--tokens", work[0], "--prompt-tokens", work[1], "--batch", *work[2:]]
+    named = f"planes {arguments.planes}" if arguments.planes else "planes"
+    found = [
+        Contender("halfbyte", named, cascade, (*ours, "--cascades", cascade))
+        for cascade in arguments.cascades
+    ]
+    if arguments.openvino_python:
+        peer = (str(arguments.openvino_python), str(PEER), str(arguments.openvino_model))
+        given = json.dumps([_prompts(batch, arguments.prompt_tokens) for batch in arguments.batch])
+        command = (*peer, str(arguments.threads), work[0], given)
+        name = arguments.openvino_model.name.removesuffix(".gguf").rpartition(".")[2]
+        found.append(Contender("openvino-genai", name, "", command))
+    return found
+
+
+def _prompts(batch: int, length: int) -> list[str]:
+    return [prompt_text(1000 * batch + k, length) for k in range(batch)]
+
+
+def _ours(arguments: argparse.Namespace) -> dict[str, object]:
+    """Tokens per second by batch."""
+    room = max(arguments.batch) * (arguments.prompt_tokens + arguments.tokens + 128)
+    llm = LLM(
+        arguments.model,
+        arguments.cascades[0],
+        arguments.threads,
+        planes=arguments.planes,
+        max_batch=max(arguments.batch),
+        num_tokens=room,
+        prefix_cache=False,
+    )
+    params = SamplingParams(temperature=0.0, max_tokens=arguments.tokens, ignore_eos=True)
+    llm.generate(_prompts(max(arguments.batch), 32), params)
+    rates = {}
+    for batch in arguments.batch:
+        prompts = _prompts(batch, arguments.prompt_tokens)
+        began = time.perf_counter()
+        done = llm.generate(prompts, params)
+        seconds = time.perf_counter() - began
+        assert all(len(answer.token_ids) == arguments.tokens for answer in done)
+        rates[batch] = batch * arguments.tokens / seconds
+    size = llm.model.runtime.weight_bytes(llm.cascade.target)
+    return {"tokens_per_second": rates, "version": __version__, "bytes": size}
+
+
+def _parse(given: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    add_model(parser)
+    parser.add_argument("--cascades", type=names, default="w4a8,w8a8")
+    parser.add_argument("--batch", type=positive, nargs="+", default=[1, 8, 16])
+    parser.add_argument("--prompt-tokens", type=positive, default=128, help="about")
+    parser.add_argument("--tokens", type=positive, default=128, help="new ones, of every prompt")
+    parser.add_argument("--rounds", type=positive, default=5)
+    parser.add_argument("--openvino-python", type=Path, help="a Python with openvino-genai")
+    parser.add_argument("--openvino-model", type=Path, help="GGUF file or exported directory")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--output", type=Path, default=RESULTS / "batches.jsonl")
+    return parser.parse_args(given)
+
+
+if __name__ == "__main__":
+    guarded(main)
