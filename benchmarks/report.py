@@ -30,6 +30,14 @@ PARTS: Mapping[str, Callable[[], str]] = {
 }
 
 
+# Metrics of `startup` and their headings.
+PROCESS = {
+    "start generate": "`generate`: one token",
+    "start serve": "`serve`: first answer",
+    "resident serve": "resident, weights and a full KV pool included",
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     choice = parser.add_mutually_exclusive_group()
@@ -78,6 +86,8 @@ def report(rows: Sequence[Row]) -> str:
             _planner_table(model, [r for r in own if r.metric.startswith("workload")]),
             _cost_table(model, [r for r in own if r.unit == "ms"]),
             _serving_table(model, [r for r in own if r.metric.startswith("serve")]),
+            _batches_table(model, [r for r in own if r.metric.startswith("offline batch")]),
+            _process_table(model, [r for r in own if r.metric in PROCESS]),
             _linear_table(model, [r for r in own if r.metric.startswith("linear")]),
         ]
     parts.append(_origin(list(latest)))
@@ -196,6 +206,34 @@ def _serving_table(model: str, rows: Sequence[Row]) -> str:
         lines.append(_line([name[0], f"`{name[2]}`" if name[2] else name[1], *cells]))
     title = f"**{model}** served: tokens/s of all streams together (and time to the first token)"
     return title + "\n\n" + "\n".join(lines)
+
+
+def _batches_table(model: str, rows: Sequence[Row]) -> str:
+    """One line an engine: tokens a second by how many prompts were given at once."""
+    if not rows:
+        return ""
+    counts = sorted({int(row.metric.split()[-1]) for row in rows})
+    lines = _head(["engine", "weights", *(f"{count} prompts" for count in counts)])
+    for name in dict.fromkeys((row.engine, row.format, row.cascade) for row in rows):
+        own = {r.metric: r for r in rows if (r.engine, r.format, r.cascade) == name}
+        cells = [
+            _speed(own[f"offline batch {n}"].spread) if f"offline batch {n}" in own else ""
+            for n in counts
+        ]
+        lines.append(_line([name[0], f"`{name[2]}`" if name[2] else name[1], *cells]))
+    return f"**{model}**, offline batches, tokens/s with their prompts\n\n" + "\n".join(lines)
+
+
+def _process_table(model: str, rows: Sequence[Row]) -> str:
+    """One line an engine and cascade: seconds to the first token, megabytes resident."""
+    if not rows:
+        return ""
+    lines = _head(["engine", "cascade", *PROCESS.values()])
+    for name in dict.fromkeys((row.engine, row.cascade) for row in rows):
+        own = {r.metric: r for r in rows if (r.engine, r.cascade) == name}
+        cells = [f"{own[m].spread.median:.3g} {own[m].unit}" if m in own else "" for m in PROCESS]
+        lines.append(_line([name[0], f"`{name[1]}`", *cells]))
+    return f"**{model}**, from the command on\n\n" + "\n".join(lines)
 
 
 def _linear_table(model: str, rows: Sequence[Row]) -> str:
