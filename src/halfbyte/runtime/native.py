@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,10 +60,10 @@ class NativeRuntime:
                 "page_size", got=page_size, expected="16, 32, 64, 128 or 256", fix="choose one"
             )
         config = weights.config
-        self._config = config
-        self._page_size = page_size
-        self._num_pages = -(-num_tokens // page_size)
-        self._max_rows = max_rows
+        self.config: Final = config
+        self.page_size: Final = page_size
+        self.num_pages: Final = -(-num_tokens // page_size)
+        self.max_rows: Final = max_rows
         self._head_bits = dict(weights.head_bits)
         self.threads = choose_threads(threads)
         self.tier = choose_tier(tier)
@@ -85,38 +85,18 @@ class NativeRuntime:
             max_rows=max_rows,
         )
         _load(self._model, weights)
-        self._model.allocate_kv(self._num_pages, page_size, kv_dtype)
-        self._kv_dtype = kv_dtype
+        self._model.allocate_kv(self.num_pages, page_size, kv_dtype)
+        self.kv_dtype: Final = kv_dtype
         self._taps: tuple[int, ...] = ()
         self._heads: dict[bytes, int] = {}
         self._kv_type = np.dtype(np.uint32 if kv_dtype == "f32" else np.uint16)
-
-    @property
-    def config(self) -> ModelConfig:
-        """Shape of the model."""
-        return self._config
-
-    @property
-    def page_size(self) -> int:
-        """Positions a KV page holds."""
-        return self._page_size
-
-    @property
-    def num_pages(self) -> int:
-        """Pages in the pool."""
-        return self._num_pages
-
-    @property
-    def max_rows(self) -> int:
-        """Most rows of one forward."""
-        return self._max_rows
 
     @property
     def speed_key(self) -> str:
         """Processor, tier, threads, KV type and build of the core."""
         build = Path(_native.__file__).stat()
         return (
-            f"{processor_name()}; {self.tier}; {self.threads} threads; KV {self._kv_dtype}; "
+            f"{processor_name()}; {self.tier}; {self.threads} threads; KV {self.kv_dtype}; "
             f"core {build.st_size} {build.st_mtime_ns}"
         )
 
@@ -198,7 +178,7 @@ class NativeRuntime:
         """A second head over some tokens; the rows are copied once."""
         key = ids.tobytes()
         if key not in self._heads:
-            check_head_ids(ids, self._config.vocab_size)
+            check_head_ids(ids, self.config.vocab_size)
             self._heads[key] = self._model.reduce_head(np.ascontiguousarray(ids, dtype=np.int32))
         return self._heads[key]
 
@@ -216,7 +196,7 @@ class NativeRuntime:
         level: Level,
     ) -> LayerPass:
         """Run one layer alone over whole sequences; see `protocol.LayerRuntime`."""
-        first, pages = fresh_pages(row_starts, self._page_size)
+        first, pages = fresh_pages(row_starts, self.page_size)
         weight_bits, act_bits, _ = self._bits(level)
         taken = self._model.capture_layer(
             layer, _f32(residual), row_starts, first, pages, weight_bits, act_bits
@@ -227,11 +207,6 @@ class NativeRuntime:
     def core(self) -> _native.NativeModel:
         """The model itself, for a draft head that shares its matrices."""
         return self._model
-
-    @property
-    def kv_dtype(self) -> str:
-        """f16, bf16 or f32."""
-        return self._kv_dtype
 
     def keep_features(self, taps: tuple[int, ...]) -> None:
         """Keep features beside the KV from now on."""

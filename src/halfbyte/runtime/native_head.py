@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte import _native
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError
-from halfbyte.formats.draft_head import HeadConfig, HeadWeights
+from halfbyte.formats.draft_head import HeadWeights
 from halfbyte.formats.weights import Weights
 from halfbyte.runtime.draft_head import F32, HeadStep, check_target, scoring_matrix
 from halfbyte.runtime.native import NativeRuntime, put_matrix
@@ -33,11 +35,11 @@ class NativeHead:
         config = weights.config
         taps = check_target(config, target.config)
         shape = config.model
-        self._config = config
+        self.config: Final = config
         self._ids = weights.draft_ids
-        self._page_size = target.page_size
-        self._scratch = range(target.num_pages, target.num_pages + scratch_pages)
-        self._max_rows = max_rows
+        self.page_size: Final = target.page_size
+        self.scratch_pages: Final = range(target.num_pages, target.num_pages + scratch_pages)
+        self.max_rows: Final = max_rows
         self._model = _native.NativeModel(
             vocab=config.scored,
             hidden=shape.hidden_size,
@@ -62,33 +64,13 @@ class NativeHead:
         if not shares_head:
             put_matrix(self._model, "head", 0, [scoring_matrix(weights, target_weights)])
         _load(self._model, weights)
-        self._model.allocate_kv(self._scratch.stop, target.page_size, target.kv_dtype)
+        self._model.allocate_kv(self.scratch_pages.stop, target.page_size, target.kv_dtype)
         target.keep_features(taps)
-
-    @property
-    def config(self) -> HeadConfig:
-        """Its shape."""
-        return self._config
 
     @property
     def level(self) -> Level:
         """The level to run it at."""
         return Level(8 if self._model.has_lo else 4, 8)
-
-    @property
-    def page_size(self) -> int:
-        """Positions a KV page holds."""
-        return self._page_size
-
-    @property
-    def scratch_pages(self) -> range:
-        """Pages no sequence of the target has."""
-        return self._scratch
-
-    @property
-    def max_rows(self) -> int:
-        """Most rows of one forward."""
-        return self._max_rows
 
     def forward(
         self, batch: Batch, level: Level, features: F32, rows: NDArray[np.int32], k: int
@@ -103,7 +85,7 @@ class NativeHead:
             rows,
             batch.paths,
             features,
-            min(k, self._config.scored),
+            min(k, self.config.scored),
         )
         return HeadStep(tokens if self._ids is None else self._ids[tokens], logprobs, hidden)
 

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from halfbyte.config import Level, ModelConfig
+from halfbyte.config import Level
 from halfbyte.errors import ArgumentError
 from halfbyte.formats.weights import Dense, Planes, Weights
 from halfbyte.runtime.draft_head import other_taps
@@ -69,41 +69,21 @@ class ReferenceRuntime:
             raise ArgumentError(
                 "page_size", got=page_size, expected="a multiple of 16", fix="use 64"
             )
-        self._config: Final = weights.config
+        self.config: Final = weights.config
         self._model: Final = load_model(weights)
-        self._page_size: Final = page_size
-        self._num_pages: Final = -(-num_tokens // page_size)
-        self._max_rows: Final = max_rows
-        self._kv_dtype: Final = kv_dtype
-        self._frequencies: Final = self._config.rope.inverse_frequencies(self._config.head_dim)
-        c = self._config
+        self.page_size: Final = page_size
+        self.num_pages: Final = -(-num_tokens // page_size)
+        self.max_rows: Final = max_rows
+        self.kv_dtype: Final = kv_dtype
+        self._frequencies: Final = self.config.rope.inverse_frequencies(self.config.head_dim)
+        c = self.config
         bits = np.uint32 if kv_dtype == "f32" else np.uint16
-        pool = (c.num_layers, self._num_pages, c.num_kv_heads)
+        pool = (c.num_layers, self.num_pages, c.num_kv_heads)
         self._keys: Final = np.zeros((*pool, c.head_dim, page_size), dtype=bits)
         self._values: Final = np.zeros((*pool, page_size, c.head_dim), dtype=bits)
         self._taps: tuple[int, ...] = ()
         self._heads: list[NDArray[np.int32]] = []  # ids of each reduced head
         self._features = np.zeros((0, page_size, 0), dtype=np.float32)  # [P, S, taps * hidden]
-
-    @property
-    def config(self) -> ModelConfig:
-        """Shape of the model."""
-        return self._config
-
-    @property
-    def page_size(self) -> int:
-        """Positions a KV page holds."""
-        return self._page_size
-
-    @property
-    def num_pages(self) -> int:
-        """Pages in the pool."""
-        return self._num_pages
-
-    @property
-    def max_rows(self) -> int:
-        """Most rows of one forward."""
-        return self._max_rows
 
     @property
     def speed_key(self) -> str:
@@ -132,7 +112,7 @@ class ReferenceRuntime:
         for i in range(len(model.layers)):
             self._keep(i, x, rows)
             x = self._layer(i, x, rows, level).residual
-        final = rms_norm(x, model.final_norm, self._config.norm_eps)
+        final = rms_norm(x, model.final_norm, self.config.norm_eps)
         self._keep(len(model.layers), final, rows)
         return model.head.linear(final[logit_rows], model.head_bits_of(level), level.act_bits)
 
@@ -142,7 +122,7 @@ class ReferenceRuntime:
         return _Rows(batch, contexts, rope_angles(positions, self._frequencies))
 
     def _layer(self, index: int, x: F32, rows: _Rows, level: Level) -> LayerPass:
-        layer, eps = self._model.layers[index], self._config.norm_eps
+        layer, eps = self._model.layers[index], self.config.norm_eps
         weight_bits, act_bits = level.weight_bits, level.act_bits
         attn_in = rms_norm(x, layer.attn_norm, eps)
         mixed = self._attention(index, layer, attn_in, rows, level)
@@ -160,7 +140,7 @@ class ReferenceRuntime:
         self, layer: int, residual: F32, row_starts: NDArray[np.int32], level: Level
     ) -> LayerPass:
         """Run one layer alone over whole sequences; see `protocol.LayerRuntime`."""
-        first, pages = fresh_pages(row_starts, self._page_size)
+        first, pages = fresh_pages(row_starts, self.page_size)
         batch = Batch(np.zeros(len(residual), dtype=np.int32), row_starts, first, pages)
         self._check(batch, level)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -210,7 +190,7 @@ class ReferenceRuntime:
 
     def reduce_head(self, ids: NDArray[np.int32]) -> int:
         """Only the ids are kept: the twin scores every token and looks at these."""
-        check_head_ids(ids, self._config.vocab_size)
+        check_head_ids(ids, self.config.vocab_size)
         for number, known in enumerate(self._heads, start=1):
             if np.array_equal(known, ids):
                 return number
@@ -221,7 +201,7 @@ class ReferenceRuntime:
         self, pages: NDArray[np.int32], sources: NDArray[np.int32], targets: NDArray[np.int32]
     ) -> None:
         """Copy K and V of every layer between slots of one sequence."""
-        size = self._page_size
+        size = self.page_size
         keys = self._keys[:, pages[sources // size], :, :, sources % size]
         values = self._values[:, pages[sources // size], :, sources % size]
         self._keys[:, pages[targets // size], :, :, targets % size] = keys
@@ -235,8 +215,8 @@ class ReferenceRuntime:
         if self._taps not in ((), taps):
             raise other_taps(self._taps, taps)
         if not self._taps:
-            width = len(taps) * self._config.hidden_size
-            shape = (self._num_pages, self._page_size, width)
+            width = len(taps) * self.config.hidden_size
+            shape = (self.num_pages, self.page_size, width)
             self._features = np.zeros(shape, dtype=np.float32)
         self._taps = taps
 
@@ -244,13 +224,8 @@ class ReferenceRuntime:
         self, pages: NDArray[np.int32], positions: NDArray[np.int32]
     ) -> NDArray[np.float32]:
         """Kept features: [n, taps * hidden]."""
-        kept: F32 = self._features[pages[positions // self._page_size], positions % self._page_size]
+        kept: F32 = self._features[pages[positions // self.page_size], positions % self.page_size]
         return kept
-
-    @property
-    def kv_dtype(self) -> str:
-        """f16, bf16 or f32."""
-        return self._kv_dtype
 
     def read_kv(self, layer: int, page: int) -> tuple[KvBits, KvBits]:
         """Raw bits of one page: K [Hkv, D, S], V [Hkv, S, D]."""
@@ -263,8 +238,8 @@ class ReferenceRuntime:
             m.read_bytes(level.weight_bits) for layer in model.layers for m in layer.matrices
         )
         whole = model.head.read_bytes(model.head_bits_of(level))
-        rows = len(self._heads[head - 1]) if head else self._config.vocab_size
-        return stacked + whole * rows // self._config.vocab_size
+        rows = len(self._heads[head - 1]) if head else self.config.vocab_size
+        return stacked + whole * rows // self.config.vocab_size
 
     def memory_bytes(self) -> int:
         """Bytes of all stored matrices."""
@@ -279,7 +254,7 @@ class ReferenceRuntime:
         level: Level,
     ) -> F32:
         """Project, rotate, write K and V of all rows, then attend row by row: [M, H * D]."""
-        c, rows = self._config, len(normed)
+        c, rows = self.config, len(normed)
         batch, contexts, angles = step.batch, step.contexts, step.angles
         q, k, v = (
             m.linear(normed, level.weight_bits, level.act_bits) for m in (layer.q, layer.k, layer.v)
@@ -296,9 +271,9 @@ class ReferenceRuntime:
             )
         q = rope(q, *angles) * np.float32(c.head_dim**-0.5)
         k = rope(k, *angles)
-        pages, slots = own_slots(batch, contexts, self._page_size)
-        self._keys[index, pages, :, :, slots] = narrow(k, self._kv_dtype)
-        self._values[index, pages, :, slots, :] = narrow(v, self._kv_dtype)
+        pages, slots = own_slots(batch, contexts, self.page_size)
+        self._keys[index, pages, :, :, slots] = narrow(k, self.kv_dtype)
+        self._values[index, pages, :, slots, :] = narrow(v, self.kv_dtype)
         out = np.empty((rows, c.num_heads * c.head_dim), dtype=np.float32)
         for b, (start, stop) in enumerate(
             zip(batch.row_starts[:-1], batch.row_starts[1:], strict=True)
@@ -320,13 +295,13 @@ class ReferenceRuntime:
         """Keep x [M, hidden] for every tap that names it."""
         hidden = x.shape[1]
         for i in (i for i, kept in enumerate(self._taps) if kept == tap):
-            pages, slots = own_slots(rows.batch, rows.contexts, self._page_size)
+            pages, slots = own_slots(rows.batch, rows.contexts, self.page_size)
             self._features[pages, slots, i * hidden : (i + 1) * hidden] = x
 
     def _gather(self, layer: int, table: NDArray[np.int32], length: int) -> tuple[F32, F32]:
         """K [Hkv, D, length] and V [Hkv, length, D] of a sequence's positions 0 .. length - 1."""
-        pages = table[: -(-length // self._page_size)]
-        c = self._config
+        pages = table[: -(-length // self.page_size)]
+        c = self.config
         keys = (
             self._keys[layer, pages].transpose(1, 2, 0, 3).reshape(c.num_kv_heads, c.head_dim, -1)
         )
@@ -334,8 +309,8 @@ class ReferenceRuntime:
             self._values[layer, pages].transpose(1, 0, 2, 3).reshape(c.num_kv_heads, -1, c.head_dim)
         )
         return (
-            widen(np.ascontiguousarray(keys[:, :, :length]), self._kv_dtype),
-            widen(np.ascontiguousarray(values[:, :length]), self._kv_dtype),
+            widen(np.ascontiguousarray(keys[:, :, :length]), self.kv_dtype),
+            widen(np.ascontiguousarray(values[:, :length]), self.kv_dtype),
         )
 
     def _check(self, batch: Batch, level: Level) -> None:
@@ -347,18 +322,18 @@ class ReferenceRuntime:
                 fix="pick another level or checkpoint",
             )
         rows, tokens = len(batch.tokens), batch.tokens
-        if not 0 < rows <= self._max_rows:
+        if not 0 < rows <= self.max_rows:
             raise ArgumentError(
                 "rows of a forward",
                 got=rows,
-                expected=f"1 to {self._max_rows}",
+                expected=f"1 to {self.max_rows}",
                 fix="cut into chunks",
             )
-        if tokens.min() < 0 or tokens.max() >= self._config.vocab_size:
+        if tokens.min() < 0 or tokens.max() >= self.config.vocab_size:
             raise ArgumentError(
                 "token id",
                 got=f"{tokens.min()} to {tokens.max()}",
-                expected=f"0 to {self._config.vocab_size - 1}",
+                expected=f"0 to {self.config.vocab_size - 1}",
                 fix="use this model's tokenizer",
             )
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.config import Level
-from halfbyte.formats.draft_head import HeadConfig, HeadWeights
+from halfbyte.formats.draft_head import HeadWeights
 from halfbyte.formats.weights import Planes, Weights
 from halfbyte.runtime.draft_head import HeadStep, check_target, scoring_matrix
 from halfbyte.runtime.protocol import Batch
@@ -37,12 +39,13 @@ class ReferenceHead:
         max_rows: int = 512,
     ) -> None:
         """Tells the target to keep the features it reads."""
-        self._config = config = weights.config
+        config = weights.config
         taps = check_target(config, target.config)
+        self.config: Final = config
         self._ids = weights.draft_ids
-        self._page_size = target.page_size
-        self._scratch = range(target.num_pages, target.num_pages + scratch_pages)
-        self._max_rows = max_rows
+        self.page_size: Final = target.page_size
+        self.scratch_pages: Final = range(target.num_pages, target.num_pages + scratch_pages)
+        self.max_rows: Final = max_rows
         self._kv_dtype = target.kv_dtype
         self._embed = load_matrix(target_weights, "embed")
         self._head = hold_matrix(scoring_matrix(weights, target_weights))
@@ -53,14 +56,9 @@ class ReferenceHead:
         self._frequencies = shape.rope.inverse_frequencies(shape.head_dim)
         self._weights = weights
         bits = np.uint32 if target.kv_dtype == "f32" else np.uint16
-        pool = (self._scratch.stop, self._page_size, shape.num_kv_heads, shape.head_dim)
+        pool = (self.scratch_pages.stop, self.page_size, shape.num_kv_heads, shape.head_dim)
         self._keys, self._values = np.zeros(pool, dtype=bits), np.zeros(pool, dtype=bits)
         target.keep_features(taps)
-
-    @property
-    def config(self) -> HeadConfig:
-        """Its shape."""
-        return self._config
 
     @property
     def level(self) -> Level:
@@ -68,21 +66,6 @@ class ReferenceHead:
         stored = [m.stored for m in self._matrices.values()]
         nested = all(isinstance(s, Planes) and s.lo is not None for s in stored)
         return Level(8 if nested else 4, 8)
-
-    @property
-    def page_size(self) -> int:
-        """Positions a KV page holds."""
-        return self._page_size
-
-    @property
-    def scratch_pages(self) -> range:
-        """Pages no sequence of the target has."""
-        return self._scratch
-
-    @property
-    def max_rows(self) -> int:
-        """Most rows of one forward."""
-        return self._max_rows
 
     def forward(
         self, batch: Batch, level: Level, features: F32, rows: NDArray[np.int32], k: int
@@ -108,16 +91,16 @@ class ReferenceHead:
 
     def _layer(self, batch: Batch, level: Level, features: F32) -> F32:
         """The hidden state of every row: [M, hidden]."""
-        hidden, wide = self._config.model.hidden_size, self._config.is_wide
+        hidden, wide = self.config.model.hidden_size, self.config.is_wide
         embedded = self._norm("embed", self._embed.rows(batch.tokens))
         if wide:
-            own = features.shape[1] == hidden and self._config.num_taps > 1
+            own = features.shape[1] == hidden and self.config.num_taps > 1
             x = features if own else self._matrix("fuse", features, level)
             normed = np.concatenate([embedded, self._norm("feature", x)], axis=1)
         else:
             joined = np.concatenate([embedded, self._norm("feature", features)], axis=1)
             x = self._matrix("fuse", joined, level)
-            if self._config.fuse_bias:
+            if self.config.fuse_bias:
                 x = x + self._weights.vector("fuse.bias")
             normed = self._norm("attn", x)
         x = x + self._matrix("layers.0.attn.o", self._attention(batch, normed, level), level)
@@ -128,7 +111,7 @@ class ReferenceHead:
         return out
 
     def _attention(self, batch: Batch, normed: F32, level: Level) -> F32:
-        shape, rows = self._config.model, len(normed)
+        shape, rows = self.config.model, len(normed)
         contexts = row_contexts(batch)
         positions = np.array([len(slots) - 1 for slots in contexts], dtype=np.int32)
         angles = rope_angles(positions, self._frequencies)
@@ -142,15 +125,15 @@ class ReferenceHead:
             parts.append(out.reshape(rows, heads, shape.head_dim))
         q, k, v = parts
         q = rope(q, *angles) * np.float32(shape.head_dim**-0.5)
-        pages, slots = own_slots(batch, contexts, self._page_size)
+        pages, slots = own_slots(batch, contexts, self.page_size)
         self._keys[pages, slots] = narrow(rope(k, *angles), self._kv_dtype)
         self._values[pages, slots] = narrow(v, self._kv_dtype)
         attended = np.empty((rows, shape.num_heads * shape.head_dim), dtype=np.float32)
         owners = np.repeat(np.arange(len(batch.first_positions)), np.diff(batch.row_starts))
         for m, context in enumerate(contexts):
-            table = batch.page_tables[owners[m]][context // self._page_size]
-            keys = widen(self._keys[table, context % self._page_size], self._kv_dtype)
-            values = widen(self._values[table, context % self._page_size], self._kv_dtype)
+            table = batch.page_tables[owners[m]][context // self.page_size]
+            keys = widen(self._keys[table, context % self.page_size], self._kv_dtype)
+            values = widen(self._values[table, context % self.page_size], self._kv_dtype)
             last = len(context) - 1
             first = max(0, last - shape.sliding_window + 1) if shape.sliding_window else 0
             grouped = q[m].reshape(shape.num_kv_heads, -1, shape.head_dim)
@@ -161,10 +144,10 @@ class ReferenceHead:
 
     @property
     def _eps(self) -> float:
-        return self._config.model.norm_eps
+        return self.config.model.norm_eps
 
     def _norm(self, name: str, x: F32) -> F32:
-        if name not in self._config.norms:
+        if name not in self.config.norms:
             return x
         at = "layers.0.norm.attn" if name == "attn" else f"norm.{name}"
         return rms_norm(x, self._weights.vector(at), self._eps)
