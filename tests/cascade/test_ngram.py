@@ -34,11 +34,13 @@ def _propose(
 def _by_definition(
     tokens: list[int], ahead: list[int], length: int, min_n: int, max_n: int
 ) -> list[int]:
-    """Longest suffix of tokens + ahead at an earlier place of tokens, and what comes after it."""
+    """Longest suffix of tokens + ahead at an earlier place of tokens, and what comes after it: one
+    token more than it has, unless it is as long as any is looked for."""
     text = tokens + ahead
     for n in range(min(max_n, len(text)), min_n - 1, -1):
         for end in range(len(tokens) - 2, n - 2, -1):
             if tokens[end - n + 1 : end + 1] == text[-n:]:
+                length = length if n == max_n else min(length, n + 1)
                 for i in range(length):
                     text.append(text[end + 1 + i])
                 return text[len(text) - length :] if length else []
@@ -56,11 +58,17 @@ def test_it_proposes_what_followed_the_longest_suffix(
 
 
 def test_a_loop_is_continued_as_long_as_asked() -> None:
-    proposer = NgramProposer()
-    assert _propose(proposer, _sequence([7, 1, 2, 3, 1, 2, 3, 1, 2]), 8, []) == [3, 1, 2] * 2 + [
-        3,
-        1,
-    ]
+    proposer = NgramProposer(NgramOptions(max_n=5))
+    found = _propose(proposer, _sequence([7, 1, 2, 3, 1, 2, 3, 1, 2]), 8, [])
+    assert found == [3, 1, 2, 3, 1, 2, 3, 1]
+
+
+@pytest.mark.parametrize(("repeated", "proposed"), [(2, 3), (5, 6), (6, 12)])
+def test_a_short_match_is_not_taken_to_go_on_for_long(repeated: int, proposed: int) -> None:
+    proposer = NgramProposer(NgramOptions(max_n=6))
+    text = list(range(100, 130))
+    found = _propose(proposer, _sequence([*text, 7, *text[:repeated]]), 12, [])
+    assert found == text[repeated : repeated + proposed]
 
 
 @given(texts, texts)

@@ -20,7 +20,7 @@ from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.run import Engine, EngineOptions
 from halfbyte.engine.sequence import Sequence
 from tests.fake_runtime import VOCAB, FakeRuntime
-from tests.proposers import RandomPlanner, knowing, model_runner, noise, proposers
+from tests.proposers import RandomPlanner, Scripted, knowing, model_runner, noise, proposers
 
 TARGET = Cascade.parse("w8a16")
 GREEDY = Choice(0.0, 0, 1.0, 0.0, 0)
@@ -198,6 +198,25 @@ def test_claim_c5_draft_length_lies_between_minimum_and_minimum_plus_inner_lengt
         short = [p for p in proposed if p < minimum]
         assert len(short) <= minimum
         assert any(p >= minimum for p in proposed)
+
+
+def test_a_round_for_which_nothing_is_proposed_ends_a_draft_but_is_run_if_it_is_the_first() -> None:
+    runtime = _target()
+    known = [s.tokens for s in PLAIN[GREEDY]]
+    right = knowing(known, 0, VOCAB)
+    # Only at every seventh position of the text has it anything to say.
+    script = Scripted("now and then", lambda text, n: right._script(text, n * (len(text) % 7 == 0)))
+    runtime.disagree_percent = 0
+    stage = Intermediate(script, SharedRunner(runtime, Level(4, 8)))
+    sequences = _run(runtime, FixedPlan(stage, 9, 3), GREEDY, 40)
+    _assert_plain(sequences, GREEDY)
+    proposed = [p for p, _ in script.observed]
+    assert proposed.count(3) > 3
+    for sequence in sequences:
+        # The minimum is 6. A first round without proposals brings 1, any with proposals 4.
+        drafts = {p for p, _ in sequence.statistics.links["w4a8 > w8a16"].outcomes}
+        assert 1 in drafts
+        assert 4 <= max(drafts) <= 5
 
 
 def test_a_draft_the_intermediate_is_unsure_of_ends_there() -> None:

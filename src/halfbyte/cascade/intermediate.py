@@ -7,6 +7,9 @@ then the next stage judges the whole draft as one short causal block.
 
     length 9, inner_length 3: rounds until 6 or more       root d1 d2 d3 | d4 | d5 d6 d7
 
+A round for which nothing is proposed would be a whole forward for one token: after the first, the
+draft ends there.
+
 `length` is the most that can come of it, so the minimum is length less the most that a round's
 proposal can bring: inner_length, or where trees of inner_length nodes are proposed their depth.
 """
@@ -67,7 +70,7 @@ class Intermediate:
         forwards = 0
         while going:
             wanted = [self._inner_ask(asks[i], drafts[i]) for i in going]
-            outcomes = self._round(wanted, link)
+            outcomes = self._round(wanted, link, [bool(drafts[i]) for i in going])
             forwards += bool(outcomes)
             unfinished = []
             for number, outcome in outcomes.items():
@@ -82,17 +85,24 @@ class Intermediate:
         seconds = perf_counter() - started - link.seconds
         return Proposals(drafts, forwards, forwards * self._forward_bytes, seconds, [link])
 
-    def _round(self, wanted: list[Ask], link: Link) -> dict[int, Outcome]:
-        """Ask the stage before, judge what it says; by the number of the ask."""
+    def _round(self, wanted: list[Ask], link: Link, begun: list[bool]) -> dict[int, Outcome]:
+        """Ask the stage before, judge what it says; by the number of the ask.
+
+        `begun`: which have a draft already. They are left out where nothing is proposed.
+        """
         runner = self._runner
         answer = self._inner.propose(wanted)
         link.forwards += answer.forwards
         link.bytes_read += answer.bytes_read
         link.seconds += answer.seconds
         proposals = [readable(tokens, runner.vocab_size) for tokens in answer.tokens]
+        over = [
+            has_draft and ask.length > 0 and not tokens
+            for ask, tokens, has_draft in zip(wanted, proposals, begun, strict=True)
+        ]
         judged = [
-            Ask(ask.sequence, len(tokens) + 1, ahead=ask.ahead)
-            for ask, tokens in zip(wanted, proposals, strict=True)
+            Ask(ask.sequence, 0 if end else len(tokens) + 1, ahead=ask.ahead)
+            for ask, tokens, end in zip(wanted, proposals, over, strict=True)
         ]
         places = runner.enter(judged)
         if not places:
