@@ -5,7 +5,8 @@
 
 Every text is cut into sequences of 512 tokens (teacher-forced). Against the source at `f32`: the
 negative log-likelihood of the target levels, by how much it exceeds the source's, the mean KL
-divergence, top-1 agreement. Against its target: the agreement of a draft level, alpha.
+divergence, top-1 agreement. Against its target: the agreement of a draft level, alpha. `--levels
+w4a4` alone needs no source.
 
 `gptq@W` weighs 8-bit errors by W (quantize/gptq.py); nested_candidates.py has schemes that were
 tried and not taken. `--file NAME=MODEL` scores a GGUF file
@@ -190,7 +191,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--calibration", type=Path, required=True)
     parser.add_argument("--text", action="append", required=True, help="NAME=FILE")
     parser.add_argument("--schemes", type=names, default=[])
-    parser.add_argument("--levels", type=names, default=[], help="of those scored, targets too")
+    parser.add_argument("--levels", type=names, default=[], help="of those scored; default: all")
     parser.add_argument("--file", action="append", default=[], help="NAME=MODEL; may be repeated")
     parser.add_argument("--planes", type=int, choices=(4, 8), default=8)
     parser.add_argument("--group", type=int, default=32)

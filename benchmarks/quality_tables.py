@@ -33,8 +33,16 @@ def report(rows: Sequence[Row]) -> str:
         details = _details(row)
         scored = Scored(row.model, details["text"], row.format, details["scheme"])
         found.setdefault(scored, {})[row.cascade, row.metric] = row
-    nested = {scored: own for scored, own in found.items() if scored.format.startswith("8 planes")}
-    single = {scored: own for scored, own in found.items() if scored not in nested}
+    nested = {
+        scored: own
+        for scored, own in found.items()
+        if scored.format.startswith("8 planes") and ("w4a8", "kl") in own
+    }
+    single = {
+        scored: own
+        for scored, own in found.items()
+        if scored not in nested and own.keys() & {("w4a16", "nll"), ("f32", "nll")}
+    }
     parts = [
         _nested_table(nested),
         _single_table(single),
@@ -144,8 +152,10 @@ def _four_bit_table(found: dict[Scored, Found]) -> str:
                 f"`{scored.scheme}`",
                 str(_details(own["w4a4", "agreement"])["tokens"]),
                 _share(own["w4a4", "agreement"]),
-                _excess(own["w4a4", "excess_nll"]),
-                _excess(own["w4a16", "excess_nll"]),
+                *(
+                    _excess(own[level, "excess_nll"]) if (level, "excess_nll") in own else ""
+                    for level in ("w4a4", "w4a16")
+                ),
             ]
         )
         for scored, own in found.items()

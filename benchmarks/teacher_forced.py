@@ -40,14 +40,15 @@ class Sums:
     kl: list[F64] = field(default_factory=list)  # source to level
     agrees: list[NDArray[np.bool_]] = field(default_factory=list)  # with the level it is held to
 
-    def add(self, got: F32, held_to: F32, source: F32, tokens: NDArray[np.int32]) -> None:
+    def add(self, got: F32, held_to: F32, source: F32 | None, tokens: NDArray[np.int32]) -> None:
         """One sequence's log-probabilities [L, V] of the level and of what it is held to."""
         index = np.arange(len(tokens) - 1)
         nll = -got[index, tokens[1:]].astype(np.float64)
         self.nll.append(nll)
-        self.excess.append(nll + source[index, tokens[1:]])
-        self.kl.append(np.einsum("mv,mv->m", np.exp(source), source - got, dtype=np.float64))
         self.agrees.append(got.argmax(axis=1) == held_to.argmax(axis=1))
+        if source is not None:
+            self.excess.append(nll + source[index, tokens[1:]])
+            self.kl.append(np.einsum("mv,mv->m", np.exp(source), source - got, dtype=np.float64))
 
     @property
     def tokens(self) -> int:
@@ -55,14 +56,15 @@ class Sums:
         return sum(len(part) for part in self.nll)
 
     def sequences(self) -> dict[str, list[float]]:
-        """Metric -> its mean over each sequence."""
+        """Metric -> its mean over each sequence; without a source, what needs none."""
         parts = {
             "nll": self.nll,
             "excess_nll": self.excess,
             "kl": self.kl,
             "agreement": self.agrees,
         }
-        return {name: [float(part.mean()) for part in parts[name]] for name in parts}
+        means = {name: [float(part.mean()) for part in parts[name]] for name in parts}
+        return {name: values for name, values in means.items() if values}
 
 
 class Model:
@@ -175,14 +177,18 @@ def compare(
     text: Iterable[NDArray[np.int32]],
     held: Sequence[Held],
 ) -> Mapping[Held, Sums]:
-    """Run each level over `text` [sequences, L]; a level stands before those held to it."""
+    """Run each level, and what it is held to, over `text` [sequences, L].
+
+    The source runs only where a level is held to it.
+    """
     sums = {each: Sums() for each in held}
     for tokens in text:
-        wanted = source(tokens)
-        made: dict[str, F32] = {SOURCE: wanted}
+        wanted = source(tokens) if any(each.to == SOURCE for each in held) else None
+        made: dict[str, F32] = {} if wanted is None else {SOURCE: wanted}
         for each in held:
-            if str(each.level) not in made:
-                made[str(each.level)] = model.log_probs(tokens, each.level)
+            for level in (str(each.level), each.to):
+                if level not in made:
+                    made[level] = model.log_probs(tokens, Level.parse(level))
             sums[each].add(made[str(each.level)], made[each.to], wanted, tokens)
     return sums
 

@@ -56,6 +56,16 @@ def test_what_is_held_to_itself_agrees_and_what_is_not_does_not(text: np.ndarray
     assert found["kl"] == found["excess_nll"] == [0.0, 0.0]
 
 
+def test_levels_held_to_each_other_need_no_source(text: np.ndarray) -> None:
+    def source(tokens: np.ndarray) -> np.ndarray:
+        raise AssertionError("the source was asked")
+
+    pair = Held(W4A8, "w8a16")
+    found = compare(source, Model(make(CONFIGS["llama"], Kind()), 1), text, [pair])[pair]
+    assert set(found.sequences()) == {"nll", "agreement"}
+    assert 0 < mean(found.sequences()["agreement"])[0] < 1
+
+
 def test_scores_once_kept_are_read_without_the_source(text: np.ndarray, tmp_path: Path) -> None:
     opened = 0
 
