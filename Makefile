@@ -36,7 +36,7 @@ lint: $(VENV)/.halfbyte-lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy src
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
-	$(BIN)/python -m benchmarks.report --check README.md docs/fidelity.md docs/quantize.md
+	$(BIN)/python -m benchmarks.report --check README.md docs/fidelity.md docs/quantize.md docs/kernels.md
 	$(BIN)/python docs/option_tables.py --check docs/server.md
 
 format: $(VENV)/.halfbyte-lint

@@ -142,7 +142,7 @@ def table(rows: Sequence[Row]) -> str:
     """A line a shape and level, a column a number of rows: milliseconds plain, and what more."""
     latest = {(r.model, r.cascade, r.metric, r.format): r for r in rows}
     counts = list(dict.fromkeys(r.metric.removeprefix("layers ") for r in rows))
-    head = ["layers of", "level", *(f"{count} rows, ms: plain, quarot, atom" for count in counts)]
+    head = ["layers of", "level", *(f"M = {count}, ms: plain, quarot, atom" for count in counts)]
     lines = ["| " + " | ".join(head) + " |", "| " + " | ".join("---" for _ in head) + " |"]
     for model, level in dict.fromkeys((r.model, r.cascade) for r in rows):
         cells = []
