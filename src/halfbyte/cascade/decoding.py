@@ -11,6 +11,15 @@ from numpy.typing import NDArray
 
 from halfbyte.cascade.shaping import Shaper
 
+# How one row is drawn, as arrays [1]: the first fields of runtime.protocol.Sampling.
+OneRow = tuple[
+    NDArray[np.float32],
+    NDArray[np.int32],
+    NDArray[np.float32],
+    NDArray[np.float32],
+    NDArray[np.uint64],
+]
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -24,6 +33,17 @@ class Choice:
     tops: int = 0  # most likely tokens to report at every position
     scores_prompt: bool = False  # the prompt's own logprobs (and tops) are wanted
     shaper: Shaper | None = field(default=None, compare=False)
+    one_row: OneRow = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        row = (
+            np.array([self.temperature], dtype=np.float32),
+            np.array([self.top_k], dtype=np.int32),
+            np.array([self.top_p], dtype=np.float32),
+            np.array([self.min_p], dtype=np.float32),
+            np.array([self.seed], dtype=np.uint64),
+        )
+        object.__setattr__(self, "one_row", row)
 
 
 class Decoding(Protocol):

@@ -115,7 +115,9 @@ def verify(
     positions: list[int] = []
     counts: list[int] = []
     starts = [0]
+    special = False
     for place, proposed in zip(places, proposals, strict=True):
+        special = special or place.is_special
         base, scored = len(rows), len(place.expected)
         rows += place.tokens
         rows += proposed.tokens if isinstance(proposed, TokenTree) else proposed
@@ -138,7 +140,7 @@ def verify(
         runtime.forward(batch, level, np.empty(0, dtype=np.int32))
         return [NOTHING] * len(places)
     sampling = sampling_of([place.choice for place in places], positions, counts)
-    if any(place.is_special for place in places):
+    if special:
         sampling = _specialised(sampling, places, proposals, counts)
     sampled = runtime.forward_sample(batch, level, np.array(sampled_rows, dtype=np.int32), sampling)
     return _judge(runtime, places, proposals, counts, sampled)
@@ -269,7 +271,10 @@ def batch_of(
 
 def sampling_of(choices: list[Choice], positions: list[int], counts: list[int]) -> Sampling:
     """`counts[b]` rows drawn by `choices[b]`; one position a row, of the token drawn."""
-    repeat = any(count != 1 for count in counts)
+    repeat = counts != [1] * len(counts)
+    if len(choices) == 1 and not repeat:  # plain decoding of one: most steps of a single user
+        alone = choices[0].one_row
+        return Sampling(*alone, positions=np.array(positions, dtype=np.int32))
 
     def rows(values: list[float] | list[int], dtype: type[Number]) -> NDArray[Number]:
         each = np.array(values, dtype=dtype)

@@ -272,6 +272,8 @@ class Engine:
 
 def _choices(target: Level, plan: list[Turn]) -> Counter[tuple[str, int]]:
     """How many sequences take each turn, by its cascade and length."""
+    if plan and all(turn is plan[0] for turn in plan):  # as a fixed plan's are
+        return Counter({(plan[0].cascade(target), plan[0].length): len(plan)})
     choices: Counter[tuple[str, int]] = Counter()
     for (proposer, length), count in Counter([(t.proposer, t.length) for t in plan]).items():
         choices[Turn(proposer, length).cascade(target), length] += count

@@ -11,13 +11,13 @@ from typing import Any
 from starlette.types import Message, Receive, Scope, Send
 
 DONE = b"data: [DONE]\n\n"
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 HEARTBEAT_SECONDS = 10.0  # a proxy or client that times out idle connections sees a comment
 
 
 def event(values: Mapping[str, Any]) -> bytes:
     """One event with a JSON object."""
-    text = json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return b"data: " + text.encode("utf-8", errors="replace") + b"\n\n"
+    return b"data: " + _ENCODER.encode(values).encode("utf-8", errors="replace") + b"\n\n"
 
 
 async def wait_for_disconnect(receive: Receive) -> None:
