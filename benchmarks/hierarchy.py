@@ -64,9 +64,9 @@ def main() -> None:
         prefix_cache=False,
     )
     costs = {stage: _costs(llm, stage) for v in variants for stage in v.cascade.stages}
-    rows: list[Row] = []
     for kind, prompts in load(arguments.data, arguments.kinds, arguments.prompts).items():
         found = measure(llm, variants, prompts, arguments.rounds, arguments.tokens)
+        rows: list[Row] = []
         for variant, runs in found.items():
             rows.append(
                 Row(
@@ -86,7 +86,7 @@ def main() -> None:
                 )
             )
             _tell(rows[-1])
-    append(arguments.output, rows)
+        append(arguments.output, rows)
 
 
 def measure(
