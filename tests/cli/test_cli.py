@@ -241,6 +241,8 @@ def test_doctor_reports_tier_threads_and_bandwidth(
         ["generate", "MODEL", "-p", "x", "--cascade", "model:MODEL@f32 > w8a16"],
         ["generate", "MODEL", "-p", "x", "--system", "be brief"],
         ["report", "/dev/null"],
+        ["train-eagle", "MODEL", "head", "--work", __file__],
+        ["serve", "x" * 5000],
         ["demo", "MODEL", "--rounds", "0"],
         ["dance"],
         ["--fly"],

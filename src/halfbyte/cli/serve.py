@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -135,7 +136,7 @@ def _choices(llm: LLM) -> tuple[str, ...]:
 def _name_of(ckpt: str) -> str:
     """A name without the path: clients need not know where the model lies."""
     path = Path(ckpt)
-    if not path.exists():
+    if not os.path.exists(path):  # False, not an error, for a name too long
         return ckpt
     name = path.resolve().name
     return name.removesuffix(".gguf") if path.is_file() else name

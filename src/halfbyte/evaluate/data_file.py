@@ -54,6 +54,11 @@ def digest(path: Path) -> str:
     return hashlib.sha256(read_bytes(path)).hexdigest()[:16]
 
 
+def data_settings(path: Path, **more: Any) -> dict[str, Any]:
+    """The settings of a task over one file: its name, its digest, and what else shapes a result."""
+    return {"data": path.name, "digest": digest(path), **more}
+
+
 def _fault(path: Path, got: object, expected: object) -> SourceError:
     return SourceError(
         f"data file {path.name}", got=got, expected=expected, fix="check the file given to --task"

@@ -24,6 +24,7 @@ from halfbyte.errors import ArgumentError
 from halfbyte.formats.draft_head import HeadConfig
 from halfbyte.formats.planes import dequantize
 from halfbyte.formats.weights import Dense, Planes
+from halfbyte.formats.writer import disk_errors, require_new
 from halfbyte.importers.convert_head import write_head
 from halfbyte.llm import LLM
 from halfbyte.params import SamplingParams
@@ -57,10 +58,14 @@ def train(
     llm: LLM, dest: Path, work: Path, options: TrainOptions, progress: Progress | None = None
 ) -> Trained:
     """Train a head for `llm`'s model. `work` keeps what a stopped run needs to go on."""
-    if dest.exists():
-        raise ArgumentError(
-            "destination", got=f"{dest} (exists)", expected="a new path", fix="name another"
-        )
+    require_new(dest)
+    with disk_errors(work):
+        return _train(llm, dest, work, options, progress)
+
+
+def _train(
+    llm: LLM, dest: Path, work: Path, options: TrainOptions, progress: Progress | None
+) -> Trained:
     config = head_config(llm, options)
     _claim(work, options.data_key(llm.model.name))
     texts = _texts(llm, work, options, progress)

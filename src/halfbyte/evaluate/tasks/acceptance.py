@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError, SourceError
-from halfbyte.evaluate.data_file import digest, read_lines
+from halfbyte.evaluate.data_file import data_settings, read_lines
 from halfbyte.evaluate.subject import Subject
 from halfbyte.evaluate.tasks.task import Item, Metric, Record, ratio
 from halfbyte.llm import LLM
@@ -98,12 +98,9 @@ class Acceptance:
     @property
     def settings(self) -> Mapping[str, Any]:
         """Prompts, lengths."""
-        return {
-            "data": self._path.name,
-            "digest": digest(self._path),
-            "draft_lengths": list(DRAFT_LENGTHS),
-            "max_tokens": self._max_tokens,
-        }
+        return data_settings(
+            self._path, draft_lengths=list(DRAFT_LENGTHS), max_tokens=self._max_tokens
+        )
 
     def items(self, subject: Subject) -> Sequence[Item]:
         """One a line with `prompt`, `question` or `text`."""

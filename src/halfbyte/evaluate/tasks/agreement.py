@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.errors import ArgumentError
-from halfbyte.evaluate.data_file import digest
+from halfbyte.evaluate.data_file import data_settings
 from halfbyte.evaluate.scorer import Scorer
 from halfbyte.evaluate.subject import Subject
 from halfbyte.evaluate.tasks.perplexity import (
@@ -48,12 +48,7 @@ class Agreement:
     @property
     def settings(self) -> Mapping[str, Any]:
         """The text's digest, the window, the reference."""
-        return {
-            "data": self._path.name,
-            "digest": digest(self._path),
-            "window": self._window,
-            "reference": self._reference_name,
-        }
+        return data_settings(self._path, window=self._window, reference=self._reference_name)
 
     def items(self, subject: Subject) -> Sequence[Item]:
         """One a window."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from halfbyte.evaluate.data_file import digest, read_lines
+from halfbyte.evaluate.data_file import data_settings, read_lines
 from halfbyte.evaluate.formulas import same_formula
 from halfbyte.evaluate.subject import Subject
 from halfbyte.evaluate.tasks.generation import completions, with_details
@@ -44,11 +44,7 @@ class Champ:
     @property
     def settings(self) -> Mapping[str, Any]:
         """Data and the limit of a solution."""
-        return {
-            "data": self._path.name,
-            "digest": digest(self._path),
-            "max_tokens": self._max_tokens,
-        }
+        return data_settings(self._path, max_tokens=self._max_tokens)
 
     def items(self, subject: Subject) -> Sequence[Item]:
         """One a problem."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from halfbyte.errors import SourceError
-from halfbyte.evaluate.data_file import digest, read_lines
+from halfbyte.evaluate.data_file import data_settings, digest, read_lines
 from halfbyte.evaluate.subject import Subject
 from halfbyte.evaluate.tasks.generation import completions, with_details
 from halfbyte.evaluate.tasks.gsm8k_examples import EXAMPLES
@@ -44,13 +44,12 @@ class Gsm8k:
     @property
     def settings(self) -> Mapping[str, Any]:
         """Data, examples and the limit of a completion."""
-        return {
-            "data": self._path.name,
-            "digest": digest(self._path),
-            "shots": NUM_SHOTS,
-            "examples": digest(self._shots) if self._shots else "built in",
-            "max_tokens": self._max_tokens,
-        }
+        return data_settings(
+            self._path,
+            shots=NUM_SHOTS,
+            examples=digest(self._shots) if self._shots else "built in",
+            max_tokens=self._max_tokens,
+        )
 
     def items(self, subject: Subject) -> Sequence[Item]:
         """One a problem."""

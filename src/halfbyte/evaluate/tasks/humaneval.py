@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from halfbyte.errors import ArgumentError
-from halfbyte.evaluate.data_file import digest, read_lines
+from halfbyte.evaluate.data_file import data_settings, read_lines
 from halfbyte.evaluate.sandbox import Limits, run_python
 from halfbyte.evaluate.subject import Subject
 from halfbyte.evaluate.tasks.generation import completions, with_details
@@ -45,12 +45,7 @@ class HumanEval:
     @property
     def settings(self) -> Mapping[str, Any]:
         """Data, the limit of a completion, the limits of a run."""
-        return {
-            "data": self._path.name,
-            "digest": digest(self._path),
-            "max_tokens": self._max_tokens,
-            "seconds": self._limits.seconds,
-        }
+        return data_settings(self._path, max_tokens=self._max_tokens, seconds=self._limits.seconds)
 
     def items(self, subject: Subject) -> Sequence[Item]:
         """One a problem."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from halfbyte.errors import SourceError
-from halfbyte.evaluate.data_file import digest, read_lines
+from halfbyte.evaluate.data_file import data_settings, read_lines
 from halfbyte.evaluate.scorer import Scorer
 from halfbyte.evaluate.subject import Subject
 from halfbyte.evaluate.tasks.choice_formats import Question, read_question
@@ -54,7 +54,7 @@ class MultipleChoice:
     @property
     def settings(self) -> Mapping[str, Any]:
         """The data; there are no examples in the context."""
-        return {"data": self._path.name, "digest": digest(self._path), "shots": 0}
+        return data_settings(self._path, shots=0)
 
     def items(self, subject: Subject) -> Sequence[Item]:
         """One a question."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from halfbyte.errors import ArgumentError, SourceError
-from halfbyte.evaluate.data_file import digest, read_text
+from halfbyte.evaluate.data_file import data_settings, read_text
 from halfbyte.evaluate.scorer import Scorer
 from halfbyte.evaluate.subject import Subject
 from halfbyte.evaluate.tasks.task import Item, Metric, Record, ratio
@@ -71,7 +71,7 @@ class Perplexity:
     @property
     def settings(self) -> Mapping[str, Any]:
         """The text's digest and the window."""
-        return {"data": self._path.name, "digest": digest(self._path), "window": self._window}
+        return data_settings(self._path, window=self._window)
 
     def items(self, subject: Subject) -> Sequence[Item]:
         """One a window."""
