@@ -8,7 +8,6 @@ from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.cost_cache import load_or_measure, table_path
 from halfbyte.cascade.cost_probe import measure, pages_wanted
 from halfbyte.cascade.costs import CostTable
-from halfbyte.cascade.decoding import Decoding
 from halfbyte.cascade.forecast import Forecaster
 from halfbyte.cascade.ngram import NgramProposer
 from halfbyte.cascade.planner import CostPlanner
@@ -73,10 +72,7 @@ def candidates(
     lookup = proposers.of(Cascade((Ngram(), target)))
     assert isinstance(lookup, NgramProposer)
 
-    def evidence(sequence: Decoding) -> int:
-        length = lookup.match_length(sequence)
-        return sum(length >= least for least, _ in MATCHES) - 1
-
+    evidence = lookup.match_length
     arms = [Arm("ngram", lookup, LookupCost(), _sources("ngram"), LOOKUP_LENGTH, 0, evidence)]
     levels = draft_levels(runtime, target)
     for level in levels:
@@ -106,4 +102,4 @@ def could_pay(arm: Arm, target: Level, table: CostTable) -> bool:
 
 
 def _sources(name: str) -> tuple[Source, ...]:
-    return tuple(Source(name, i, prior) for i, (_, prior) in enumerate(MATCHES))
+    return tuple(Source(name, least, prior) for least, prior in MATCHES)

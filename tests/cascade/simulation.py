@@ -44,14 +44,15 @@ class Text:
 
     alphas: dict[str, Seq[float]]
     committed_len: int = 600
-    match: int = -1  # evidence of the n-gram arm
-    tokens: Seq[int] = (0,)
+    match: int = 0  # evidence of the n-gram arm
+    tokens: Seq[int] = range(600)
     pending: int = 0
     page_row: NDArray[np.int32] = field(default_factory=lambda: np.zeros(1, np.int32))
     choice: Choice = GREEDY
 
     def commit(self, tokens: list[int]) -> None:
-        """The context stays, so that every cycle of a run is like every other."""
+        """The context stays, so that every cycle of a run is like every other; the text grows."""
+        self.tokens = range(len(self.tokens) + len(tokens))
 
 
 class NamedProposer:
@@ -75,11 +76,11 @@ class NamedProposer:
 
 
 def arms(*names: str, length: int = 8) -> list[Arm]:
-    """`w4a8`, and `ngram` with evidence 0 .. 3 of the text's `match`."""
+    """`w4a8`, and `ngram` with evidence 1 .. 4 of the text's `match`."""
     made = []
     for name in names:
         if name == "ngram":
-            sources = tuple(Source(name, i, 0.5) for i in range(4))
+            sources = tuple(Source(name, i, 0.5) for i in range(1, 5))
             proposer = NamedProposer(name)
             made.append(
                 Arm(name, proposer, LookupCost(), sources, length, evidence=lambda s: s.match)  # type: ignore[attr-defined]

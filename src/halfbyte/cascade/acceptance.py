@@ -30,7 +30,8 @@ REFRESH = 8  # shared observations before an unseen request's estimate is made a
 class Source:
     """What proposals of one kind come from; `evidence` parts kinds that differ in acceptance.
 
-    An n-gram's acceptance grows with the length of the match behind it: each length is a source.
+    An n-gram's acceptance grows with the length of the match behind it: `evidence` is the least
+    such length.
     """
 
     name: str

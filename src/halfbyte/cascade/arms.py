@@ -106,8 +106,9 @@ class LearnedCost:
 class Arm:
     """One way to propose to the target.
 
-    `evidence` tells, before anything is proposed, which of `sources` a proposal for a sequence
-    would be (an n-gram match of length 3 is right more often than one of 1); -1: it has none.
+    `evidence` tells, before anything is proposed, what speaks for a proposal: the length of an
+    n-gram's match, 0 without one. It grows by at most 1 with each token of the text. A longer match
+    is right more often: each of `sources` (ascending) stands for evidence from its own on.
     """
 
     name: str  # its stages: `ngram > w4a8`
@@ -123,4 +124,4 @@ class Arm:
         if self.evidence is None:
             return self.sources[0]
         found = self.evidence(sequence)
-        return self.sources[min(found, len(self.sources) - 1)] if found >= 0 else None
+        return next((source for source in reversed(self.sources) if found >= source.evidence), None)

@@ -66,8 +66,10 @@ class Forecaster:
         self.target, self._table, self._arms = target, table, arms
         self.drift = drift
         self._linear: list[float] = [0.0]
+        self._keys: list[int] = [0]  # `verify_key` of each count of rows
         self._attention: dict[int, tuple[float, float]] = {}
-        self.host_seconds = 0.0
+        self.host_seconds = 0.0  # of a plain cycle outside the runtime
+        self.proposing_host_seconds = 0.0  # of a cycle in which anything is proposed
 
     def plain(self, contexts: Seq[int]) -> Cycle:
         """Nothing proposed."""
@@ -98,7 +100,8 @@ class Forecaster:
         A further token is proposed where its chance pays for its row at `rate` tokens a second.
         Returns `base` itself where that is best.
         """
-        cost, drift, host = self._arms[arm].cost, self.drift(arm), self.host_seconds
+        cost, drift = self._arms[arm].cost, self.drift(arm)
+        host = self.proposing_host_seconds
         active = [b for b in members if gains[b] is not None]
         tokens, rows, draft = base.tokens, base.rows, base.draft_seconds
         attention = base.attention_seconds
@@ -141,7 +144,7 @@ class Forecaster:
             for b in members_of_step:
                 arms[b] = arm
                 lengths[b] += 1
-        return Cycle(tuple(arms), tuple(lengths), *found, self.host_seconds)
+        return Cycle(tuple(arms), tuple(lengths), *found, host)
 
     def without(
         self, cycle: Cycle, members: Seq[int], gains: Seq[Gains], contexts: Seq[int]
@@ -161,9 +164,8 @@ class Forecaster:
             own = [n if a == arm else 0 for n, a in zip(lengths, arms, strict=True)]
             draft += self.draft_seconds(arm, own, contexts) * self.drift(arm)
         verify = self.verify_seconds(rows, attention)
-        return Cycle(
-            tuple(arms), tuple(lengths), tokens, draft, rows, attention, verify, self.host_seconds
-        )
+        host = self.proposing_host_seconds if any(lengths) else self.host_seconds
+        return Cycle(tuple(arms), tuple(lengths), tokens, draft, rows, attention, verify, host)
 
     def attention(self, context: int) -> tuple[float, float]:
         """Seconds of one row at a context, and of each row more."""
@@ -179,14 +181,24 @@ class Forecaster:
     def linear_seconds(self, rows: int) -> float:
         """The target's weights over `rows` rows."""
         while len(self._linear) <= rows:
+            self._keys.append(verify_key(len(self._linear)))
             self._linear.append(self._table.linear_seconds(self.target, len(self._linear)))
         return self._linear[rows]
 
     def verify_seconds(self, rows: int, attention: float) -> float:
         """One target forward."""
-        # As `linear_seconds` and `verify_key`, in place: this runs for every length of every arm.
+        # As `linear_seconds`, in place: this runs for every length of every arm.
         linear = self._linear[rows] if rows < len(self._linear) else self.linear_seconds(rows)
-        return (linear + attention) * self.drift(-rows.bit_length())
+        return (linear + attention) * self.drift(self._keys[rows])
+
+    def least_price(self, plain: Cycle, most: int) -> float:
+        """Tokens that a row must bring at least, for up to `most` rows beside plain decoding's."""
+        rows, rate = plain.rows, plain.rate
+        before = self.verify_seconds(rows, plain.attention_seconds)
+        return min(
+            (self.verify_seconds(rows + n, plain.attention_seconds) - before) * rate / n
+            for n in range(1, most + 1)
+        )
 
     def draft_seconds(self, arm: int, lengths: Seq[int], contexts: Seq[int]) -> float:
         """One call of an arm, without drift."""
@@ -206,5 +218,7 @@ class Forecaster:
 
 
 def verify_key(rows: int) -> int:
-    """Under which a verify's drift is kept: counts of rows by powers of two, below the arms."""
-    return -rows.bit_length()
+    """Under which a verify's drift is kept, below the arms: each count of rows up to 15, from
+    there on eight an octave."""
+    shift = max(0, rows.bit_length() - 4)
+    return -(8 * shift + (rows >> shift))

@@ -8,14 +8,20 @@ must beat what is by `HYSTERESIS`. What has not been tried lately may have becom
 tried now and then, but only if it could win at the hopeful end of what is known, and on a budget:
 `EXPLORATION` of the time spent, charged with what trials really lost. Choices depend on timings;
 the output does not depend on choices.
+
+Choosing costs time too. What is known changes slowly, so it is looked over in a *review*, after 1,
+2, 4 … `REVIEW_AFTER` cycles; in between a cycle does what the review, or a cycle after it with the
+same matches, found best. A match is looked for when it could have become long enough to pay.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from time import perf_counter
+from typing import NamedTuple
 
 from halfbyte.cascade.acceptance import Acceptance, Source
 from halfbyte.cascade.arms import Arm
@@ -27,13 +33,16 @@ from halfbyte.cascade.forecast import PLAIN_ARM, Cycle, Forecaster, Gains, verif
 from halfbyte.config import Level
 
 HYSTERESIS = 0.01  # share by which another arm must be better than the one in use
-EXPLORATION = 0.01  # share of the time that trials may lose
-SAVED_TRIALS = 6.0  # one-row steps that the budget may be saved up to
+REVIEW_AFTER = 32  # cycles at most
+EXPLORATION = 0.005  # share of the time that trials may lose
+SAVED_TRIALS = 4.0  # one-row steps that the budget may be saved up to
 TRIAL_LENGTH = 2  # tokens a trial proposes at most
-TRIAL_EVERY = 8  # cycles between looks at whether a trial is worth it
+TRIAL_EVERY = 16  # cycles between looks at whether a trial is worth it
+COSTS_EVERY = 4  # cycles, of a plan that has not changed lately
 STALE_COST = 512  # cycles after which a cost not seen may have changed
 HOPED_COST = 0.9  # of it, then
 HOST_START, HOST_STEP = 5e-5, 1.02
+NEVER = 1 << 62  # tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +53,14 @@ class _Trial:
     rate: float
 
 
+class _Offer(NamedTuple):
+    """What looking up promises one sequence."""
+
+    turn: Turn
+    tokens: float
+    attention_seconds: float
+
+
 class CostPlanner:
     """A `planning.Planner` that maximises expected tokens per second of the running batch.
 
@@ -51,20 +68,44 @@ class CostPlanner:
     """
 
     def __init__(self, target: Level, table: CostTable, arms: Seq[Arm]) -> None:
-        """`table` has the target and every level that an arm's cost names."""
+        """`table` has the target and every level that an arm's cost names. Arms that go by
+        evidence go by the same, with the same steps."""
         self.target = target
         self.arms = tuple(arms)
         self.acceptance = Acceptance()
         self._drift = Drift()
         self.forecaster = Forecaster(str(target), table, self.arms, self._drift.factor)
+        self._lookups = [i for i, arm in enumerate(self.arms) if arm.evidence is not None]
+        self._levels = [i for i, arm in enumerate(self.arms) if arm.evidence is None]
+        self._number = {id(arm.proposer): i for i, arm in enumerate(self.arms)}
+        self._evidence = self.arms[self._lookups[0]].evidence if self._lookups else None
+        self._steps = [s.evidence for i in self._lookups[:1] for s in self.arms[i].sources]
+        for arm in self._lookups:
+            if [s.evidence for s in self.arms[arm].sources] != self._steps:
+                raise ValueError("arms that go by evidence of different kinds")
         self._step = 0
         self._in_use = PLAIN_ARM
         # Seconds that trials may lose; what nobody has tried yet may be tried at once.
         self._budget = SAVED_TRIALS * self.forecaster.linear_seconds(1)
         self._trial: _Trial | None = None
-        self._sources: list[list[Source | None]] = []  # [B][arms] of the cycle being planned
-        self._rate = 0.0
         self._learned_at = 0.0
+        self._was_plain = True
+        # What the last review found, for the sequences [B] it was made for.
+        self._members: list[Decoding] = []
+        self._contexts: list[int] = []
+        self._gains: list[Gains] = []  # [arms][B]; of arms that go by evidence, of its present step
+        self._usual = self._plain = self.forecaster.plain([])  # where nothing matches
+        self._rate = 0.0  # of the cycle chosen then
+        self._patience = 1
+        self._review_at = 0
+        self._tries_at = 0
+        self._matches: list[int] = []  # [B] step of the evidence, -1: none
+        self._told: list[int] = []  # [B] the same, -1 where it could not pay
+        self._pays: list[list[bool]] = []  # [B][steps] whether a match might pay
+        self._look_at: list[int] = []  # [B] tokens from which on a match might
+        self._price = 0.0  # tokens that a row must bring
+        self._offers: list[dict[int, _Offer]] = []  # [B] by step of the evidence
+        self._kept: dict[tuple[int, ...], list[Turn]] = {}  # by `_told`
 
     def begin(self, sequence: Decoding) -> None:
         """Tell every proposer."""
@@ -76,70 +117,194 @@ class CostPlanner:
         for arm in self.arms:
             arm.proposer.release(sequence)
         self.acceptance.forget(sequence)
+        self._members, self._kept = [], {}
 
     def plan(self, sequences: Seq[Decoding]) -> list[Turn]:
         """The best cycle known, or a trial."""
-        if not sequences:
-            return []
         self._step += 1
-        contexts = [s.committed_len for s in sequences]
-        self._sources = [[arm.source(s) for arm in self.arms] for s in sequences]
-        gains = self._gains(sequences)
-        best = self.best(contexts, gains)
-        self._in_use = next((a for a in best.arms if a != PLAIN_ARM), PLAIN_ARM)
-        self._rate = best.rate
         self._trial = None
-        if self._step % TRIAL_EVERY == 0:
-            best = self._tried(sequences, contexts, gains, best)
+        if self._step >= self._review_at or self._members != sequences:
+            if not sequences:
+                return []
+            return self._review(list(sequences))
+        self._look()
+        told = tuple(self._told)
+        turns = self._kept.get(told)
+        if turns is None:
+            is_simple = len(told) > 1 and self._usual is self._plain
+            turns = self._looked_up() if is_simple else self._turns(self._chosen())
+            self._kept[told] = turns
+        return turns
+
+    def _review(self, sequences: list[Decoding]) -> list[Turn]:
+        """Look everything over; the best cycle, or a trial."""
+        self._kept = {}
+        if sequences != self._members:
+            self._members, self._patience, self._rate = sequences, 1, 0.0
+        self._contexts = [s.committed_len for s in sequences]
+        self._gains = [
+            [self.acceptance.gains(arm.sources[0], s) for s in sequences]
+            if arm.evidence is None
+            else [None] * len(sequences)
+            for arm in self.arms
+        ]
+        self._plain = self.forecaster.plain(self._contexts)
+        self._usual = self._best_level(self._plain, self._gains, self._contexts)
+        used = _arm_of(self._usual)
+        self._patience = min(2 * self._patience, REVIEW_AFTER) if used == self._in_use else 1
+        self._in_use = used
+        self._review_at = self._step + self._patience
+        self._weigh_matches()
+        self._look()
+        best = self._chosen()
+        self._rate = best.rate
+        self._kept[tuple(self._told)] = turns = self._turns(best)
+        if self._step < self._tries_at:
+            return turns
+        self._tries_at = self._step + TRIAL_EVERY
+        tried = self._tried(best)
+        return turns if tried is best else self._turns(tried)
+
+    def _weigh_matches(self) -> None:
+        """For each sequence, which steps of evidence might pay at all."""
+        self._offers = [{} for _ in self._members]
+        if self._lookups:
+            arm, gains = self.arms[self._lookups[0]], self.acceptance.gains
+            self._price = price = self.forecaster.least_price(self._plain, arm.max_length)
+            self._pays = [
+                [gains(source, s)[0] > price for source in arm.sources] for s in self._members
+            ]
+        self._matches = [-1] * len(self._members)
+        self._told = self._matches[:]
+        self._look_at = [0 if self._steps else NEVER for _ in self._members]
+
+    def _look(self) -> None:
+        """Bring the matches up to date where they might have come to matter."""
+        for b, sequence in enumerate(self._members):
+            length = len(sequence.tokens)
+            if length < self._look_at[b]:
+                continue
+            assert self._evidence is not None
+            match, pays = self._evidence(sequence), self._pays[b]
+            self._matches[b] = step = bisect_right(self._steps, match) - 1
+            useful = step >= 0 and pays[step]
+            self._told[b] = step if useful else -1
+            # A match grows by at most one a token.
+            least = self._steps[pays.index(True)] if True in pays else NEVER
+            self._look_at[b] = length + max(1, least - match)
+
+    def best(self, contexts: Seq[int], gains: Seq[Gains]) -> Cycle:
+        """The cycle with the most expected tokens per second; `gains[arm][b]` by position."""
+        plain = self.forecaster.plain(contexts)
+        usual = self._best_level(plain, gains, contexts)
+        return self._with_matches(plain, usual, gains, contexts)
+
+    def _best_level(self, plain: Cycle, gains: Seq[Gains], contexts: Seq[int]) -> Cycle:
+        """Of plain decoding and the arms that need no evidence, each for all sequences."""
+        found, margin = plain, plain.rate * (1 + HYSTERESIS * (self._in_use == PLAIN_ARM))
+        rate = max(plain.rate, self._rate)
+        for arm in self._levels:
+            cycle = self.forecaster.extended(
+                plain, arm, range(len(contexts)), gains[arm], contexts, rate
+            )
+            worth = cycle.rate * (1 + HYSTERESIS * (self._in_use == arm))
+            if cycle is not plain and worth > margin:
+                found, margin = cycle, worth
+        return found
+
+    def _with_matches(
+        self, plain: Cycle, usual: Cycle, gains: Seq[Gains], contexts: Seq[int]
+    ) -> Cycle:
+        """`usual`, or arms that go by evidence; one that costs no forward may serve some sequences
+        beside the arm of `usual` for the rest."""
+        everyone, rate = range(len(contexts)), max(usual.rate, self._rate)
+        found, lookups = usual, plain
+        margin = usual.rate * (1 + HYSTERESIS * (self._in_use == _arm_of(usual)))
+        for arm in self._lookups:
+            cycle = self.forecaster.extended(plain, arm, everyone, gains[arm], contexts, rate)
+            if cycle.rate > margin:
+                found, margin = cycle, cycle.rate
+            if not self.arms[arm].cost.reads_context and cycle.rate > lookups.rate:
+                lookups = cycle
+        if lookups is not plain and usual is not plain:
+            arm = _arm_of(usual)
+            rest = [b for b in everyone if lookups.arms[b] == PLAIN_ARM]
+            cycle = self.forecaster.extended(lookups, arm, rest, gains[arm], contexts, rate)
+            if cycle.rate > margin:
+                found = cycle
+        return found
+
+    def _chosen(self) -> Cycle:
+        """The best cycle with the matches there are."""
+        told = self._told
+        if max(told) < 0:
+            return self._usual
+        for arm in self._lookups:
+            sources = self.arms[arm].sources
+            self._gains[arm] = [
+                None if step < 0 else self.acceptance.gains(sources[step], sequence)
+                for step, sequence in zip(told, self._members, strict=True)
+            ]
+        return self._with_matches(self._plain, self._usual, self._gains, self._contexts)
+
+    def _looked_up(self) -> list[Turn]:
+        """As `_turns(_chosen())` for a batch that is plain but for matches, in less time: each
+        proposes as many tokens as bring the price of their rows, and all of them do or none."""
+        arm, forecaster = self._lookups[0], self.forecaster
+        turns, tokens, rows = [PLAIN] * len(self._told), self._plain.tokens, self._plain.rows
+        attention, count = self._plain.attention_seconds, 0
+        for b, step in enumerate(self._told):
+            if step >= 0:
+                offer = self._offers[b].get(step)
+                if offer is None:
+                    offer = self._offers[b][step] = self._offer(arm, b, step)
+                turns[b], count = offer.turn, count + 1
+                tokens += offer.tokens
+                rows += offer.turn.length
+                attention += offer.attention_seconds
+        seconds = self.arms[arm].cost.pass_seconds(count, first=True) * self._drift.factor(arm)
+        seconds += forecaster.verify_seconds(rows, attention) + forecaster.proposing_host_seconds
+        if tokens > seconds * self._plain.rate * (1 + HYSTERESIS):
+            return turns
+        return [PLAIN] * len(self._told)
+
+    def _offer(self, arm: int, b: int, step: int) -> _Offer:
+        """Of an arm for one sequence whose evidence has come to a step."""
+        gains = self.acceptance.gains(self.arms[arm].sources[step], self._members[b])
+        gains = gains[: self.arms[arm].max_length]
+        length = sum(gain > self._price for gain in gains)
+        more = self.forecaster.attention(self._contexts[b])[1]
+        return _Offer(Turn(self.arms[arm].proposer, length), sum(gains[:length]), length * more)
+
+    def _turns(self, cycle: Cycle) -> list[Turn]:
         return [
             PLAIN
             if arm == PLAIN_ARM
             else Turn(self.arms[arm].proposer, length, self.arms[arm].inner_length)
-            for arm, length in zip(best.arms, best.lengths, strict=True)
+            for arm, length in zip(cycle.arms, cycle.lengths, strict=True)
         ]
-
-    def best(self, contexts: Seq[int], gains: Seq[Gains]) -> Cycle:
-        """The cycle with the most expected tokens per second; `gains[arm][b]` by position.
-
-        Each arm for all sequences, and each for those to which one that costs no forward promises
-        less.
-        """
-        forecaster, everyone = self.forecaster, range(len(contexts))
-        plain = forecaster.plain(contexts)
-        rate = max(plain.rate, self._rate)
-        found, margin = plain, plain.rate * (1 + HYSTERESIS * (self._in_use == PLAIN_ARM))
-        lookups = plain
-        for arm in range(len(self.arms)):
-            cycle = forecaster.extended(plain, arm, everyone, gains[arm], contexts, rate)
-            worth = cycle.rate * (1 + HYSTERESIS * (self._in_use == arm))
-            if cycle is not plain and worth > margin:
-                found, margin = cycle, worth
-            if not self.arms[arm].cost.reads_context and cycle.rate > lookups.rate:
-                lookups = cycle
-        if len(contexts) > 1 and lookups is not plain:
-            rest = [b for b in everyone if lookups.arms[b] == PLAIN_ARM]
-            for arm in range(len(self.arms)):
-                cycle = forecaster.extended(lookups, arm, rest, gains[arm], contexts, rate)
-                if cycle.rate > margin:
-                    found, margin = cycle, cycle.rate
-        return found
 
     def learn(self, sequences: Seq[Decoding], plan: Seq[Turn], report: CycleReport) -> None:
         """Count what was accepted, correct the costs, settle what a trial cost."""
-        by_proposer: dict[int, list[int]] = {}
-        for b, (turn, outcome) in enumerate(zip(plan, report.outcomes, strict=True)):
-            if turn.proposer is None or turn.length < 1:
-                continue
-            arm = self._index(turn)
-            source = self._sources[b][arm]
-            if source is not None:
-                self.acceptance.observe(
-                    source, sequences[b], turn.length, outcome.accepted, self._step
-                )
-            by_proposer.setdefault(arm, []).append(b)
-        self._learn_costs(sequences, plan, report, by_proposer)
-        self._learn_host(perf_counter(), report)
-        seconds = (report.draft_seconds + report.verify_seconds) / self._drift.common
+        now = perf_counter()
+        seconds = report.draft_seconds + report.verify_seconds
+        self._learn_host(now - self._learned_at - seconds)
+        self._learned_at, self._was_plain = now, not report.links
+        by_arm: dict[int, list[int]] = {}
+        if report.links:
+            for b, (turn, outcome) in enumerate(zip(plan, report.outcomes, strict=True)):
+                if turn.proposer is None or turn.length < 1:
+                    continue
+                arm = self._number[id(turn.proposer)]
+                source = self._source(arm, b)
+                if source is not None:
+                    self.acceptance.observe(
+                        source, sequences[b], turn.length, outcome.accepted, self._step
+                    )
+                by_arm.setdefault(arm, []).append(b)
+        if self._patience < REVIEW_AFTER or self._step % COSTS_EVERY == 0:
+            self._learn_costs(sequences, plan, report, by_arm)
+        seconds /= self._drift.common
         self._budget += EXPLORATION * seconds
         if self._trial is not None:
             tokens = sum(outcome.accepted + 1 for outcome in report.outcomes)
@@ -148,21 +313,18 @@ class CostPlanner:
             self._trial = None
         most = SAVED_TRIALS * self.forecaster.linear_seconds(len(sequences))
         self._budget = min(self._budget, most)
-        self._learned_at = perf_counter()
 
     def _learn_costs(
         self,
         sequences: Seq[Decoding],
         plan: Seq[Turn],
         report: CycleReport,
-        by_proposer: dict[int, list[int]],
+        by_arm: dict[int, list[int]],
     ) -> None:
         forecaster, step = self.forecaster, self._step
-        # `learn` runs after the commit: the context was shorter by what came out.
-        contexts = [
-            s.committed_len - len(o.tokens) for s, o in zip(sequences, report.outcomes, strict=True)
-        ]
-        rows, attention = 0, 0.0
+        contexts, rows, attention = self._contexts, 0, 0.0
+        if len(contexts) != len(sequences):
+            return
         for context, outcome in zip(contexts, report.outcomes, strict=True):
             one, more = forecaster.attention(context)
             rows += outcome.proposed + 1
@@ -171,44 +333,46 @@ class CostPlanner:
             return
         predicted = forecaster.linear_seconds(rows) + attention
         self._drift.observe(verify_key(rows), report.verify_seconds, predicted, step)
-        for arm, members in by_proposer.items():
+        for arm, members in by_arm.items():
             name = f"{self.arms[arm].proposer.name} > {self.target}"
             seconds = sum(link.seconds for link in report.links if link.name == name)
-            if len(by_proposer) == 1:  # then all of it is this arm's, the stages before it too
+            if len(by_arm) == 1:  # then all of it is this arm's, the stages before it too
                 seconds = report.draft_seconds
             lengths = [plan[b].length for b in members]
             predicted = forecaster.draft_seconds(arm, lengths, [contexts[b] for b in members])
             self._drift.observe(arm, seconds, predicted, step)
             self.arms[arm].cost.learn(seconds, lengths)
 
-    def _learn_host(self, now: float, report: CycleReport) -> None:
-        """Time of a cycle outside the runtime, from one `learn` to the next: its median, about.
+    def _learn_host(self, seconds: float) -> None:
+        """Time outside the runtime from one `learn` to the next: its median, about, of plain cycles
+        and of others. The larger part comes after the runtime's, so it is that of the cycle before.
 
         Prefills and slow readers of a stream lie between some cycles, so the size of a surprise
         does not count, only its sign.
         """
-        if self._learned_at:
-            host = now - self._learned_at - report.draft_seconds - report.verify_seconds
-            known = self.forecaster.host_seconds or HOST_START
-            self.forecaster.host_seconds = known * (HOST_STEP if host > known else 1 / HOST_STEP)
+        if not self._learned_at:
+            return
+        forecaster = self.forecaster
+        known = forecaster.host_seconds if self._was_plain else forecaster.proposing_host_seconds
+        known = (known or HOST_START) * (HOST_STEP if seconds > known else 1 / HOST_STEP)
+        if self._was_plain:
+            forecaster.host_seconds = known
+        else:
+            forecaster.proposing_host_seconds = known
+        forecaster.proposing_host_seconds = max(
+            forecaster.host_seconds, forecaster.proposing_host_seconds
+        )
 
-    def _gains(self, sequences: Seq[Decoding]) -> list[Gains]:
-        """[arms][B] chance that each position becomes output."""
-        gains = self.acceptance.gains
-        return [
-            [
-                None if source is None else gains(source, sequence)
-                for sequence, source in zip(sequences, column, strict=True)
-            ]
-            for column in zip(*self._sources, strict=True)
-        ]
+    def _source(self, arm: int, b: int) -> Source | None:
+        """Where a sequence's proposals by an arm are counted; None: nothing matches."""
+        if self.arms[arm].evidence is None:
+            return self.arms[arm].sources[0]
+        return self.arms[arm].sources[self._matches[b]] if self._matches[b] >= 0 else None
 
-    def _tried(
-        self, sequences: Seq[Decoding], contexts: Seq[int], gains: Seq[Gains], best: Cycle
-    ) -> Cycle:
+    def _tried(self, best: Cycle) -> Cycle:
         """`best`, or what was not tried lately and may be better, if the budget allows it."""
         found, hope = best, best.rate
-        for cycle, hoped_rate, sure_tokens in self._hopes(sequences, contexts, gains, best):
+        for cycle, hoped_rate, sure_tokens in self._hopes(best):
             charge = max(cycle.seconds - sure_tokens / best.rate, 0.0)
             if hoped_rate > hope and charge <= self._budget:
                 found, hope = cycle, hoped_rate
@@ -217,21 +381,20 @@ class CostPlanner:
             self._budget -= self._trial.charged
         return found
 
-    def _hopes(
-        self, sequences: Seq[Decoding], contexts: Seq[int], gains: Seq[Gains], best: Cycle
-    ) -> Iterator[tuple[Cycle, float, float]]:
+    def _hopes(self, best: Cycle) -> Iterator[tuple[Cycle, float, float]]:
         """Other cycles, the rate each has if all that may be good is, and what it surely emits."""
+        contexts = self._contexts
         if PLAIN_ARM not in best.arms:
-            plain = self.forecaster.plain(contexts)
+            plain = self._plain
             yield plain, plain.rate / self._hoped_cost(verify_key(plain.rows)), plain.tokens
         for arm in range(len(self.arms)):
-            hopes: list[Seq[float] | None] = [None] * len(sequences)
-            for b, sources in enumerate(self._sources):
-                source = sources[arm]
+            hopes: list[Seq[float] | None] = [None] * len(contexts)
+            for b, sequence in enumerate(self._members):
+                source = self._source(arm, b)
                 if source is not None and best.arms[b] != arm:
-                    hopes[b] = self.acceptance.hopeful_gains(source, sequences[b], self._step)
+                    hopes[b] = self.acceptance.hopeful_gains(source, sequence, self._step)
             members = [b for b, hope in enumerate(hopes) if hope is not None]
-            base = self.forecaster.without(best, members, gains, contexts)
+            base = self.forecaster.without(best, members, self._gains, contexts)
             hoped = self.forecaster.extended(base, arm, members, hopes, contexts, base.rate)
             if hoped is not base:
                 # Its first tokens tell about as much as all of them, and cost less.
@@ -244,5 +407,7 @@ class CostPlanner:
         """What a call may cost now, as a share of what it is thought to."""
         return HOPED_COST if self._drift.age(key, self._step) > STALE_COST else 1.0
 
-    def _index(self, turn: Turn) -> int:
-        return next(i for i, arm in enumerate(self.arms) if arm.proposer is turn.proposer)
+
+def _arm_of(cycle: Cycle) -> int:
+    """The one arm of a cycle of plain and proposing sequences."""
+    return max(cycle.arms)

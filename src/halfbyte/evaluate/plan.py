@@ -9,7 +9,6 @@ from itertools import accumulate
 from operator import mul
 from typing import Any
 
-from halfbyte.auto import MATCHES
 from halfbyte.cascade.acceptance import POSITIONS, Acceptance, Source
 from halfbyte.cascade.arms import Arm
 from halfbyte.cascade.costs import CostTable
@@ -82,6 +81,8 @@ class Tour:
     def __init__(self, planner: CostPlanner) -> None:
         self._planner = planner
         self._step = 0
+        self._arm = planner.arms[0]
+        self._sources: list[Source | None] = []
 
     def begin(self, sequence: Decoding) -> None:
         """As the planner."""
@@ -93,15 +94,25 @@ class Tour:
 
     def plan(self, sequences: Seq[Decoding]) -> list[Turn]:
         """The next arm for all; plain where it has nothing to go by."""
-        self._planner.plan(sequences)
         self._step += 1
-        arm = self._planner.arms[self._step % len(self._planner.arms)]
-        turn = Turn(arm.proposer, TOUR_LENGTH, min(arm.inner_length, TOUR_LENGTH - 1))
-        return [PLAIN if arm.source(s) is None else turn for s in sequences]
+        self._arm = self._planner.arms[self._step % len(self._planner.arms)]
+        self._sources = [self._arm.source(s) for s in sequences]
+        inner = min(self._arm.inner_length, TOUR_LENGTH - 1)
+        turn = Turn(self._arm.proposer, TOUR_LENGTH, inner)
+        return [PLAIN if source is None else turn for source in self._sources]
 
     def learn(self, sequences: Seq[Decoding], plan: Seq[Turn], report: CycleReport) -> None:
-        """As the planner."""
-        self._planner.learn(sequences, plan, report)
+        """Count what was accepted, and what it cost where no table tells."""
+        lengths = []
+        for sequence, source, turn, outcome in zip(
+            sequences, self._sources, plan, report.outcomes, strict=True
+        ):
+            if source is not None and turn.length > 0:
+                lengths.append(turn.length)
+                self._planner.acceptance.observe(
+                    source, sequence, turn.length, outcome.accepted, self._step
+                )
+        self._arm.cost.learn(report.draft_seconds, lengths)
 
 
 def measure_acceptance(llm: LLM, planner: CostPlanner, tokens: int, say: Say) -> None:
@@ -230,8 +241,9 @@ def _evidence(arm: Arm, source: Source) -> str:
     """The lengths of match that a source stands for, as words."""
     if arm.evidence is None:
         return ""
-    least = MATCHES[source.evidence][0]
-    if source.evidence + 1 == len(MATCHES):
+    least = source.evidence
+    longer = [other.evidence for other in arm.sources if other.evidence > least]
+    if not longer:
         return f"match {least}+"
-    most = MATCHES[source.evidence + 1][0] - 1
+    most = longer[0] - 1
     return f"match {least}" if least == most else f"match {least}-{most}"
