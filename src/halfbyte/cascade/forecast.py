@@ -19,7 +19,7 @@ from halfbyte.cascade.arms import Arm
 from halfbyte.cascade.costs import CostTable
 
 PLAIN_ARM = -1
-GIVE_UP = 0.97  # lengths whose rate falls this far below the best are not pursued further
+FURTHER_ROWS = 48  # over so many the price of a row is averaged, where that is least
 CONTEXT_STEP = 64  # contexts are rounded to this, so that costs can be kept
 
 Gains = Seq[Seq[float] | None]  # of each sequence: chance by position; None: nothing to propose
@@ -67,6 +67,7 @@ class Forecaster:
         self.drift = drift
         self._linear: list[float] = [0.0]
         self._keys: list[int] = [0]  # `verify_key` of each count of rows
+        self._further: list[float] = [0.0]  # `row_seconds`
         self._attention: dict[int, tuple[float, float]] = {}
         self.host_seconds = 0.0  # of a plain cycle outside the runtime
         self.proposing_host_seconds = 0.0  # of a cycle in which anything is proposed
@@ -97,7 +98,8 @@ class Forecaster:
     ) -> Cycle:
         """`base` with the best proposals of one arm for some of its plain sequences.
 
-        A further token is proposed where its chance pays for its row at `rate` tokens a second.
+        A further token is proposed where its chance pays for its row at `rate` tokens a second, and
+        as many as are best: T is a staircase, so a length can be worse than its neighbours.
         Returns `base` itself where that is best.
         """
         cost, drift = self._arms[arm].cost, self.drift(arm)
@@ -135,8 +137,6 @@ class Forecaster:
             if now > best:
                 best, best_length = now, step + 1
                 found = (tokens, draft, rows, attention, verify)
-            elif now < GIVE_UP * best:
-                break
         if not best_length:
             return base
         arms, lengths = list(base.arms), list(base.lengths)
@@ -191,14 +191,14 @@ class Forecaster:
         linear = self._linear[rows] if rows < len(self._linear) else self.linear_seconds(rows)
         return (linear + attention) * self.drift(self._keys[rows])
 
-    def least_price(self, plain: Cycle, most: int) -> float:
-        """Tokens that a row must bring at least, for up to `most` rows beside plain decoding's."""
-        rows, rate = plain.rows, plain.rate
-        before = self.verify_seconds(rows, plain.attention_seconds)
-        return min(
-            (self.verify_seconds(rows + n, plain.attention_seconds) - before) * rate / n
-            for n in range(1, most + 1)
-        )
+    def row_seconds(self, rows: int) -> float:
+        """Of each further row, for as many as make it least: rows come by the tile."""
+        while len(self._further) <= rows:
+            at = len(self._further)
+            now = self.linear_seconds(at)
+            least = min((self.linear_seconds(at + n) - now) / n for n in range(1, FURTHER_ROWS + 1))
+            self._further.append(least)
+        return self._further[rows]
 
     def draft_seconds(self, arm: int, lengths: Seq[int], contexts: Seq[int]) -> float:
         """One call of an arm, without drift."""
@@ -212,9 +212,8 @@ class Forecaster:
 
     def _row_price(self, rows: int, count: int, pass_seconds: Callable[..., float]) -> float:
         """Seconds that one of `count` further rows costs, in the verify and in the draft."""
-        verify = (self.linear_seconds(rows + count) - self.linear_seconds(rows)) / count
         draft = pass_seconds(count, first=False) - pass_seconds(1, first=False)
-        return verify + draft / (count - 1)
+        return self.row_seconds(rows) + draft / (count - 1)
 
 
 def verify_key(rows: int) -> int:

@@ -9,6 +9,11 @@ tried now and then, but only if it could win at the hopeful end of what is known
 `EXPLORATION` of the time spent, charged with what trials really lost. Choices depend on timings;
 the output does not depend on choices.
 
+Tokens of a batch are weighed so that nobody waits for others: those of a sequence that has been
+faster than the others count less (proportional fairness; Kelly, 1997). Otherwise one sequence that
+is easy to predict would take rows that slow down all, be done early and leave the rest a half-empty
+batch.
+
 Choosing costs time too. What is known changes slowly, so it is looked over in a *review*, after 1,
 2, 4 … `REVIEW_AFTER` cycles; in between a cycle does what the review, or a cycle after it with the
 same matches, found best. A match is looked for when it could have become long enough to pay.
@@ -43,6 +48,7 @@ STALE_COST = 512  # cycles after which a cost not seen may have changed
 HOPED_COST = 0.9  # of it, then
 HOST_START, HOST_STEP = 5e-5, 1.02
 NEVER = 1 << 62  # tokens
+PACE_FADE = 1 / 24  # of a sequence's tokens a cycle, each cycle
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +102,9 @@ class CostPlanner:
         self._gains: list[Gains] = []  # [arms][B]; of arms that go by evidence, of its present step
         self._usual = self._plain = self.forecaster.plain([])  # where nothing matches
         self._rate = 0.0  # of the cycle chosen then
+        self._paces: dict[Decoding, tuple[int, float]] = {}  # tokens then, tokens a cycle
+        self._paced_at = 0
+        self._weights: list[float] = []  # [B]
         self._patience = 1
         self._review_at = 0
         self._tries_at = 0
@@ -142,8 +151,10 @@ class CostPlanner:
         if sequences != self._members:
             self._members, self._patience, self._rate = sequences, 1, 0.0
         self._contexts = [s.committed_len for s in sequences]
+        self._weigh()
+        everyone = range(len(sequences))
         self._gains = [
-            [self.acceptance.gains(arm.sources[0], s) for s in sequences]
+            [self._worth(arm.sources[0], b) for b in everyone]
             if arm.evidence is None
             else [None] * len(sequences)
             for arm in self.arms
@@ -165,14 +176,32 @@ class CostPlanner:
         tried = self._tried(best)
         return turns if tried is best else self._turns(tried)
 
+    def _weigh(self) -> None:
+        """What a token of each sequence counts, on average 1."""
+        cycles, before = self._step - self._paced_at, self._paces
+        keep, self._paces, self._paced_at = (1.0 - PACE_FADE) ** cycles, {}, self._step
+        for sequence in self._members:
+            length, (known, pace) = len(sequence.tokens), before.get(sequence, (0, 1.0))
+            if known:
+                pace += (1.0 - keep) * ((length - known) / cycles - pace)
+            self._paces[sequence] = length, pace
+        each = [1.0 / max(pace, 1.0) for _, pace in self._paces.values()]
+        self._weights = [w * len(each) / sum(each) for w in each]
+
+    def _worth(self, source: Source, b: int) -> Seq[float]:
+        """What the token at each position of a proposal for a sequence is expected to count."""
+        gains, weight = self.acceptance.gains(source, self._members[b]), self._weights[b]
+        return gains if weight == 1.0 else [gain * weight for gain in gains]
+
     def _weigh_matches(self) -> None:
         """For each sequence, which steps of evidence might pay at all."""
         self._offers = [{} for _ in self._members]
         if self._lookups:
-            arm, gains = self.arms[self._lookups[0]], self.acceptance.gains
-            self._price = price = self.forecaster.least_price(self._plain, arm.max_length)
+            arm = self.arms[self._lookups[0]]
+            self._price = price = self._plain.rate * self.forecaster.row_seconds(self._plain.rows)
             self._pays = [
-                [gains(source, s)[0] > price for source in arm.sources] for s in self._members
+                [self._worth(source, b)[0] > price for source in arm.sources]
+                for b in range(len(self._members))
             ]
         self._matches = [-1] * len(self._members)
         self._told = self._matches[:]
@@ -242,8 +271,7 @@ class CostPlanner:
         for arm in self._lookups:
             sources = self.arms[arm].sources
             self._gains[arm] = [
-                None if step < 0 else self.acceptance.gains(sources[step], sequence)
-                for step, sequence in zip(told, self._members, strict=True)
+                None if step < 0 else self._worth(sources[step], b) for b, step in enumerate(told)
             ]
         return self._with_matches(self._plain, self._usual, self._gains, self._contexts)
 
@@ -270,8 +298,7 @@ class CostPlanner:
 
     def _offer(self, arm: int, b: int, step: int) -> _Offer:
         """Of an arm for one sequence whose evidence has come to a step."""
-        gains = self.acceptance.gains(self.arms[arm].sources[step], self._members[b])
-        gains = gains[: self.arms[arm].max_length]
+        gains = self._worth(self.arms[arm].sources[step], b)[: self.arms[arm].max_length]
         length = sum(gain > self._price for gain in gains)
         more = self.forecaster.attention(self._contexts[b])[1]
         return _Offer(Turn(self.arms[arm].proposer, length), sum(gains[:length]), length * more)
@@ -392,7 +419,8 @@ class CostPlanner:
             for b, sequence in enumerate(self._members):
                 source = self._source(arm, b)
                 if source is not None and best.arms[b] != arm:
-                    hopes[b] = self.acceptance.hopeful_gains(source, sequence, self._step)
+                    gains = self.acceptance.hopeful_gains(source, sequence, self._step)
+                    hopes[b] = [gain * self._weights[b] for gain in gains]
             members = [b for b, hope in enumerate(hopes) if hope is not None]
             base = self.forecaster.without(best, members, self._gains, contexts)
             hoped = self.forecaster.extended(base, arm, members, hopes, contexts, base.rate)
