@@ -38,8 +38,11 @@ from halfbyte.cascade.forecast import PLAIN_ARM, Cycle, Forecaster, Gains, verif
 from halfbyte.config import Level
 
 HYSTERESIS = 0.01  # share by which another arm must be better than the one in use
+# The same for matches in a plain batch: who comes ahead is done early and leaves a smaller batch,
+# often at the same price.
+BATCH_MARGIN = 0.06
 REVIEW_AFTER = 32  # cycles at most
-EXPLORATION = 0.005  # share of the time that trials may lose
+EXPLORATION = 0.003  # share of the time that trials may lose
 SAVED_TRIALS = 4.0  # one-row steps that the budget may be saved up to
 TRIAL_LENGTH = 2  # tokens a trial proposes at most
 TRIAL_EVERY = 16  # cycles between looks at whether a trial is worth it
@@ -48,7 +51,7 @@ STALE_COST = 512  # cycles after which a cost not seen may have changed
 HOPED_COST = 0.9  # of it, then
 HOST_START, HOST_STEP = 5e-5, 1.02
 NEVER = 1 << 62  # tokens
-PACE_FADE = 1 / 24  # of a sequence's tokens a cycle, each cycle
+PACE_FADE = 1 / 12  # of a sequence's tokens a cycle, each cycle
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +295,7 @@ class CostPlanner:
                 attention += offer.attention_seconds
         seconds = self.arms[arm].cost.pass_seconds(count, first=True) * self._drift.factor(arm)
         seconds += forecaster.verify_seconds(rows, attention) + forecaster.proposing_host_seconds
-        if tokens > seconds * self._plain.rate * (1 + HYSTERESIS):
+        if tokens > seconds * self._plain.rate * (1 + BATCH_MARGIN):
             return turns
         return [PLAIN] * len(self._told)
 
@@ -331,6 +334,8 @@ class CostPlanner:
                 by_arm.setdefault(arm, []).append(b)
         if self._patience < REVIEW_AFTER or self._step % COSTS_EVERY == 0:
             self._learn_costs(sequences, plan, report, by_arm)
+        if by_arm and len(sequences) > 1:  # some came ahead of others
+            self._review_at = min(self._review_at, self._step + 2)
         seconds /= self._drift.common
         self._budget += EXPLORATION * seconds
         if self._trial is not None:
