@@ -4,7 +4,8 @@
     … --ramp: plain decoding and `auto` at growing batch sizes
 
 One model in one process. For each kind of work and batch size, every round runs every variant over
-the same prompts before the next round; an untimed round comes first, in which `auto` learns.
+the same prompts, `--prompts` at least and a batch at a time, before the next round; an untimed
+round comes first, in which `auto` learns.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import os
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +57,7 @@ class Runs:
     speeds: list[float] = field(default_factory=list)  # tokens/s of each round
     total: Statistics = field(default_factory=Statistics)
     outputs: list[list[int]] = field(default_factory=list)  # of the first round
+    cycles: Counter[tuple[int, int]] = field(default_factory=Counter)  # (sequences, proposed)
     context: float = 0.0  # mean, halfway through decoding
 
 
@@ -64,7 +67,7 @@ def main() -> None:
     machine, started = describe(arguments.threads), now()
     target = Level.parse(arguments.target)
     batches = RAMP if arguments.ramp else arguments.batches
-    work = load(arguments.data, arguments.kinds, max(batches))
+    work = load(arguments.data, arguments.kinds, max(*batches, arguments.prompts))
     llm = LLM(
         arguments.model,
         f"auto > {target}",
@@ -82,7 +85,8 @@ def main() -> None:
     rows: list[Row] = []
     for kind, prompts in work.items():
         for batch in batches:
-            found = measure(llm, variants, prompts[:batch], arguments)
+            count = max(1, arguments.prompts // batch) * batch
+            found = measure(llm, variants, prompts[:count], batch, arguments)
             for variant, runs in found.items():
                 details = _details(table, target, batch, variant, runs, found)
                 rows.append(
@@ -107,7 +111,11 @@ def main() -> None:
 
 
 def measure(
-    llm: LLM, variants: Sequence[str], prompts: Sequence[Workload], arguments: argparse.Namespace
+    llm: LLM,
+    variants: Sequence[str],
+    prompts: Sequence[Workload],
+    batch: int,
+    arguments: argparse.Namespace,
 ) -> dict[str, Runs]:
     """Interleaved rounds; the first, untimed, warms up and lets `auto` learn the work."""
     subjects = {name: _subject(llm, name) for name in variants}
@@ -116,12 +124,13 @@ def measure(
         # Each round starts with another variant: none always follows the same neighbour.
         shift = turn % len(variants)
         for name in [*variants[shift:], *variants[:shift]]:
-            outputs, total, context = _decode(subjects[name], prompts, arguments.tokens)
+            run = _decode(subjects[name], prompts, batch, arguments.tokens)
             if turn == 0:
-                found[name].outputs, found[name].context = outputs, context
+                found[name].outputs, found[name].context = run.outputs, run.context
                 continue
-            found[name].speeds.append(total.tokens_per_second)
-            found[name].total.add(total)
+            found[name].speeds.append(run.total.tokens_per_second)
+            found[name].total.add(run.total)
+            found[name].cycles += run.cycles
         print(f"round {turn} of {arguments.rounds} done", file=sys.stderr, flush=True)
     return found
 
@@ -133,22 +142,29 @@ def _subject(llm: LLM, name: str) -> LLM:
     return llm.with_cascade(cascade, draft_length=int(length) if length else None)
 
 
-def _decode(
-    llm: LLM, prompts: Sequence[Workload], tokens: int
-) -> tuple[list[list[int]], Statistics, float]:
-    """All prompts as one batch: outputs, the run's statistics, the mean context halfway."""
+def _decode(llm: LLM, prompts: Sequence[Workload], batch: int, tokens: int) -> Runs:
+    """All prompts, a batch after another: outputs, statistics, cycles, the mean context halfway."""
     params = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True)
-    engine, sequences = llm.engine(), []
-    for prompt in prompts:
-        sequences.append(Request(llm.model, _ids(llm, prompt), params).sequence)
-        engine.add(sequences[-1])
-    try:
-        while engine.has_work:
-            engine.step()
-    finally:
-        engine.close()
-    context = statistics.mean(s.prompt_len for s in sequences) + tokens / 2
-    return [s.emitted for s in sequences], engine.statistics, context
+    run, contexts = Runs(), []
+    for at in range(0, len(prompts), batch):
+        engine, sequences = llm.engine(), []
+        for prompt in prompts[at : at + batch]:
+            sequences.append(Request(llm.model, _ids(llm, prompt), params).sequence)
+            engine.add(sequences[-1])
+        seen = engine.statistics
+        try:
+            while engine.has_work:
+                size, proposed = seen.cycles, seen.draft_tokens
+                engine.step()
+                if seen.cycles > size:
+                    run.cycles[seen.cycles - size, seen.draft_tokens - proposed] += 1
+        finally:
+            engine.close()
+        run.total.add(seen)
+        run.outputs += [s.emitted for s in sequences]
+        contexts += [s.prompt_len + tokens / 2 for s in sequences]
+    run.context = statistics.mean(contexts)
+    return run
 
 
 def _ids(llm: LLM, prompt: Workload) -> list[int]:
@@ -161,25 +177,28 @@ def _ids(llm: LLM, prompt: Workload) -> list[int]:
 def predicted_speedup(
     table: CostTable, target: Level, batch: int, level: str, runs: Runs
 ) -> float | None:
-    """SpecMQuant's equation 1 from the table and the run's own tau, drafts and rows a cycle."""
+    """SpecMQuant's equation 1 from the table and the run's own tau, drafts and rows of each cycle.
+
+    T is a staircase: the cost of a mean cycle is not the mean cost.
+    """
     total = runs.total
     if not total.cycles or not total.target_forwards:
         return None
     context, name = runs.context, str(target)
-    size = total.cycles / total.target_forwards  # sequences of a mean cycle
-    proposed = total.draft_tokens / total.cycles
-    plain = table.linear_seconds(name, batch) + batch * table.attention_seconds(1, context)
-    verify = table.linear_seconds(name, size * (1 + proposed))
-    verify += size * table.attention_seconds(1 + proposed, context)
-    draft = 0.0
+    one = table.attention_seconds(1, context)
+    plain = table.linear_seconds(name, batch) + batch * one
+    seconds = 0.0
+    for (size, proposed), count in runs.cycles.items():
+        verify = table.linear_seconds(name, size + proposed)
+        verify += size * table.attention_seconds(1 + proposed / size, context)
+        seconds += count * verify
     if level in table.drafts:
-        passes = total.draft_forwards / total.target_forwards
-        one = size * table.attention_seconds(1, context)
-        first = table.step_seconds(level, size, first=True) + one
-        further = table.step_seconds(level, size, first=False) + one
-        draft = first + (passes - 1) * further if passes >= 1 else passes * first
-    tokens = (total.cycles + total.accepted_tokens) / total.target_forwards
-    return tokens / batch * plain / (draft + verify)
+        size = total.cycles / total.target_forwards  # sequences of a mean cycle
+        first = table.step_seconds(level, size, first=True) + size * one
+        further = table.step_seconds(level, size, first=False) + size * one
+        calls = min(total.draft_forwards, total.target_forwards)
+        seconds += calls * first + (total.draft_forwards - calls) * further
+    return (total.cycles + total.accepted_tokens) / batch * plain / seconds
 
 
 def _details(
@@ -238,6 +257,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--batches", type=_counts, default="1,4,16")
     parser.add_argument("--variant", action="append", help="CASCADE @LENGTH; {} is the target")
     parser.add_argument("--ramp", action="store_true", help="auto and plain over growing batches")
+    parser.add_argument("--prompts", type=positive, default=4, help="a measurement, at least")
     parser.add_argument("--tokens", type=positive, default=128)
     parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--output", type=Path, default=RESULTS / "planner.jsonl")

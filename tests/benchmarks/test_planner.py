@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def test_the_prediction_is_equation_1() -> None:
     total.outcomes[4, 2] = 4
     total.outcomes[4, 0] = 1
     total.links["w4a8 > w8a16"] = LinkStatistics(forwards=40)
-    runs = Runs(total=total, context=100.0)
+    runs = Runs(total=total, context=100.0, cycles=Counter({(1, 4): 10}))
     got = predicted_speedup(table, TARGET, 1, "w4a8", runs)
     assert got == pytest.approx(3.8 / ((0.6 + 3 * 0.5) + 1.4))
     assert predicted_speedup(table, TARGET, 1, "w4a8", Runs()) is None
@@ -70,8 +71,12 @@ def test_all_variants_decode_the_same_tokens(talking_llm: LLM, data: Path) -> No
     arguments = argparse.Namespace(rounds=2, tokens=12)
     auto = talking_llm.with_cascade("auto > w8a16")
     prompts = load(data, ["chat"], 2)["chat"]
-    found = measure(auto, ["w8a16", AUTO, "ngram > w4a8 > w8a16 @6"], prompts, arguments)
+    found = measure(auto, ["w8a16", AUTO, "ngram > w4a8 > w8a16 @6"], prompts, 1, arguments)
     for runs in found.values():
         assert runs.outputs == found["w8a16"].outputs
+        assert len(runs.outputs) == 2
+        assert all(size == 1 for size, _ in runs.cycles)
+        assert sum(runs.cycles.values()) == runs.total.target_forwards
+        assert sum(p * n for (_, p), n in runs.cycles.items()) == runs.total.draft_tokens
         assert len(runs.speeds) == 2
         assert all(speed > 0 for speed in runs.speeds)

@@ -13,6 +13,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,9 @@ from halfbyte.config import Level
 from halfbyte.errors import ArgumentError
 from halfbyte.runtime.protocol import Batch, Runtime, Sampling
 
-ROWS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 64)
+ROWS = (1, 2, 3, 4, 5, 6, 8, 9, 12, 13, 16, 17, 24, 32, 64)  # and where tiles of 4 begin
+OFTEN_ROWS = 8  # up to so many are timed in every round, more in one of `TURNS`
+TURNS = 4
 # Where one row takes longer than this, fewer points keep the whole measurement to a few seconds.
 SLOW_SECONDS = 0.02
 SLOW_ROWS = (1, 2, 4, 8, 16)
@@ -31,6 +34,7 @@ CONTEXT_ROWS = (1, 4, 16)  # where attention is measured; other M are interpolat
 DRAFT_LENGTHS = (1, 5)  # two lengths tell the first token's cost from the further ones'
 TICK = 1e-7  # seconds; no forward takes less
 LOW_QUANTILE = 0.25  # noise only adds time, so the low end is nearest to the cost
+Point = TypeVar("Point")
 ROW_BYTES = 4096  # one write in every memory page makes a KV page real
 
 
@@ -39,7 +43,7 @@ class ProbeOptions:
     """How long to measure. A model too slow for the budget still gets `min_rounds`."""
 
     seconds: float = 1.5
-    min_rounds: int = 2
+    min_rounds: int = 2  # at least `TURNS` are run: then every point has been timed
     max_rounds: int = 30
 
 
@@ -60,7 +64,7 @@ def measure(
     probe.round()  # caches, threads and page tables warm up
     probe.times.clear()
     started, rounds = clock(), 0
-    while rounds < options.min_rounds or (
+    while rounds < max(TURNS, options.min_rounds) or (
         rounds < options.max_rounds and clock() - started < options.seconds
     ):
         probe.round()
@@ -100,6 +104,7 @@ class _Probe:
         self._tokens = np.arange(most, dtype=np.int32) % runtime.config.vocab_size
         self._contexts = [c for c in CONTEXTS if c + most <= room] or [room - most]
         self.times: dict[tuple[str, int, int], list[float]] = defaultdict(list)
+        self._turn = 0
         self._touch(self._contexts[-1] + most)
         for _ in range(2):
             self._forward(target, 1, self._contexts[0])
@@ -111,23 +116,29 @@ class _Probe:
         self._lengths = [n for n in DRAFT_LENGTHS if n <= most]
 
     def round(self) -> None:
-        """Every point once."""
-        near = self._contexts[0]
+        """Every point of few rows once, and of many rows or far contexts those that have a turn."""
+        near, self._turn = self._contexts[0], self._turn + 1
+        points = [m for m in self._rows[1:] if m <= OFTEN_ROWS]
+        points += self._in_turn([m for m in self._rows if m > OFTEN_ROWS])
         for draft in self._drafts:
             # The verify finds the caches as the draft leaves them, and the next draft as it does.
-            for i, rows in enumerate(self._rows[1:]):
+            for i, rows in enumerate(points):
                 self._draft(draft, self._lengths[i % len(self._lengths)], near)
                 self._forward(self._target, rows, near)
-            for rows in self._rows[2::2]:
+            for rows in self._in_turn(self._rows[2::2]):
                 self._forward(draft, rows, near)
         if not self._drafts:
-            for rows in self._rows[1:]:
+            for rows in points:
                 self._forward(self._target, rows, near)
         for _ in range(3):  # one after another, as plain decoding runs them
             self._forward(self._target, 1, near)
-        for context in self._contexts[1:]:
-            for rows in self._context_rows:
-                self._forward(self._target, rows, context)
+        far = [(m, c) for c in self._contexts[1:] for m in self._context_rows]
+        for rows, context in self._in_turn(far):
+            self._forward(self._target, rows, context)
+
+    def _in_turn(self, points: list[Point]) -> list[Point]:
+        """One in `TURNS` of them, others the next round."""
+        return points[self._turn % TURNS :: TURNS]
 
     def table(self) -> CostTable:
         """What the times say."""
@@ -144,6 +155,7 @@ class _Probe:
         ratios = [
             np.median(seen) / max(np.quantile(seen, LOW_QUANTILE), TICK)
             for seen in self.times.values()
+            if len(seen) >= TURNS  # one timed once cannot tell
         ]
         return max(1.0, float(np.median(ratios)))
 
