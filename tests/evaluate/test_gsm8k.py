@@ -27,6 +27,7 @@ from halfbyte.llm import LLM
         ("The answer is unknown", None, None),
         ("The answer is 3. The answer is 4.", 3, 4),
         ("The answer is 70,000", 70000, 70000),
+        ("The answer is 16 * 10 = 160 dollars.", 16, 160),
         ("1,23", None, 23),
     ],
 )
