@@ -28,7 +28,6 @@ MALFORMED: Sequence[bytes] = (
     b'{"prompt": "a", "n": 1000000}',
     b'{"prompt": "a", "cascade": "model:/etc/passwd@w4a8 > w8a16"}',
     b'{"prompt": "a", "structured_outputs": {"regex": "("}}',
-    b'{"prompt": "a", "structured_outputs": {"regex": "((a{1,999}){1,999}){1,999}"}}',
     b'{"prompt": "a", "logit_bias": {"99999999": 1}}',
     b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
     b'{"messages": 1, "prompt": 1}',
