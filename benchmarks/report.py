@@ -6,7 +6,8 @@
 
 A document names what it includes: `<!-- benchmarks: … -->` the tables here, `<!-- quality: … -->`
 those of schemes, `<!-- transforms: … -->` and `<!-- fidelity: … -->` theirs. Of several rows about
-the same thing the last one counts.
+the same thing the last one counts. A table never mixes machines: it shows the rows of the machine
+measured last, and says which when they are not all one.
 """
 
 from __future__ import annotations
@@ -76,22 +77,27 @@ def regenerated(path: Path, parts: Mapping[str, Callable[[], str]] = PARTS) -> s
 
 def report(rows: Sequence[Row]) -> str:
     """All tables; a table without rows is left out."""
-    latest = {_identity(row): row for row in rows}.values()
-    parts = []
+    latest = list({_identity(row): row for row in rows}.values())
+    tables: list[tuple[str, list[Row]]] = []
     for model in dict.fromkeys(row.model for row in latest):
         own = [row for row in latest if row.model == model]
-        parts += [
-            _plain_table(model, [r for r in own if r.unit == "tok/s" and " @ " in r.metric]),
-            _speculation_table(model, [r for r in own if r.metric.startswith("generate")]),
-            _planner_table(model, [r for r in own if r.metric.startswith("workload")]),
-            _cost_table(model, [r for r in own if r.unit == "ms"]),
-            _serving_table(model, [r for r in own if r.metric.startswith("serve")]),
-            _batches_table(model, [r for r in own if r.metric.startswith("offline batch")]),
-            _process_table(model, [r for r in own if r.metric in PROCESS]),
-            _linear_table(model, [r for r in own if r.metric.startswith("linear")]),
-        ]
-    parts.append(_origin(list(latest)))
-    return "\n\n".join(part for part in parts if part)
+        for table, belongs in TABLES:
+            chosen = _one_machine([row for row in own if belongs(row)])
+            if chosen:
+                tables.append((table(model, chosen), chosen))
+    shown = [row for _, chosen in tables for row in chosen]
+    several = len({_cpu(row) for row in shown}) > 1
+    parts = [f"{text}\n\nOn {_cpu(own[0])}." if several else text for text, own in tables]
+    return "\n\n".join([*parts, _origin(shown)])
+
+
+def _one_machine(rows: Sequence[Row]) -> list[Row]:
+    newest = max(rows, key=lambda row: row.date, default=None)
+    return [row for row in rows if newest and _cpu(row) == _cpu(newest)]
+
+
+def _cpu(row: Row) -> str:
+    return f"{row.machine.get('cpu')} {row.machine.get('family_model')}"
 
 
 def _identity(row: Row) -> tuple[str, ...]:
@@ -103,8 +109,6 @@ def _identity(row: Row) -> tuple[str, ...]:
 
 
 def _plain_table(model: str, rows: Sequence[Row]) -> str:
-    if not rows:
-        return ""
     metrics = list(dict.fromkeys(row.metric for row in rows))
     lines = _head(["engine", "weights", "MB read", *map(_heading, metrics)])
     for name in dict.fromkeys((row.engine, row.format, row.cascade) for row in rows):
@@ -117,8 +121,6 @@ def _plain_table(model: str, rows: Sequence[Row]) -> str:
 
 
 def _speculation_table(model: str, rows: Sequence[Row]) -> str:
-    if not rows:
-        return ""
     head = ["prompts", "cascade", "draft length", "tokens/s", "against plain", "τ"]
     head += ["α by position", "MB a token", "resident MB", "identical"]
     lines = _head(head)
@@ -146,8 +148,6 @@ def _speculation_table(model: str, rows: Sequence[Row]) -> str:
 
 def _planner_table(model: str, rows: Sequence[Row]) -> str:
     """One line a kind of work and batch: plain, the planner's choice, the best fixed cascade."""
-    if not rows:
-        return ""
     head = ["prompts", "batch", "plain", "`auto`", "against plain", "best fixed cascade"]
     lines = _head([*head, "`auto` against it", "identical"])
     for metric in dict.fromkeys(row.metric for row in rows):
@@ -171,8 +171,6 @@ def _planner_table(model: str, rows: Sequence[Row]) -> str:
 
 def _cost_table(model: str, rows: Sequence[Row]) -> str:
     """One line an engine and level: milliseconds by rows, and what each costs against one row."""
-    if not rows:
-        return ""
     counts = sorted({_rows_of(row) for row in rows if row.metric.startswith("forward")})
     lines = _head(["engine", "weights", *(f"M = {count}" for count in counts), "drafting"])
     for name in dict.fromkeys((row.engine, row.format, row.cascade) for row in rows):
@@ -191,8 +189,6 @@ def _cost_table(model: str, rows: Sequence[Row]) -> str:
 
 def _serving_table(model: str, rows: Sequence[Row]) -> str:
     """One line an engine: tokens a second, and milliseconds to the first token, by streams."""
-    if not rows:
-        return ""
     counts = sorted({int(row.metric.split()[-1]) for row in rows})
     lines = _head(["engine", "weights", *(f"{count} streams" for count in counts)])
     for name in dict.fromkeys((row.engine, row.format, row.cascade) for row in rows):
@@ -210,8 +206,6 @@ def _serving_table(model: str, rows: Sequence[Row]) -> str:
 
 def _batches_table(model: str, rows: Sequence[Row]) -> str:
     """One line an engine: tokens a second by how many prompts were given at once."""
-    if not rows:
-        return ""
     counts = sorted({int(row.metric.split()[-1]) for row in rows})
     lines = _head(["engine", "weights", *(f"{count} prompts" for count in counts)])
     for name in dict.fromkeys((row.engine, row.format, row.cascade) for row in rows):
@@ -226,8 +220,6 @@ def _batches_table(model: str, rows: Sequence[Row]) -> str:
 
 def _process_table(model: str, rows: Sequence[Row]) -> str:
     """One line an engine and cascade: seconds to the first token, megabytes resident."""
-    if not rows:
-        return ""
     lines = _head(["engine", "cascade", *PROCESS.values()])
     for name in dict.fromkeys((row.engine, row.cascade) for row in rows):
         own = {r.metric: r for r in rows if (r.engine, r.cascade) == name}
@@ -237,8 +229,6 @@ def _process_table(model: str, rows: Sequence[Row]) -> str:
 
 
 def _linear_table(model: str, rows: Sequence[Row]) -> str:
-    if not rows:
-        return ""
     lines = _head(["level", "GB/s read by linear layers", "GB/s of plain reading", "share"])
     for level in dict.fromkeys(row.cascade for row in rows):
         own = {row.metric: row.spread.median for row in rows if row.cascade == level}
@@ -251,8 +241,8 @@ def _linear_table(model: str, rows: Sequence[Row]) -> str:
 def _origin(rows: Sequence[Row]) -> str:
     """Where the numbers come from: one sentence a machine."""
     told = []
-    for machine in {str(row.machine.get("cpu")): row.machine for row in rows}.values():
-        own = [row for row in rows if row.machine.get("cpu") == machine.get("cpu")]
+    for cpu, machine in {_cpu(row): row.machine for row in rows}.items():
+        own = [row for row in rows if _cpu(row) == cpu]
         versions = dict.fromkeys(f"{r.engine} {r.version}" for r in own if r.engine != "halfbyte")
         told.append(
             f"Machine: {machine['cpu']} (family/model {machine['family_model']}), "
@@ -287,6 +277,17 @@ def _head(names: Sequence[str]) -> list[str]:
 def _line(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
+
+TABLES: tuple[tuple[Callable[[str, Sequence[Row]], str], Callable[[Row], bool]], ...] = (
+    (_plain_table, lambda row: row.unit == "tok/s" and " @ " in row.metric),
+    (_speculation_table, lambda row: row.metric.startswith("generate")),
+    (_planner_table, lambda row: row.metric.startswith("workload")),
+    (_cost_table, lambda row: row.unit == "ms"),
+    (_serving_table, lambda row: row.metric.startswith("serve")),
+    (_batches_table, lambda row: row.metric.startswith("offline batch")),
+    (_process_table, lambda row: row.metric in PROCESS),
+    (_linear_table, lambda row: row.metric.startswith("linear")),
+)
 
 if __name__ == "__main__":
     guarded(main)

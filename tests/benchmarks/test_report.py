@@ -1,8 +1,10 @@
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from benchmarks.report import regenerated, report
-from benchmarks.rows import Spread
+from benchmarks.rows import Row, Spread
 
 from halfbyte.errors import SourceError
 from tests.benchmarks.test_rows import make_row
@@ -13,6 +15,26 @@ def test_the_last_row_about_a_thing_counts() -> None:
     text = report(rows)
     assert "22.0" in text
     assert "11.0" not in text
+
+
+def test_a_table_shows_one_machine_and_names_it() -> None:
+    def row(cpu: str, day: int, **values: Any) -> Row:
+        other = replace(make_row(**values), date=f"2026-01-0{day}T00:00:00+00:00")
+        return replace(other, machine=other.machine | {"cpu": cpu})
+
+    text = report(
+        [
+            row("old", 1, cascade="w4a8", spread=Spread.of([11.0])),
+            row("new", 2, cascade="w8a8", spread=Spread.of([22.0])),
+            row("old", 1, metric="linear share", unit="of reading", spread=Spread.of([0.5])),
+            row("old", 1, metric="linear gbs", unit="GB/s", spread=Spread.of([33.0])),
+            row("old", 1, metric="linear bandwidth_gbs", unit="GB/s", spread=Spread.of([66.0])),
+        ]
+    )
+    assert "22.0" in text
+    assert "11.0" not in text
+    assert "33.0" in text
+    assert text.count("On new") == text.count("On old") == 1
 
 
 def test_an_output_that_differs_is_not_hidden() -> None:
