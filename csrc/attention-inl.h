@@ -21,9 +21,10 @@ namespace halfbyte {
 // Of one call: the rows of a block times the heads that share a KV head (model_attention.cpp).
 constexpr int kMostQueries = 8 * 64;
 
-// Elements prefetched ahead, 2 KiB of f16: at a context of 4,000, attention of one row of SmolLM2
-// took 3.6 ms with it and 4.8 without, on 2 cores of a Xeon (family 6, model 167).
-constexpr int kKvAhead = 1024;
+// While a block of K or V is read, the same place of the one read after it is fetched into the
+// second cache. Blocks of a head lie a page apart, where the hardware's own prefetchers do not
+// follow.
+inline void fetch_ahead(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 template <KvType T>
 struct KvElement {
@@ -45,17 +46,34 @@ inline V load_kv(const typename KvElement<T>::Type* p) {
     }
 }
 
-// NQ queries x NB vectors of 16 positions.
+template <KvType T>
+inline auto kv_elements(const void* block) {
+    return static_cast<const typename KvElement<T>::Type*>(block);
+}
+
+// The block [D][S] of keys, or [S][D] of values, that holds `position`.
+template <KvType T>
+inline auto keys_at(const AttentionArgs& a, int position) {
+    return kv_elements<T>(a.kv.base) + a.pages[position / a.kv.page_size] * a.kv.page_stride +
+           static_cast<std::size_t>(2 * a.kv_head) * a.head_dim * a.kv.page_size;
+}
+template <KvType T>
+inline auto values_at(const AttentionArgs& a, int position) {
+    return keys_at<T>(a, position) + static_cast<std::size_t>(a.head_dim) * a.kv.page_size;
+}
+
+// NQ queries x NB vectors of 16 positions. next: [D][S] as well, fetched ahead.
 template <class V, KvType T, int NQ, int NB>
 inline void scores_block(const float* const* q, const typename KvElement<T>::Type* keys,
-                         int page_size, int head_dim, float* out) {
+                         const typename KvElement<T>::Type* next, int page_size, int head_dim,
+                         float* out) {
     V acc[NQ][NB];
     for (int i = 0; i < NQ; ++i)
         for (int b = 0; b < NB; ++b) acc[i][b] = V::zero();
     for (int d = 0; d < head_dim; ++d) {
         V k[NB];
         for (int b = 0; b < NB; ++b) {
-            if (b % 2 == 0) __builtin_prefetch(keys + d * page_size + 16 * b + kKvAhead);
+            if (b % 2 == 0) fetch_ahead(next + d * page_size + 16 * b);
             k[b] = load_kv<V, T>(keys + d * page_size + 16 * b);
         }
         for (int i = 0; i < NQ; ++i) {
@@ -83,10 +101,12 @@ inline void in_blocks(int queries, Block&& block) {
 
 template <class V, KvType T, int NB>
 inline void scores_queries(const float* const* q, int queries,
-                           const typename KvElement<T>::Type* keys, int page_size, int head_dim,
+                           const typename KvElement<T>::Type* keys,
+                           const typename KvElement<T>::Type* next, int page_size, int head_dim,
                            float* out) {
     in_blocks<V>(queries, [&]<int NQ>(int i) {
-        scores_block<V, T, NQ, NB>(q + i, keys, page_size, head_dim, out + i * kAttentionChunk);
+        scores_block<V, T, NQ, NB>(q + i, keys, next, page_size, head_dim,
+                                   out + i * kAttentionChunk);
     });
 }
 
@@ -101,14 +121,16 @@ inline void values_block(const AttentionArgs& a, int c0, int s0, int s1, int d0,
     for (int s = s0; s < s1;) {
         const int slot = s % S;
         const int end = s + S - slot < s1 ? s + S - slot : s1;
-        const auto* v = static_cast<const typename KvElement<T>::Type*>(a.kv.base) +
-                        a.pages[s / S] * a.kv.page_stride +
-                        static_cast<std::size_t>(2 * a.kv_head + 1) * D * S +
-                        static_cast<std::size_t>(slot) * D + d0;
-        for (; s < end; ++s, v += D) {
+        const auto* block = values_at<T>(a, s);
+        const auto* next = end < s1  ? values_at<T>(a, end)
+                           : a.after ? kv_elements<T>(a.after)
+                                     : block;
+        const std::size_t first = static_cast<std::size_t>(slot) * D + d0;
+        const auto *v = block + first, *n = next + first;
+        for (; s < end; ++s, v += D, n += D) {
             V row[ND];
             for (int j = 0; j < ND; ++j) {
-                if (j % 2 == 0) __builtin_prefetch(v + 16 * j + kKvAhead);
+                if (j % 2 == 0) fetch_ahead(n + 16 * j);
                 row[j] = load_kv<V, T>(v + 16 * j);
             }
             for (int i = 0; i < NQ; ++i) {
@@ -156,19 +178,19 @@ template <class V, KvType T>
 void score_slots(const AttentionArgs& a, int low, int high, float* out) {
     const int S = a.kv.page_size, D = a.head_dim;
     for (int s = low; s < high;) {
-        const auto* keys = static_cast<const typename KvElement<T>::Type*>(a.kv.base) +
-                           a.pages[s / S] * a.kv.page_stride +
-                           static_cast<std::size_t>(2 * a.kv_head) * D * S + s % S;
-        const int room = S - s % S;
+        const int slot = s % S, room = S - slot;
+        const auto* keys = keys_at<T>(a, s) + slot;
+        const auto* next =
+            (s + room < high ? keys_at<T>(a, s + room) : values_at<T>(a, low)) + slot;
         float* at = out + (s - low);
         if (room >= 64 && high - s > 32) {
-            scores_queries<V, T, 4>(a.q, a.queries, keys, S, D, at);
+            scores_queries<V, T, 4>(a.q, a.queries, keys, next, S, D, at);
             s += 64;
         } else if (room >= 32 && high - s > 16) {
-            scores_queries<V, T, 2>(a.q, a.queries, keys, S, D, at);
+            scores_queries<V, T, 2>(a.q, a.queries, keys, next, S, D, at);
             s += 32;
         } else {
-            scores_queries<V, T, 1>(a.q, a.queries, keys, S, D, at);
+            scores_queries<V, T, 1>(a.q, a.queries, keys, next, S, D, at);
             s += 16;
         }
     }
@@ -226,10 +248,7 @@ inline void path_values_block(const AttentionArgs& a, const std::int32_t* path, 
     for (int j = 0; j < ND; ++j) acc[j] = V::load(state + 2 + d0 + 16 * j);
     for (int s = s0; s < s1; ++s) {
         const int slot = a.base + path[s - a.base];
-        const auto* v = static_cast<const typename KvElement<T>::Type*>(a.kv.base) +
-                        a.pages[slot / S] * a.kv.page_stride +
-                        static_cast<std::size_t>(2 * a.kv_head + 1) * D * S +
-                        static_cast<std::size_t>(slot % S) * D + d0;
+        const auto* v = values_at<T>(a, slot) + static_cast<std::size_t>(slot % S) * D + d0;
         const V weight = V::all(p[s]);
         for (int j = 0; j < ND; ++j) acc[j] = fma(weight, load_kv<V, T>(v + 16 * j), acc[j]);
     }

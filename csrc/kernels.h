@@ -100,6 +100,7 @@ struct AttentionArgs {
     // Rows of a token tree: position base + j of query i stands in slot base + paths[i][j].
     const std::int32_t* const* paths = nullptr;  // [queries]; null: every position is its own slot
     int base = 0;
+    const void* after = nullptr;  // block of KV that is read next, fetched ahead; or null
 };
 
 // State of one query's online softmax, D + 2 floats: [max, sum, o_0 .. o_{D-1}], o not yet divided

@@ -29,6 +29,10 @@ struct PanelPointers {
     int first_wide;  // group
 };
 
+// Bytes of a plane fetched ahead, into the second cache: the hardware's own prefetchers stop at the
+// ends of 4 KiB pages, and fetched into the first cache the weights would push out the activations.
+constexpr int kAhead = 4096;
+
 // Weights of 8 inputs as bytes: w[half][tile].
 template <Source S>
 inline void load_weights(const PanelPointers& p, int kb, __m512i w[2][2]) {
@@ -38,18 +42,14 @@ inline void load_weights(const PanelPointers& p, int kb, __m512i w[2][2]) {
             w[0][t] = _mm512_load_si512(p.hi + kb * 256 + t * 64);
             w[1][t] = _mm512_load_si512(p.hi + kb * 256 + 128 + t * 64);
         } else {
-            // 2 KiB ahead: 22 -> 29 GB/s for w4a8 at one row, 15 -> 20 for w4a16 at four, on 2
-            // cores of a Xeon (family 6, model 167) reading 33; 512 B and 4 KiB gain less.
-            // benchmarks/costs.py.
-            constexpr int kAhead = 2048;
-            _mm_prefetch(p.hi + kb * 128 + t * 64 + kAhead, _MM_HINT_T0);
+            _mm_prefetch(p.hi + kb * 128 + t * 64 + kAhead, _MM_HINT_T1);
             const __m512i h = _mm512_load_si512(p.hi + kb * 128 + t * 64);
             if constexpr (S == Source::kHi) {
                 w[0][t] = _mm512_and_si512(h, low);
                 w[1][t] = _mm512_and_si512(_mm512_srli_epi16(h, 4), low);
             } else {
                 const std::uint8_t* lo = p.lo + (kb * 128 + t * 64 - p.without_lo);
-                _mm_prefetch(lo + kAhead, _MM_HINT_T0);
+                _mm_prefetch(lo + kAhead, _MM_HINT_T1);
                 const __m512i l = _mm512_load_si512(lo);
                 // 0xCA: low ? b : c, bit by bit.
                 w[0][t] = _mm512_ternarylogic_epi32(low, l, _mm512_slli_epi16(h, 4), 0xCA);

@@ -182,6 +182,7 @@ class Model {
     void fuse_features(LevelSpec level, int thread);
     void keep_tap(int layer, int thread);
     void write_kv(const Layer& layer, int index, int thread);
+    const void* first_keys(const KvView& kv, const AttentionItem& item, int chunk) const;
     void attention(int layer, int thread);
     template <typename Row>
     Input prepare(const Linear& linear, int rows, LevelSpec level, int thread, Row&& row);

@@ -19,23 +19,27 @@ void store_column(char* block, const char* values, int head_dim, int page_size, 
 // Norms (Qwen3), rotates and stores: q in place, k and v into their page.
 void Model::write_kv(const Layer& layer, int index, int thread) {
     const ModelShape& s = shape_;
-    const int D = s.head_dim, half = D / 2, S = page_size_;
-    const int heads = s.heads + s.kv_heads;  // v travels with its k
+    const int D = s.head_dim, half = D / 2, S = page_size_, rows = step_.rows, T = pool_.size();
+    const auto rotated = [&](int m, int head, const float* norm, float factor) {
+        float* x = qkv_ + static_cast<std::size_t>(m) * qkv_width_ + head * D;
+        if (norm) kernels_.rmsnorm(x, norm, s.norm_eps, D, x);
+        kernels_.rope(x, cos_ + static_cast<std::size_t>(m) * half,
+                      sin_ + static_cast<std::size_t>(m) * half, D, factor);
+        return x;
+    };
     const float query_factor = 1.0f / std::sqrt(static_cast<float>(D));
+    const int queries = rows * s.heads;
+    for (int i = queries * thread / T; i < queries * (thread + 1) / T; ++i)
+        rotated(i / s.heads, i % s.heads, layer.q_norm, query_factor);
+
     const std::size_t width = kv_bytes(kv_type_);
     alignas(64) char narrow[256 * 4];
-    const int items = step_.rows * heads;
-    for (int i = items * thread / pool_.size(); i < items * (thread + 1) / pool_.size(); ++i) {
-        const int m = i / heads, h = i % heads;
-        float* x = qkv_ + static_cast<std::size_t>(m) * qkv_width_ + h * D;
-        const float* c = cos_ + static_cast<std::size_t>(m) * half;
-        const float* sn = sin_ + static_cast<std::size_t>(m) * half;
-        const bool query = h < s.heads;
-        const float* norm = query ? layer.q_norm : layer.k_norm;
-        if (norm) kernels_.rmsnorm(x, norm, s.norm_eps, D, x);
-        kernels_.rope(x, c, sn, D, query ? query_factor : 1.0f);
-        if (query) continue;
-        const int kv_head = h - s.heads, slot = slot_[m] % S;
+    // Head by head: rows next to each other share the cache lines of K, and two threads that write
+    // to one line wait for each other.
+    const int keys = rows * s.kv_heads;
+    for (int i = keys * thread / T; i < keys * (thread + 1) / T; ++i) {
+        const int m = i % rows, kv_head = i / rows, slot = slot_[m] % S;
+        const float* x = rotated(m, s.heads + kv_head, layer.k_norm, 1.0f);
         const int page_id =
             step_.pages[static_cast<std::size_t>(sequence_[m]) * step_.page_columns + slot_[m] / S];
         char* k =
@@ -50,6 +54,16 @@ void Model::write_kv(const Layer& layer, int index, int thread) {
         kernels_.narrow(x + s.kv_heads * D, D, kv_type_,
                         k + static_cast<std::size_t>(D) * (S + slot) * width);
     }
+}
+
+// The block of K that a chunk of an item begins with.
+const void* Model::first_keys(const KvView& kv, const AttentionItem& item, int chunk) const {
+    const int page = step_.pages[static_cast<std::size_t>(item.sequence) * step_.page_columns +
+                                 chunk * kAttentionChunk / page_size_];
+    const std::size_t elements =
+        static_cast<std::size_t>(page) * kv.page_stride +
+        static_cast<std::size_t>(2 * item.kv_head) * shape_.head_dim * page_size_;
+    return static_cast<const char*>(kv.base) + elements * kv_bytes(kv.type);
 }
 
 void Model::attention(int layer, int thread) {
@@ -68,8 +82,8 @@ void Model::attention(int layer, int thread) {
     // layer and step. Whole rows are dealt out in turn, since later rows see more context and cost
     // more.
     const int begin = plan_.split ? items * thread / T : thread;
-    const int end = plan_.split ? items * (thread + 1) / T : items;
-    for (int i = begin; i < end; i += plan_.split ? 1 : T) {
+    const int end = plan_.split ? items * (thread + 1) / T : items, stride = plan_.split ? 1 : T;
+    for (int i = begin; i < end; i += stride) {
         const AttentionItem& item = plan_.items[i];
         a.pages = step_.pages + static_cast<std::size_t>(item.sequence) * step_.page_columns;
         a.kv_head = item.kv_head;
@@ -93,6 +107,13 @@ void Model::attention(int layer, int thread) {
             }
         }
         for (int c = item.chunk_begin; c < item.chunk_end; ++c) {
+            a.after = nullptr;
+            if (c + 1 < item.chunk_end) {
+                a.after = first_keys(a.kv, item, c + 1);
+            } else if (i + stride < end) {
+                const AttentionItem& next = plan_.items[i + stride];
+                a.after = first_keys(a.kv, next, next.chunk_begin);
+            }
             kernels_.attend(a, c * kAttentionChunk, (c + 1) * kAttentionChunk, states, mine.scores);
             if (plan_.split) continue;
             for (int q = 0; q < a.queries; ++q) kernels_.merge(folded[q], states[q], D);
