@@ -4,9 +4,8 @@ Prompt lookup (Saxena, 2023) with the suffix length found rather than given: the
 `min_n` to `max_n`, and of its places the latest. It costs no forward. What follows may run into
 the end of the text and on into the proposal itself, so a loop is continued as long as asked.
 
-A match of m tokens, m less than `max_n`, is taken to go on for m + 1 at most. A judge's rows are
-not free: without this bound the longer of two draft lengths was the slower one on every kind of
-text of `benchmarks.hierarchy`, with it draft lengths 3 to 12 are as fast as the best of them.
+A match of m tokens, m less than `max_n`, is taken to go on for m + 1 at most: a judge's rows are
+not free, and a short match seldom goes on for long.
 """
 
 from __future__ import annotations
