@@ -173,16 +173,21 @@ class _Probe:
         return DraftCost(first, min(max(further, first / 4), first))
 
     def _attention(self) -> tuple[tuple[float, ...], ...]:
-        """[rows, contexts] seconds beyond an empty context, never falling with rows or context."""
-        level, near = str(self._target), self._contexts[0]
+        """[rows, contexts] seconds beyond an empty context, never falling with rows or context.
+
+        The farthest context says most, since its share of a forward is the largest; a nearer one
+        costs its part of that at most, for what fits the caches is read sooner.
+        """
+        level, near, far = str(self._target), self._contexts[0], self._contexts[-1]
         points = []
         for rows in self._context_rows:
             seen = [self._low(level, rows, c) for c in self._contexts]
-            beyond = rising([0.0, *(max(0.0, s - seen[0]) for s in seen[1:])])
-            slope = 0.0
-            if len(beyond) > 1:
-                slope = beyond[1] / (self._contexts[1] - near)
-            points.append([x + slope * near for x in beyond])
+            slope = max(0.0, seen[-1] - seen[0]) / (far - near) if far > near else 0.0
+            beyond = [
+                min(max(0.0, s - seen[0]), slope * (c - near))
+                for s, c in zip(seen, self._contexts, strict=True)
+            ]
+            points.append([x + slope * near for x in rising(beyond)])
         columns = [rising(column) for column in zip(*points, strict=True)]
         return tuple(
             tuple(interpolated(self._context_rows, column, rows) for column in columns)
