@@ -3,8 +3,8 @@
     python -m benchmarks.transforms --threads 2
 
 Layers of a model's shapes with random weights run alone (no vocabulary to speak of), so that the
-difference is that of the transforms. Plain and transformed forwards alternate; a row's spread is
-over its forwards.
+difference is that of the transforms. Levels and kinds take turns, forward by forward; a row's
+spread is over its forwards.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from halfbyte.quantize.rotations import across_heads, along_row
 from halfbyte.runtime.native import NativeRuntime
 from halfbyte.runtime.protocol import Batch
 
-TRIALS = 30
+WARM_UP = 3
 KINDS = ("plain", "quarot", "atom")
 
 
@@ -96,7 +96,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--threads", type=positive, default=2)
     parser.add_argument("--layers", type=positive, default=4, help="layers timed, of each shape")
-    parser.add_argument("--levels", type=names, default=["w4a4", "w4a16"])
+    parser.add_argument("--levels", type=names, default=["w4a4", "w4a8", "w4a16"])
+    parser.add_argument("--trials", type=positive, default=30, help="forwards timed, of each kind")
     parser.add_argument("--shapes", type=names, default=list(SHAPES))
     parser.add_argument("--results", type=Path, default=RESULTS / "quality" / "transforms.jsonl")
     arguments = parser.parse_args()
@@ -111,10 +112,14 @@ def main() -> None:
             for kind in KINDS
         }
         scale = SHAPES[name].layers / arguments.layers
-        for level in map(Level.parse, arguments.levels):
-            for count in (1, 4, 128):
-                times = _alternate(runtimes, level, count, scale)
-                plain = statistics.median(times["plain"])
+        levels = [Level.parse(level) for level in arguments.levels]
+        for count in (1, 4, 128):
+            times = {
+                each: [scale * taken for taken in found]
+                for each, found in _alternate(runtimes, levels, count, arguments.trials).items()
+            }
+            for level in levels:
+                plain = statistics.median(times[level, "plain"])
                 found = [
                     Row(
                         commit=machine.commit(),
@@ -128,8 +133,8 @@ def main() -> None:
                         cascade=str(level),
                         metric=f"layers {count}",
                         unit="ms",
-                        spread=Spread.of(times[kind]),
-                        details={"over_plain": statistics.median(times[kind]) / plain - 1},
+                        spread=Spread.of(times[level, kind]),
+                        details={"over_plain": statistics.median(times[level, kind]) / plain - 1},
                     )
                     for kind in KINDS
                 ]
@@ -175,9 +180,12 @@ def _config(shape: Shape, layers: int) -> ModelConfig:
 
 
 def _alternate(
-    runtimes: dict[str, NativeRuntime], level: Level, rows: int, scale: float
-) -> dict[str, list[float]]:
-    """Milliseconds of every forward of the whole model, by kind."""
+    runtimes: dict[str, NativeRuntime], levels: Sequence[Level], rows: int, trials: int
+) -> dict[tuple[Level, str], list[float]]:
+    """Milliseconds of every forward of the layers timed, by level and kind.
+
+    Levels and kinds take turns: what memory gives drifts by a third within seconds.
+    """
     batch = Batch(
         np.zeros(rows, np.int32),
         np.array([0, rows], np.int32),
@@ -185,13 +193,13 @@ def _alternate(
         np.arange(8, dtype=np.int32)[None],
     )
     last = np.array([rows - 1], np.int32)
-    times: dict[str, list[float]] = {kind: [] for kind in runtimes}
-    for trial in range(TRIALS + 3):
-        for kind, runtime in runtimes.items():
+    times: dict[tuple[Level, str], list[float]] = {(v, kind): [] for v in levels for kind in KINDS}
+    for trial in range(WARM_UP + trials):
+        for level, kind in times:
             begin = perf_counter()
-            runtime.forward(batch, level, last)
-            if trial >= 3:
-                times[kind].append((perf_counter() - begin) * 1e3 * scale)
+            runtimes[kind].forward(batch, level, last)
+            if trial >= WARM_UP:
+                times[level, kind].append((perf_counter() - begin) * 1e3)
     return times
 
 
