@@ -56,6 +56,7 @@ NB_MODULE(_native, m) {
         "threads"_a, "tier"_a);
     m.def("round_group", &round_group_of, "weights"_a, "goals"_a, "feed"_a, "costs"_a, "scales"_a,
           "lo_weight"_a);
+    bind_suffixes(m);
     nb::class_<NativeModel>(m, "NativeModel")
         .def(nb::init<int, int, int, int, int, int, int, float, int, bool, Array<float, 1>,
                       const std::string&, int, int, int, int, bool>(),

@@ -48,6 +48,8 @@ using AdjustmentArrays =
     std::tuple<Array<std::int32_t, 1>, Array<std::int32_t, 1>, Array<float, 1>, Array<float, 1>,
                Array<float, 1>, Array<std::int32_t, 1>, Array<std::uint32_t, 2>>;
 
+void bind_suffixes(nb::module_& m);
+
 // Loads one model. Not thread-safe: the Python side holds one lock per runtime.
 class NativeModel {
   public:

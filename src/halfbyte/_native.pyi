@@ -1,4 +1,4 @@
-"""The native core (csrc/binding*.cpp). Used through `halfbyte.runtime.native` only."""
+"""The native core (csrc/binding*.cpp). Used through `halfbyte.runtime.native*` only."""
 
 from collections.abc import Sequence
 
@@ -17,6 +17,26 @@ def linear_rate(threads: int, tier: str) -> float: ...
 def round_group(
     weights: _F32, goals: _F32, feed: _F32, costs: _F32, scales: _F32, lo_weight: float
 ) -> tuple[NDArray[np.int16], _F32, _F32]: ...
+def match_lengths(indices: list[SuffixIndex], texts: list[list[int]]) -> list[int]:
+    """`follow` of every index with its text, in one call: how long each match is."""
+
+class SuffixIndex:
+    """See `halfbyte.cascade.suffixes`, its slow twin. -1 is `BREAK`."""
+
+    def __init__(self, depth: int) -> None: ...
+    def extend(self, tokens: list[int]) -> None: ...
+    def follow(self, text: list[int]) -> tuple[int, int]:
+        """Add what a text has grown by since; length and end of the match of its own end."""
+
+    def find(self, context: list[int]) -> tuple[int, int]: ...
+    def slice(self, begin: int, end: int) -> list[int]:
+        """Tokens begin .. end - 1 of the text, or fewer where it ends."""
+
+    def __len__(self) -> int:
+        """Tokens."""
+
+    @property
+    def nodes(self) -> int: ...
 
 class NativeModel:
     def __init__(

@@ -72,7 +72,7 @@ def candidates(
     lookup = proposers.of(Cascade((Ngram(), target)))
     assert isinstance(lookup, NgramProposer)
 
-    evidence = lookup.match_length
+    evidence = lookup.match_lengths
     arms = [Arm("ngram", lookup, LookupCost(), _sources("ngram"), LOOKUP_LENGTH, 0, evidence)]
     levels = draft_levels(runtime, target)
     for level in levels:

@@ -75,6 +75,10 @@ class NamedProposer:
         self.live.discard(sequence)
 
 
+def _matches(texts: Seq[Text]) -> list[int]:
+    return [text.match for text in texts]
+
+
 def arms(*names: str, length: int = 8) -> list[Arm]:
     """`w4a8`, and `ngram` with evidence 1 .. 4 of the text's `match`."""
     made = []
@@ -82,9 +86,7 @@ def arms(*names: str, length: int = 8) -> list[Arm]:
         if name == "ngram":
             sources = tuple(Source(name, i, 0.5) for i in range(1, 5))
             proposer = NamedProposer(name)
-            made.append(
-                Arm(name, proposer, LookupCost(), sources, length, evidence=lambda s: s.match)  # type: ignore[attr-defined]
-            )
+            made.append(Arm(name, proposer, LookupCost(), sources, length, evidence=_matches))
         else:
             cost = LevelCost(table(), name)
             made.append(Arm(name, NamedProposer(name), cost, (Source(name),), length))

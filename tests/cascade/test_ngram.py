@@ -96,8 +96,25 @@ def test_the_match_length_is_told_to_whoever_plans() -> None:
     for tokens, length in (([1, 2, 3, 9, 1, 2, 3], 3), ([1, 2, 9, 1, 2], 0)):
         sequence = _sequence(tokens)
         proposer.begin(sequence)
-        assert proposer.match_length(sequence) == length
+        assert proposer.match_lengths([sequence]) == [length]
         assert bool(proposer.propose([Ask(sequence, 1)]).tokens[0]) == bool(length)
+
+
+@given(st.lists(texts, max_size=5), st.lists(texts, max_size=5), st.sampled_from([0, 50]))
+def test_matches_of_several_are_those_of_each(
+    prompts: list[list[int]], more: list[list[int]], history: int
+) -> None:
+    options = NgramOptions(history=history)
+    together, alone = NgramProposer(options), NgramProposer(options)
+    sequences = [_sequence(prompt) for prompt in prompts]
+    for proposer in (together, alone):
+        for sequence in sequences:
+            proposer.begin(sequence)
+    for tokens in ([], *more):
+        for sequence in sequences:
+            sequence.commit(tokens)
+        lengths = [alone.match_lengths([sequence])[0] for sequence in sequences]
+        assert together.match_lengths(sequences) == lengths
 
 
 def test_earlier_outputs_are_searched_only_if_asked() -> None:

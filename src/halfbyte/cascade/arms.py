@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -106,9 +107,10 @@ class LearnedCost:
 class Arm:
     """One way to propose to the target.
 
-    `evidence` tells, before anything is proposed, what speaks for a proposal: the length of an
-    n-gram's match, 0 without one. It grows by at most 1 with each token of the text. A longer match
-    is right more often: each of `sources` (ascending) stands for evidence from its own on.
+    `evidence` tells of sequences, before anything is proposed, what speaks for a proposal: the
+    length of an n-gram's match, 0 without one. It grows by at most 1 with each token of the text.
+    A longer match is right more often: each of `sources` (ascending) stands for evidence from its
+    own on.
     """
 
     name: str  # its stages: `ngram > w4a8`
@@ -117,11 +119,11 @@ class Arm:
     sources: tuple[Source, ...]
     max_length: int
     inner_length: int = 0
-    evidence: Callable[[Decoding], int] | None = None
+    evidence: Callable[[Seq[Decoding]], list[int]] | None = None
 
     def source(self, sequence: Decoding) -> Source | None:
         """Where acceptance for the sequence is counted; None: it has nothing to propose."""
         if self.evidence is None:
             return self.sources[0]
-        found = self.evidence(sequence)
+        found = self.evidence([sequence])[0]
         return next((source for source in reversed(self.sources) if found >= source.evidence), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -54,7 +53,7 @@ class Decoding(Protocol):
     """
 
     @property
-    def tokens(self) -> Seq[int]:
+    def tokens(self) -> list[int]:
         """Prompt and emitted tokens: `committed_len` committed ones, then the pending one."""
 
     @property

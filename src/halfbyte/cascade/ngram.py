@@ -16,12 +16,13 @@ from time import perf_counter
 
 from halfbyte.cascade.decoding import Decoding
 from halfbyte.cascade.proposer import Ask, Proposals
-from halfbyte.cascade.suffixes import BREAK, NO_MATCH, Match, SuffixIndex
+from halfbyte.cascade.suffixes import BREAK, NO_MATCH, Match
 from halfbyte.cascade.verify import Outcome
 from halfbyte.errors import ArgumentError
+from halfbyte.runtime.native_suffixes import SuffixIndex, match_lengths
 
 MOST_N = 256
-MOST_HISTORY = 1 << 20  # an index takes some 300 bytes a token
+MOST_HISTORY = 1 << 20  # an index takes up to 70 bytes a token
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +64,17 @@ class History:
     def add(self, output: Seq[int]) -> None:
         """Remember an output, its end at least."""
         output = output[-self._half + 1 :] if self._half > 1 else []
-        if len(self._young.text) + len(output) + 1 > self._half:
+        if len(self._young) + len(output) + 1 > self._half:
             self._old, self._young = self._young, SuffixIndex(self._depth)
-        self._young.extend(output)
-        self._young.extend([BREAK])
+        self._young.extend([*output, BREAK])
 
-    def find(self, context: Seq[int]) -> tuple[Match, SuffixIndex]:
+    def find(self, context: list[int]) -> tuple[Match, SuffixIndex]:
         """The longest match; on a tie the younger."""
-        young, old = self._young.find(context), self._old.find(context)
+        young, old = Match(*self._young.find(context)), Match(*self._old.find(context))
         return (old, self._old) if old.length > young.length else (young, self._young)
 
     def __len__(self) -> int:
-        return len(self._young.text) + len(self._old.text)
+        return len(self._young) + len(self._old)
 
 
 class NgramProposer:
@@ -111,19 +111,24 @@ class NgramProposer:
         tokens = [self._follow(ask) if ask.length > 0 else [] for ask in asks]
         return Proposals(tokens, seconds=perf_counter() - started)
 
-    def match_length(self, sequence: Decoding) -> int:
-        """Tokens of the suffix it would propose from now; 0: it would propose nothing."""
-        match, _ = self._find(sequence, ())
-        return match.length
+    def match_lengths(self, sequences: Seq[Decoding]) -> list[int]:
+        """Of each, tokens of the suffix it would propose from now; 0: it would propose nothing."""
+        if self._history is not None:
+            return [self._find(sequence, ())[0].length for sequence in sequences]
+        lengths = match_lengths(
+            [self._indices[s] for s in sequences], [s.tokens for s in sequences]
+        )
+        least = self._options.min_n
+        return [length if length >= least else 0 for length in lengths]
 
     def _find(self, sequence: Decoding, ahead: Seq[int]) -> tuple[Match, SuffixIndex]:
-        index, tokens = self._indices[sequence], sequence.tokens
-        index.extend(tokens[len(index.text) :])
-        depth = self._options.max_n
-        context = [*tokens[max(0, len(tokens) + len(ahead) - depth) :], *ahead][-depth:]
-        match, where = index.find(context), index
+        index, tokens, depth = self._indices[sequence], sequence.tokens, self._options.max_n
+        match, where, context = Match(*index.follow(tokens)), index, tokens
+        if ahead:
+            context = [*tokens[max(0, len(tokens) + len(ahead) - depth) :], *ahead][-depth:]
+            match = Match(*index.find(context))
         if self._history is not None and match.length < depth:
-            earlier, place = self._history.find(context)
+            earlier, place = self._history.find(context[-depth:])
             if earlier.length > match.length:
                 match, where = earlier, place
         return (match, where) if match.length >= self._options.min_n else (NO_MATCH, index)
@@ -135,7 +140,7 @@ class NgramProposer:
         whole = match.length == self._options.max_n
         length = ask.length if whole else min(ask.length, match.length + 1)
         at = match.end + 1
-        found = index.text[at : at + length]
+        found = index.slice(at, at + length)
         if index is not self._indices[ask.sequence]:  # of another output: up to its end
             return found[: found.index(BREAK)] if BREAK in found else found
         if len(found) < length:

@@ -212,18 +212,19 @@ class CostPlanner:
 
     def _look(self) -> None:
         """Bring the matches up to date where they might have come to matter."""
-        for b, sequence in enumerate(self._members):
-            length = len(sequence.tokens)
-            if length < self._look_at[b]:
-                continue
-            assert self._evidence is not None
-            match, pays = self._evidence(sequence), self._pays[b]
+        members, look_at = self._members, self._look_at
+        due = [b for b, s in enumerate(members) if len(s.tokens) >= look_at[b]]
+        if not due:
+            return
+        assert self._evidence is not None
+        for b, match in zip(due, self._evidence([members[b] for b in due]), strict=True):
+            pays = self._pays[b]
             self._matches[b] = step = bisect_right(self._steps, match) - 1
             useful = step >= 0 and pays[step]
             self._told[b] = step if useful else -1
             # A match grows by at most one a token.
             least = self._steps[pays.index(True)] if True in pays else NEVER
-            self._look_at[b] = length + max(1, least - match)
+            look_at[b] = len(members[b].tokens) + max(1, least - match)
 
     def best(self, contexts: Seq[int], gains: Seq[Gains]) -> Cycle:
         """The cycle with the most expected tokens per second; `gains[arm][b]` by position."""
