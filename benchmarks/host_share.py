@@ -36,7 +36,7 @@ class TimedRuntime:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._runtime, name)
-        if name not in ("forward", "forward_sample", "draft"):
+        if name not in ("forward", "forward_sample", "decode", "draft"):
             return value
 
         def timed(*args: Any) -> Any:

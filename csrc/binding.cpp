@@ -75,6 +75,8 @@ NB_MODULE(_native, m) {
         .def("forward", &NativeModel::forward)
         .def("forward_sample", &NativeModel::forward_sample)
         .def("draft", &NativeModel::draft)
+        .def("decode", &NativeModel::decode)
+        .def("interrupt", &NativeModel::interrupt, "wanted"_a)
         .def("copy_kv", &NativeModel::copy_kv)
         .def("capture_layer", &NativeModel::capture_layer)
         .def("share", &NativeModel::share, nb::keep_alive<1, 2>(), "other"_a, "with_head"_a)

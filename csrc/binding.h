@@ -8,6 +8,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -92,6 +93,14 @@ class NativeModel {
         Array<float, 1> temperatures, Array<std::int32_t, 1> top_ks, Array<float, 1> top_ps,
         Array<float, 1> min_ps, Array<std::uint64_t, 1> seeds, Array<std::int32_t, 1> positions,
         const std::optional<AdjustmentArrays>& adjustments, float min_confidence, int head);
+    // `length` tokens of each sequence and their logprobs; it may be interrupted.
+    std::tuple<Result<std::int32_t>, Result<float>> decode(
+        Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages,
+        int weight_bits, int act_bits, int head_bits, int length, Array<float, 1> temperatures,
+        Array<std::int32_t, 1> top_ks, Array<float, 1> top_ps, Array<float, 1> min_ps,
+        Array<std::uint64_t, 1> seeds, Array<std::int32_t, 1> positions);
+    // True: a `decode` ends after the forward it is in, as does any from now on. Any thread.
+    void interrupt(bool wanted) { interrupt_.store(wanted, std::memory_order_relaxed); }
     void copy_kv(Array<std::int32_t, 1> pages, Array<std::int32_t, 1> sources,
                  Array<std::int32_t, 1> targets);
     // x [M, hidden] -> what the layer's linears read (qkv, o, gate_up, down) and what it returns.
@@ -131,6 +140,11 @@ class NativeModel {
                  const Array<std::int32_t, 1>& logit_rows,
                  const std::optional<Array<std::int32_t, 2>>& paths,
                  const std::int32_t* forwards = nullptr, bool head = false) const;
+    Draft run_draft(const Array<std::int32_t, 1>& tokens, const Array<std::int32_t, 1>& first,
+                    const Array<std::int32_t, 2>& pages, LevelSpec level,
+                    const Array<std::int32_t, 1>& lengths, std::vector<SamplingRow> sampling,
+                    float min_confidence, const ReducedHead* reduced,
+                    const std::atomic<bool>* interrupt);
     const ReducedHead* reduced_head(int number) const;
     LevelSpec checked_level(int weight_bits, int act_bits, int head_bits) const;
     void adjust_rows(const AdjustmentArrays& arrays, std::vector<SamplingRow>& rows) const;
@@ -139,6 +153,7 @@ class NativeModel {
 
     std::unique_ptr<Model> model_;
     std::vector<const ReducedHead*> reduced_;
+    std::atomic<bool> interrupt_ = false;
 };
 
 }  // namespace halfbyte

@@ -105,12 +105,12 @@ NativeModel::forward_sample(Array<std::int32_t, 1> tokens, Array<std::int32_t, 1
             to_numpy(std::move(top_ids), {R, N}), to_numpy(std::move(top_logprobs), {R, N})};
 }
 
-std::tuple<Result<std::int32_t>, Result<std::int32_t>> NativeModel::draft(
-    Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages,
-    int weight_bits, int act_bits, int head_bits, Array<std::int32_t, 1> lengths,
-    Array<float, 1> temperatures, Array<std::int32_t, 1> top_ks, Array<float, 1> top_ps,
-    Array<float, 1> min_ps, Array<std::uint64_t, 1> seeds, Array<std::int32_t, 1> positions,
-    const std::optional<AdjustmentArrays>& adjustments, float min_confidence, int head) {
+Draft NativeModel::run_draft(const Array<std::int32_t, 1>& tokens,
+                             const Array<std::int32_t, 1>& first,
+                             const Array<std::int32_t, 2>& pages, LevelSpec level,
+                             const Array<std::int32_t, 1>& lengths,
+                             std::vector<SamplingRow> sampling, float min_confidence,
+                             const ReducedHead* reduced, const std::atomic<bool>* interrupt) {
     const std::size_t B = tokens.shape(0);
     expect(B > 0 && lengths.shape(0) == B, "draft: one length a sequence");
     int most = 0;
@@ -124,20 +124,57 @@ std::tuple<Result<std::int32_t>, Result<std::int32_t>> NativeModel::draft(
     const Array<std::int32_t, 1> row_starts(starts.data(), 1, shape);
     const Array<std::int32_t, 1> rows(starts.data(), 1, &B);
     Step step = checked(tokens, row_starts, first, pages, rows, std::nullopt, lengths.data());
-    step.reduced = reduced_head(head);
-    const LevelSpec level = checked_level(weight_bits, act_bits, head_bits);
-    auto sampling = sampling_rows(B, temperatures, top_ks, top_ps, min_ps, seeds, positions);
-    if (adjustments) adjust_rows(*adjustments, sampling);
+    step.reduced = reduced;
     Draft drafted;
     if (most == 0) {
         drafted.counts.assign(B, 0);
-    } else {
-        nb::gil_scoped_release release;
-        drafted = model_->draft(step, level, {lengths.data(), lengths.data() + B},
-                                std::move(sampling), min_confidence);
+        return drafted;
     }
-    return {to_numpy(std::move(drafted.tokens), {B, static_cast<std::size_t>(most)}),
+    nb::gil_scoped_release release;
+    return model_->draft(step, level, {lengths.data(), lengths.data() + B}, std::move(sampling),
+                         min_confidence, interrupt);
+}
+
+std::tuple<Result<std::int32_t>, Result<std::int32_t>> NativeModel::draft(
+    Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages,
+    int weight_bits, int act_bits, int head_bits, Array<std::int32_t, 1> lengths,
+    Array<float, 1> temperatures, Array<std::int32_t, 1> top_ks, Array<float, 1> top_ps,
+    Array<float, 1> min_ps, Array<std::uint64_t, 1> seeds, Array<std::int32_t, 1> positions,
+    const std::optional<AdjustmentArrays>& adjustments, float min_confidence, int head) {
+    const std::size_t B = tokens.shape(0);
+    const LevelSpec level = checked_level(weight_bits, act_bits, head_bits);
+    auto sampling = sampling_rows(B, temperatures, top_ks, top_ps, min_ps, seeds, positions);
+    if (adjustments) adjust_rows(*adjustments, sampling);
+    Draft drafted = run_draft(tokens, first, pages, level, lengths, std::move(sampling),
+                              min_confidence, reduced_head(head), nullptr);
+    const std::size_t most = B ? drafted.tokens.size() / B : 0;
+    return {to_numpy(std::move(drafted.tokens), {B, most}),
             to_numpy(std::move(drafted.counts), {B})};
+}
+
+std::tuple<Result<std::int32_t>, Result<float>> NativeModel::decode(
+    Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages,
+    int weight_bits, int act_bits, int head_bits, int length, Array<float, 1> temperatures,
+    Array<std::int32_t, 1> top_ks, Array<float, 1> top_ps, Array<float, 1> min_ps,
+    Array<std::uint64_t, 1> seeds, Array<std::int32_t, 1> positions) {
+    const std::size_t B = tokens.shape(0);
+    expect(length > 0, "decode: at least one token");
+    const std::vector<std::int32_t> each(B, length);
+    const Array<std::int32_t, 1> lengths(each.data(), 1, &B);
+    const LevelSpec level = checked_level(weight_bits, act_bits, head_bits);
+    const Draft decoded =
+        run_draft(tokens, first, pages, level, lengths,
+                  sampling_rows(B, temperatures, top_ks, top_ps, min_ps, seeds, positions), 0,
+                  nullptr, &interrupt_);
+    // Nobody stops before the others.
+    const std::size_t n = static_cast<std::size_t>(decoded.counts[0]);
+    std::vector<std::int32_t> ids(B * n);
+    std::vector<float> logprobs(B * n);
+    for (std::size_t b = 0; b < B; ++b) {
+        std::copy_n(decoded.tokens.data() + b * length, n, ids.data() + b * n);
+        std::copy_n(decoded.logprobs.data() + b * length, n, logprobs.data() + b * n);
+    }
+    return {to_numpy(std::move(ids), {B, n}), to_numpy(std::move(logprobs), {B, n})};
 }
 
 std::tuple<Result<float>, Result<float>, Result<float>, Result<float>, Result<float>>

@@ -152,11 +152,13 @@ std::vector<Choice> Model::forward_sample(const Step& step, LevelSpec level,
 }
 
 Draft Model::draft(const Step& step, LevelSpec level, const std::vector<std::int32_t>& lengths,
-                   std::vector<SamplingRow> sampling, float min_confidence) {
+                   std::vector<SamplingRow> sampling, float min_confidence,
+                   const std::atomic<bool>* interrupt) {
     const int B = step.sequences;
     const int most = *std::max_element(lengths.begin(), lengths.end());
     Draft result;
     result.tokens.assign(static_cast<std::size_t>(B) * most, 0);
+    result.logprobs.assign(static_cast<std::size_t>(B) * most, 0);
     result.counts.assign(B, 0);
 
     // The sequences still drafting, compacted: which one, its rows and its pages.
@@ -222,17 +224,19 @@ Draft Model::draft(const Step& step, LevelSpec level, const std::vector<std::int
                 compact([&](std::size_t i) {
                     const int b = active[i];
                     const bool sure =
-                        drawn[i].token >= 0 && std::exp(drawn[i].logprob) >= min_confidence;
+                        drawn[i].token >= 0 &&
+                        (min_confidence <= 0 || std::exp(drawn[i].logprob) >= min_confidence);
                     if (!sure) return false;
-                    result.tokens[static_cast<std::size_t>(b) * most + result.counts[b]] =
-                        drawn[i].token;
-                    ++result.counts[b];
+                    const std::size_t at = static_cast<std::size_t>(b) * most + result.counts[b]++;
+                    result.tokens[at] = drawn[i].token;
+                    result.logprobs[at] = drawn[i].logprob;
                     tokens[i] = drawn[i].token;
                     ++first[i];
                     ++how[i].position;
                     how[i].adjust.mask = nullptr;  // it was made for the first token
                     return result.counts[b] < lengths[b];
                 });
+                if (interrupt && interrupt->load(std::memory_order_relaxed)) active.clear();
                 if (!active.empty()) next();
             }
             pool_.barrier();

@@ -1,6 +1,7 @@
 // A dense decoder-only transformer (Llama, Mistral, Qwen2, Qwen3) and its KV pages. One call runs a
 // whole step on every thread of the pool: embedding to logits to tokens.
 #pragma once
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -91,6 +92,7 @@ struct LayerRows {
 
 struct Draft {
     std::vector<std::int32_t> tokens;  // [B][most]
+    std::vector<float> logprobs;       // [B][most]
     std::vector<std::int32_t> counts;  // [B]
 };
 
@@ -142,9 +144,11 @@ class Model {
     void forward(const Step& step, LevelSpec level);
     std::vector<Choice> forward_sample(const Step& step, LevelSpec level,
                                        const std::vector<SamplingRow>& sampling);
-    // step has one row a sequence; sampling[b].position is that of the first token drafted.
+    // step has one row a sequence; sampling[b].position is that of the first token drafted. It
+    // ends early when `interrupt` becomes true, after the forward it is in.
     Draft draft(const Step& step, LevelSpec level, const std::vector<std::int32_t>& lengths,
-                std::vector<SamplingRow> sampling, float min_confidence);
+                std::vector<SamplingRow> sampling, float min_confidence,
+                const std::atomic<bool>* interrupt = nullptr);
 
     // Runs layer l over rows x [M][hidden] of the residual stream in place of embedded tokens.
     void capture_layer(const Step& step, LevelSpec level, int l, const float* x,

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.config import Level, ModelConfig
-from halfbyte.runtime.protocol import Batch, Drafted, Sampled, Sampling
+from halfbyte.runtime.protocol import Batch, Decoded, Drafted, Sampled, Sampling
 from halfbyte.runtime.reference import own_slots, row_contexts
+from halfbyte.runtime.stepwise import decode_stepwise
 
 VOCAB = 97
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -67,6 +68,7 @@ class FakeRuntime:
         self.heads: list[list[int]] = []
         self.calls: list[tuple[str, int]] = []  # verb, rows
         self.speed_key = "fake"
+        self.interrupted = False
 
     def supports(self, level: Level) -> bool:
         return (level.weight_bits == 32) != self.has_planes
@@ -132,6 +134,13 @@ class FakeRuntime:
                 tokens[b, i] = token
                 counts[b] = i + 1
         return Drafted(tokens, counts)
+
+    def decode(self, batch: Batch, level: Level, length: int, sampling: Sampling) -> Decoded:
+        self.calls.append(("decode", len(batch.tokens)))
+        return decode_stepwise(self, batch, level, length, sampling, lambda: self.interrupted)
+
+    def interrupt(self, *, wanted: bool) -> None:
+        self.interrupted = wanted
 
     def read_kv(self, layer: int, page: int) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
         bits = self.values[page].view(np.uint16)

@@ -134,6 +134,9 @@ class RandomPlanner:
             if proposer is not None:
                 proposer.begin(sequence)
 
+    def plain_for(self, sequences: Seq[Decoding]) -> int:
+        return int(self._rng.integers(1, 9))
+
     def release(self, sequence: Decoding) -> None:
         for proposer in self._choices:
             if proposer is not None:

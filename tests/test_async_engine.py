@@ -55,6 +55,31 @@ def test_concurrent_requests_get_what_each_gets_alone(talking_llm: LLM) -> None:
     run(talking_llm, body)
 
 
+def test_whoever_comes_or_goes_ends_a_burst(
+    talking_llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime, said = talking_llm.model.runtime, []
+    interrupt = runtime.interrupt
+    monkeypatch.setattr(
+        runtime,
+        "interrupt",
+        lambda *, wanted: (said.append(wanted), interrupt(wanted=wanted)),
+    )
+
+    async def body(engine: AsyncEngine) -> None:
+        said.clear()
+        stream = engine.submit(PROMPTS[0], ENDLESS, cascade="none")
+        assert True in said
+        await anext(stream)
+        said.clear()
+        stream.cancel()
+        assert True in said
+        assert (await stream.completion()).finish_reason == "cancelled"
+
+    run(talking_llm, body)
+    assert said[-1] is False
+
+
 def test_requests_of_different_cascades_all_finish_and_agree(talking_llm: LLM) -> None:
     async def body(engine: AsyncEngine) -> None:
         cascades = [None, "none", "w4a4 > w8a16", "w8a8 > w8a16", None]

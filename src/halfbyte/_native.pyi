@@ -127,6 +127,23 @@ class NativeModel:
         min_confidence: float,
         head: int,
     ) -> tuple[_I32, _I32]: ...
+    def decode(
+        self,
+        tokens: _I32,
+        first_positions: _I32,
+        page_tables: _I32,
+        weight_bits: int,
+        act_bits: int,
+        head_bits: int,
+        length: int,
+        temperatures: _F32,
+        top_ks: _I32,
+        top_ps: _F32,
+        min_ps: _F32,
+        seeds: NDArray[np.uint64],
+        positions: _I32,
+    ) -> tuple[_I32, _F32]: ...
+    def interrupt(self, wanted: bool) -> None: ...
     def copy_kv(self, pages: _I32, sources: _I32, targets: _I32) -> None: ...
     def capture_layer(
         self,

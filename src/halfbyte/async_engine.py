@@ -118,7 +118,7 @@ class AsyncEngine:
             self._idle.clear()
             with contextlib.suppress(TimeoutError):  # what is left then is cancelled
                 await asyncio.wait_for(self._idle.wait(), drain_seconds)
-        self._commands.put(_Stop())
+        self._command(_Stop())
         await asyncio.to_thread(self._thread.join)
 
     async def __aenter__(self) -> AsyncEngine:
@@ -186,7 +186,7 @@ class AsyncEngine:
         )
         self._live.add(job)
         self._recorder.accepted(request.sequence.prompt_len)
-        self._commands.put(job)
+        self._command(job)
         return job.stream
 
     def snapshot(self) -> Snapshot:
@@ -194,7 +194,12 @@ class AsyncEngine:
         return self._recorder.snapshot()
 
     def _cancel(self, job: _Job) -> None:
-        self._commands.put(_Cancel(job))
+        self._command(_Cancel(job))
+
+    def _command(self, command: _Job | _Cancel | _Stop) -> None:
+        """Hand it to the worker, which comes for it after the forward it is in."""
+        self._commands.put(command)
+        self.llm.model.runtime.interrupt(wanted=True)
 
     def _choose(self, cascade: str | Cascade | None) -> Cascade:
         if cascade is None:
@@ -246,10 +251,12 @@ class AsyncEngine:
         except BaseException as error:  # a bug: every reader hears of it, none waits forever
             self._loop.call_soon_threadsafe(self._fail, error)
         finally:
+            self.llm.model.runtime.interrupt(wanted=False)
             self._engine.close()
 
     def _obey(self) -> bool:
         """Take every command; wait for one if there is nothing to run. False: stop."""
+        self.llm.model.runtime.interrupt(wanted=False)  # before, so that none is missed
         while True:
             try:
                 command = self._commands.get(block=not self._jobs)

@@ -57,6 +57,7 @@ class LLM:
         ngram: NgramOptions | None = None,
         draft_vocab: DraftVocabulary | None = None,
         max_batch: int = EngineOptions.max_batch,
+        burst_seconds: float = EngineOptions.burst_seconds,
         prefix_cache: bool = EngineOptions.prefix_cache,
         num_tokens: int = RuntimeOptions.num_tokens,
         page_size: int = RuntimeOptions.page_size,
@@ -69,7 +70,12 @@ class LLM:
         progress: Progress | None = None,
     ) -> None:
         options = EngineOptions(
-            draft_length, min_confidence, max_batch, inner_length, prefix_cache=prefix_cache
+            draft_length,
+            min_confidence,
+            max_batch,
+            inner_length,
+            burst_seconds=burst_seconds,
+            prefix_cache=prefix_cache,
         )
         chosen = Cascade.parse(cascade) if isinstance(cascade, str) else cascade
         if not isinstance(model, LoadedModel):

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from time import sleep
+
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.decoding import Choice
 from halfbyte.cascade.verify import Fate
+from halfbyte.config import Level
 from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.run import Engine
 from halfbyte.engine.sequence import Sequence
 from halfbyte.errors import ArgumentError
+from halfbyte.runtime.protocol import Batch, Decoded, Sampled, Sampling
 from tests.fake_runtime import VOCAB, FakeRuntime
 
 prompts = st.lists(
@@ -59,7 +65,7 @@ def _run(
 
 
 def _alone(prompt: list[int], choice: Choice, limit: int) -> Sequence:
-    options = EngineOptions(draft_length=0, max_batch=1)
+    options = EngineOptions(draft_length=0, max_batch=1, burst_seconds=0)
     return _run(FakeRuntime(num_pages=99), "w8a16", options, [(prompt, choice, limit)])[0]
 
 
@@ -171,6 +177,73 @@ def test_a_long_prompt_is_cut_into_chunks_beside_those_who_decode() -> None:
     assert [rows for _, rows in runtime.calls] == [11, 11, 11, 6, 2]
 
 
+class SlowRuntime(FakeRuntime):
+    """A forward takes 4 ms; notes how long bursts were to be and how many tokens they had."""
+
+    def __init__(self) -> None:
+        super().__init__(num_pages=99)
+        self.bursts: list[tuple[int, int]] = []
+
+    def forward_sample(
+        self, batch: Batch, level: Level, logit_rows: NDArray[np.int32], sampling: Sampling
+    ) -> Sampled:
+        sleep(0.004)
+        return super().forward_sample(batch, level, logit_rows, sampling)
+
+    def decode(self, batch: Batch, level: Level, length: int, sampling: Sampling) -> Decoded:
+        decoded = super().decode(batch, level, length, sampling)
+        self.bursts.append((length, decoded.tokens.shape[1]))
+        return decoded
+
+
+PLAIN = Choice(0.0, 0, 1.0, 0.0, 0)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.003, 0.013, 1.0])
+def test_a_burst_takes_no_longer_than_it_may(seconds: float) -> None:
+    runtime = SlowRuntime()
+    options = EngineOptions(burst_seconds=seconds)
+    (sequence,) = _run(runtime, "w8a16", options, [([1, 2], PLAIN, 40)])
+    assert all(length * 0.004 <= seconds for length, _ in runtime.bursts)
+    assert bool(runtime.bursts) == (seconds > 0.012)
+    assert sequence.emitted == _alone([1, 2], PLAIN, 40).emitted
+    assert sequence.statistics.target_forwards + 1 == sequence.statistics.emitted_tokens == 40
+    assert sequence.statistics.tau == 1
+
+
+def test_nobody_who_waits_or_wants_more_is_kept_by_a_burst() -> None:
+    for choice, count in ((PLAIN, 3), (Choice(0.0, 0, 1.0, 0.0, 0, tops=2), 1)):
+        runtime = SlowRuntime()
+        options = EngineOptions(burst_seconds=1.0, max_batch=2)
+        # Two run, of the same length, and with three the last one waits until they are done.
+        _run(runtime, "w8a16", options, [([i], choice, 12) for i in range(count)])
+        rows = [rows for verb, rows in runtime.calls if verb == "decode"]
+        assert rows == ([1] if count == 3 else [])
+
+
+def test_an_interrupted_burst_goes_on_in_the_next_step() -> None:
+    runtime = SlowRuntime()
+    runtime.interrupt(wanted=True)
+    options = EngineOptions(burst_seconds=1.0)
+    (sequence,) = _run(runtime, "w8a16", options, [([1, 2], PLAIN, 10)])
+    assert len(runtime.bursts) > 2
+    assert {count for _, count in runtime.bursts} == {1}
+    assert sequence.emitted == _alone([1, 2], PLAIN, 10).emitted
+
+
+def test_what_a_burst_decodes_past_a_stop_is_nobodys() -> None:
+    alone = _alone([1, 2], PLAIN, 40).emitted
+    stop = alone[8]
+    options = EngineOptions(burst_seconds=1.0)
+    stops = frozenset([stop])
+    (sequence,) = _run(FakeRuntime(num_pages=99), "w8a16", options, [([1, 2], PLAIN, 40)], stops)
+    kept = alone[: alone.index(stop) + 1]
+    assert sequence.emitted == kept
+    assert sequence.finish_reason == "stop"
+    assert len(sequence.logprobs) == len(sequence.fates) == len(kept)
+    assert sequence.statistics.cycles == len(kept) - 1
+
+
 def test_a_closed_engine_holds_no_pages() -> None:
     runtime = FakeRuntime()
     pool = PagePool(runtime.num_pages, runtime.page_size)
@@ -195,7 +268,14 @@ def test_pages_held_elsewhere_are_a_named_error_not_a_hang() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("draft_length", -1), ("draft_length", 1.5), ("min_confidence", 1.0), ("max_batch", 0)],
+    [
+        ("draft_length", -1),
+        ("draft_length", 1.5),
+        ("min_confidence", 1.0),
+        ("max_batch", 0),
+        ("burst_seconds", 2.0),
+        ("burst_seconds", "1"),
+    ],
 )
 def test_engine_options_out_of_range_are_named(field: str, value: float) -> None:
     with pytest.raises(ArgumentError, match=field):

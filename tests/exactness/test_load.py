@@ -69,6 +69,9 @@ class RestlessPlanner:
             for _ in sequences
         ]
 
+    def plain_for(self, sequences: Seq[Decoding]) -> int:
+        return self._rng.randint(1, 9)
+
     def learn(self, sequences: Seq[Decoding], plan: Seq[Turn], report: CycleReport) -> None:
         assert len(sequences) == len(plan) == len(report.outcomes)
 
@@ -129,7 +132,15 @@ def check(got: Completion, plain: Completion) -> None:
 
 @pytest.fixture(scope="module")
 def reference(talking_model: Path) -> LLM:
-    return LLM(talking_model, "w8a16", 1, num_tokens=512, page_size=16, prefix_cache=False)
+    return LLM(
+        talking_model,
+        "w8a16",
+        1,
+        num_tokens=512,
+        page_size=16,
+        burst_seconds=0,
+        prefix_cache=False,
+    )
 
 
 @pytest.fixture(scope="module")

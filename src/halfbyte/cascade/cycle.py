@@ -22,7 +22,7 @@ from time import perf_counter
 from halfbyte.cascade.decoding import Decoding
 from halfbyte.cascade.proposer import Ask, Link, Proposer
 from halfbyte.cascade.tree import TokenTree
-from halfbyte.cascade.verify import Draft, Outcome, Place, verify
+from halfbyte.cascade.verify import Draft, Outcome, Place, decode, verify
 from halfbyte.config import Level
 from halfbyte.runtime.protocol import Runtime
 
@@ -56,6 +56,7 @@ class CycleReport:
     prompt_rows: int = 0  # of prompts, that ran in the same forward
     rows: int = 0  # of that forward, those of prompts and of sequences left out by `of` too
     chunk_outcomes: Seq[Outcome] = ()
+    target_forwards: int = 1
 
     def of(self, members: Seq[int]) -> CycleReport:
         """What some of the sequences got out of it, in order and numbered anew; costs stay those of
@@ -82,8 +83,12 @@ def run_cycle(
     sequences: Seq[Decoding],
     plan: Seq[Turn],
     chunks: Seq[Place] = (),
+    burst: int = 1,
 ) -> CycleReport:
     """Advance every sequence by 1 .. length + 1 tokens, all of them the target's own.
+
+    `burst` > 1: nothing is proposed, no prompt runs along and no sequence wants more than tokens;
+    up to so many cycles are then one call of the runtime.
 
     The end of a prompt is part of the first cycle of its sequence. `chunks` are parts of prompts
     that end further on; they run in the same forward and get nothing.
@@ -109,7 +114,10 @@ def run_cycle(
     places = [_place(s) for s in sequences]
     admitted = [_admit(s, draft) for s, draft in zip(sequences, drafts, strict=True)]
     none: list[Draft] = [[] for _ in chunks]
-    judged = verify(runtime, target, [*places, *chunks], [*(d for d, _ in admitted), *none])
+    if burst > 1:
+        judged = decode(runtime, target, places, burst)
+    else:
+        judged = verify(runtime, target, [*places, *chunks], [*(d for d, _ in admitted), *none])
     outcomes = [
         outcome if cut == 0 else replace(outcome, proposed=outcome.proposed + cut)
         for outcome, (_, cut) in zip(judged, admitted, strict=False)
@@ -125,7 +133,9 @@ def run_cycle(
     prompt_rows = sum(len(p.tokens) for p in chunks) + sum(len(p.tokens) - 1 for p in places)
     rows = prompt_rows + sum(len(kept) + 1 for kept, _ in admitted)
     seconds = drafted_at - started, verified_at - drafted_at
-    return CycleReport(outcomes, links, *seconds, prompt_rows, rows, judged[len(sequences) :])
+    forwards = len(outcomes[0].tokens) if burst > 1 else 1
+    chunk_outcomes = judged[len(sequences) :]
+    return CycleReport(outcomes, links, *seconds, prompt_rows, rows, chunk_outcomes, forwards)
 
 
 def _place(sequence: Decoding) -> Place:

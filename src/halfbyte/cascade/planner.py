@@ -99,6 +99,8 @@ class CostPlanner:
         self._trial: _Trial | None = None
         self._learned_at = 0.0
         self._was_plain = True
+        self._last_forwards = 1
+        self._costs_at = 0
         # What the last review found, for the sequences [B] it was made for.
         self._members: list[Decoding] = []
         self._contexts: list[int] = []
@@ -147,6 +149,13 @@ class CostPlanner:
             turns = self._looked_up() if is_simple else self._turns(self._chosen())
             self._kept[told] = turns
         return turns
+
+    def plain_for(self, sequences: Seq[Decoding]) -> int:
+        """Until the next review, or until a match might pay."""
+        if self._trial is not None:
+            return 1
+        look = min(at - len(s.tokens) for at, s in zip(self._look_at, sequences, strict=True))
+        return max(1, min(look, self._review_at - self._step))
 
     def _review(self, sequences: list[Decoding]) -> list[Turn]:
         """Look everything over; the best cycle, or a trial."""
@@ -317,10 +326,12 @@ class CostPlanner:
 
     def learn(self, sequences: Seq[Decoding], plan: Seq[Turn], report: CycleReport) -> None:
         """Count what was accepted, correct the costs, settle what a trial cost."""
-        now = perf_counter()
+        now, forwards = perf_counter(), report.target_forwards
         seconds = report.draft_seconds + report.verify_seconds
-        self._learn_host(now - self._learned_at - seconds)
+        self._learn_host((now - self._learned_at - seconds) / self._last_forwards)
         self._learned_at, self._was_plain = now, not report.links
+        self._last_forwards = forwards
+        self._step += forwards - 1  # a burst is as many cycles
         by_arm: dict[int, list[int]] = {}
         if report.links:
             for b, (turn, outcome) in enumerate(zip(plan, report.outcomes, strict=True)):
@@ -333,7 +344,8 @@ class CostPlanner:
                         source, sequences[b], turn.length, outcome.accepted, self._step
                     )
                 by_arm.setdefault(arm, []).append(b)
-        if self._patience < REVIEW_AFTER or self._step % COSTS_EVERY == 0:
+        if self._patience < REVIEW_AFTER or self._step >= self._costs_at:
+            self._costs_at = self._step + COSTS_EVERY
             self._learn_costs(sequences, plan, report, by_arm)
         if by_arm and len(sequences) > 1:  # some came ahead of others
             self._review_at = min(self._review_at, self._step + 2)
@@ -365,7 +377,8 @@ class CostPlanner:
         if report.rows > rows:  # prompts or other cascades ran along: whose time is it?
             return
         predicted = forecaster.linear_seconds(rows) + attention
-        self._drift.observe(verify_key(rows), report.verify_seconds, predicted, step)
+        measured = report.verify_seconds / report.target_forwards
+        self._drift.observe(verify_key(rows), measured, predicted, step)
         for arm, members in by_arm.items():
             name = f"{self.arms[arm].proposer.name} > {self.target}"
             seconds = sum(link.seconds for link in report.links if link.name == name)

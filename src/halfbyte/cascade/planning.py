@@ -9,6 +9,8 @@ from halfbyte.cascade.cycle import CycleReport, Turn
 from halfbyte.cascade.decoding import Decoding
 from halfbyte.cascade.proposer import Proposer
 
+EVER = 1 << 30  # cycles
+
 
 class Planner(Protocol):
     """Chooses a turn for every sequence of a cycle; nothing it does changes the output."""
@@ -18,6 +20,10 @@ class Planner(Protocol):
 
     def plan(self, sequences: Seq[Decoding]) -> list[Turn]:
         """What each would best do; the engine shortens a turn where room or need is smaller."""
+
+    def plain_for(self, sequences: Seq[Decoding]) -> int:
+        """Cycles, this one included, that may pass before `plan`, which has just proposed nothing
+        for these, need be asked again."""
 
     def learn(self, sequences: Seq[Decoding], plan: Seq[Turn], report: CycleReport) -> None:
         """See what the turns taken brought and what they cost."""
@@ -41,6 +47,10 @@ class FixedPlan:
     def plan(self, sequences: Seq[Decoding]) -> list[Turn]:
         """The one turn for all."""
         return [self._turn] * len(sequences)
+
+    def plain_for(self, sequences: Seq[Decoding]) -> int:
+        """As many as anybody likes, if nothing is ever proposed."""
+        return 1 if self._turn.length else EVER
 
     def learn(self, sequences: Seq[Decoding], plan: Seq[Turn], report: CycleReport) -> None:
         """Nothing."""

@@ -207,13 +207,14 @@ class Statistics(Agreement):
 def record_cycle(report: CycleReport, total: Statistics, each: Seq[Statistics]) -> None:
     """Count a cycle once for the run, and once for every sequence that waited for it."""
     for statistics in (total, *each):
-        statistics.target_forwards += 1
+        statistics.target_forwards += report.target_forwards
         statistics.draft_seconds += report.draft_seconds
         statistics.verify_seconds += report.verify_seconds
     for own, outcome in zip(each, report.outcomes, strict=True):
         key = outcome.proposed, outcome.accepted
-        own.outcomes[key] += 1
-        total.outcomes[key] += 1
+        cycles = 1 if outcome.proposed else len(outcome.tokens)
+        own.outcomes[key] += cycles
+        total.outcomes[key] += cycles
     for link in report.links:
         of_all = total.link(link.name)
         of_all.count(link)

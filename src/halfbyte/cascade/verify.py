@@ -47,11 +47,11 @@ Tops = list[tuple[int, float]]  # (token, logprob), best first
 class Outcome:
     """What a sequence got out of a verify: `accepted` proposals and one token of the judge's.
 
-    A chunk of a prompt gets nothing.
+    A chunk of a prompt gets nothing; a plain sequence may get several tokens (see `decode`).
     """
 
     tokens: list[int]  # accepted + 1
-    logprobs: list[float]  # accepted + 1
+    logprobs: list[float]  # as many
     proposed: int
     accepted: int
     # Where the place asks: the most likely tokens beside each of `tokens`, the logprobs of the
@@ -63,7 +63,7 @@ class Outcome:
     def fates(self) -> list[Fate]:
         """One a token."""
         if self.proposed == 0:
-            return [Fate.PLAIN]
+            return [Fate.PLAIN] * len(self.tokens)
         last = Fate.BONUS if self.accepted == self.proposed else Fate.RECOVERED
         return [Fate.ACCEPTED] * self.accepted + [last]
 
@@ -144,6 +144,22 @@ def verify(
         sampling = _specialised(sampling, places, proposals, counts)
     sampled = runtime.forward_sample(batch, level, np.array(sampled_rows, dtype=np.int32), sampling)
     return _judge(runtime, places, proposals, counts, sampled)
+
+
+def decode(runtime: Runtime, level: Level, places: Seq[Place], length: int) -> list[Outcome]:
+    """Up to `length` tokens of plain decoding from every root, in one call of the runtime.
+
+    The outcomes are those of as many `verify` with nothing proposed, put together. The places have
+    their roots only and nothing special. All get equally many.
+    """
+    count = len(places)
+    sampling = sampling_of(
+        [place.choice for place in places], [place.first + 1 for place in places], [1] * count
+    )
+    roots = batch_of([place.tokens[0] for place in places], list(range(count + 1)), places)
+    decoded = runtime.decode(roots, level, length, sampling)
+    drawn = zip(decoded.tokens.tolist(), decoded.logprobs.tolist(), strict=True)
+    return [Outcome(tokens, logprobs, 0, 0) for tokens, logprobs in drawn]
 
 
 def _judge(

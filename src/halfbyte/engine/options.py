@@ -21,6 +21,9 @@ class EngineOptions:
     # Rows of prompts that may join a step of sequences that decode: a longer step for these, a
     # sooner first token for the others.
     prefill_rows: int = 128
+    # Plain tokens that one native call may decode, where nobody waits for a place: as many as take
+    # no longer than a frame of a 60 Hz screen, so that no reader sees them later. 0: one a call.
+    burst_seconds: float = 1 / 60
     prefix_cache: bool = True  # pages of a prompt's beginning are kept and shared
 
     def __post_init__(self) -> None:
@@ -38,6 +41,13 @@ class EngineOptions:
                 got=repr(self.min_confidence),
                 expected="a number, 0 <= x < 1",
                 fix="0 never stops a draft early",
+            )
+        if not (isinstance(self.burst_seconds, int | float) and 0.0 <= self.burst_seconds <= 1.0):
+            raise ArgumentError(
+                "burst_seconds",
+                got=repr(self.burst_seconds),
+                expected="a number of seconds, 0 <= x <= 1",
+                fix="leave it out; 0 decodes one token a call",
             )
 
 

@@ -22,6 +22,8 @@ from halfbyte.engine.sequence import Sequence
 from halfbyte.errors import ArgumentError
 from halfbyte.runtime.protocol import Runtime
 
+MOST_BURST = 16  # cycles: what a call costs besides its forwards hardly shows any more
+
 
 class Engine:
     """Sequences on their way through one runtime and one pool of pages."""
@@ -55,6 +57,8 @@ class Engine:
         self.statistics = Statistics()
         self.preemptions = 0
         self.last_choices: Counter[tuple[str, int]] = Counter()  # of the last step
+        # Of the last plain forward without prompts: target, sequences, seconds.
+        self._plain: tuple[Level | None, int, float] = (None, 0, 0.0)
 
     @property
     def has_work(self) -> bool:
@@ -115,13 +119,18 @@ class Engine:
         parts = [(s, rows) for s, rows in step.prefill if s.committed_len + rows < len(s.tokens)]
         batch = step.decode + ends
         firsts = {s: s.committed_len for s, _ in step.prefill if s.choice.scores_prompt}
+        burst = self._burst(step, plan, by_planner)
         report = run_cycle(
             self._runtime,
             step.target,
             batch,
             plan + [PLAIN] * len(ends),
             [_chunk(s, rows) for s, rows in parts],
+            burst,
         )
+        if not step.prefill and not report.links:
+            seconds = report.verify_seconds / report.target_forwards
+            self._plain = step.target, len(batch), seconds
         for sequence, rows in parts:
             sequence.committed_len += rows
             self._seal(sequence)
@@ -172,6 +181,27 @@ class Engine:
             plan.append(turn)
         return plan
 
+    def _burst(
+        self, step: Step, plan: list[Turn], by_planner: dict[Planner, list[Sequence]]
+    ) -> int:
+        """Plain cycles for one call of the runtime, with pages taken for them."""
+        target, count, seconds = self._plain
+        if target != step.target or count != len(plan) or step.prefill or self.num_waiting:
+            return 1
+        burst = min(int(self._options.burst_seconds / max(seconds, 1e-9)), MOST_BURST)
+        if burst < 2 or any(turn.length for turn in plan):
+            return 1
+        burst = min(burst, *(p.plain_for(members) for p, members in by_planner.items()))
+        for sequence in step.decode:
+            if sequence.shaper is not None or sequence.choice.tops:
+                return 1
+            burst = min(burst, sequence.remaining)
+        for sequence in step.decode:
+            if burst < 2 or not sequence.table.can_grow(sequence.committed_len + burst):
+                return 1
+            sequence.table.grow(sequence.committed_len + burst)
+        return burst
+
     def _cut(self, turn: Turn, sequence: Sequence, spare: int) -> Turn:
         """A turn as long as rows, pages and need allow, with pages taken for it."""
         length = min(turn.length, sequence.remaining - 1, spare)
@@ -203,6 +233,10 @@ class Engine:
         """Keep what each got, name its full pages, free the rest, and end those that are done."""
         for i, (sequence, outcome) in enumerate(zip(batch, report.outcomes, strict=True)):
             kept = sequence.settle(outcome)
+            if outcome.proposed == 0 and kept < len(outcome.tokens):
+                # Cycles of a burst past its end are none of a sequence's.
+                for statistics in (self.statistics, sequence.statistics):
+                    statistics.outcomes[0, 0] -= len(outcome.tokens) - kept
             for statistics in (self.statistics, sequence.statistics):
                 statistics.emitted_tokens += kept
                 statistics.prefill_emitted += kept if i >= decoding else 0

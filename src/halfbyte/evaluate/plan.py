@@ -101,6 +101,10 @@ class Tour:
         turn = Turn(self._arm.proposer, TOUR_LENGTH, inner)
         return [PLAIN if source is None else turn for source in self._sources]
 
+    def plain_for(self, sequences: Seq[Decoding]) -> int:
+        """The next cycle is another arm's."""
+        return 1
+
     def learn(self, sequences: Seq[Decoding], plan: Seq[Turn], report: CycleReport) -> None:
         """Count what was accepted, and what it cost where no table tells."""
         lengths = []

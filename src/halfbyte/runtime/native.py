@@ -18,6 +18,7 @@ from halfbyte.runtime.machine import choose_threads, choose_tier, processor_name
 from halfbyte.runtime.protocol import (
     Adjustments,
     Batch,
+    Decoded,
     Drafted,
     KvBits,
     LayerPass,
@@ -173,6 +174,27 @@ class NativeRuntime:
             head,
         )
         return Drafted(tokens, counts)
+
+    def decode(self, batch: Batch, level: Level, length: int, sampling: Sampling) -> Decoded:
+        """Several tokens of plain decoding in one native call."""
+        tokens, logprobs = self._model.decode(
+            batch.tokens,
+            batch.first_positions,
+            batch.page_tables,
+            *self._bits(level),
+            length,
+            sampling.temperatures,
+            sampling.top_ks,
+            sampling.top_ps,
+            sampling.min_ps,
+            sampling.seeds,
+            sampling.positions,
+        )
+        return Decoded(tokens, logprobs)
+
+    def interrupt(self, *, wanted: bool) -> None:
+        """Whether `decode` is to end after the forward it is in."""
+        self._model.interrupt(wanted)
 
     def reduce_head(self, ids: NDArray[np.int32]) -> int:
         """A second head over some tokens; the rows are copied once."""

@@ -106,6 +106,14 @@ class Drafted:
 
 
 @dataclass(frozen=True, slots=True)
+class Decoded:
+    """What B sequences got from plain decoding."""
+
+    tokens: NDArray[np.int32]  # [B, n], 1 <= n <= length
+    logprobs: NDArray[np.float32]  # [B, n] as `Sampled.logprobs`
+
+
+@dataclass(frozen=True, slots=True)
 class LayerPass:
     """What one layer's products read, transforms done, and what it made of the residual stream."""
 
@@ -187,6 +195,17 @@ class Runtime(Protocol):
         first only; `forced` and `tops` are not looked at. `head` is a number that `reduce_head`
         gave: only its tokens are scored and drawn, and a probability is their share.
         """
+
+    def decode(self, batch: Batch, level: Level, length: int, sampling: Sampling) -> Decoded:
+        """Decode `length` (>= 1) tokens of each sequence plainly in one call.
+
+        Tokens, logprobs and KV are those of as many calls of `forward_sample` with one row a
+        sequence. `batch` and `sampling` are as for `draft`, without adjustments.
+        """
+
+    def interrupt(self, *, wanted: bool) -> None:
+        """True: a running `decode` ends after the forward it is in, and a later one after its
+        first, until False is said. Any thread."""
 
     def reduce_head(self, ids: NDArray[np.int32]) -> int:
         """A second output head over the tokens `ids` (ascending), for `draft`; its number.

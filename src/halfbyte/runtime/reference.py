@@ -14,6 +14,7 @@ from halfbyte.formats.weights import Dense, Planes, Weights
 from halfbyte.runtime.draft_head import other_taps
 from halfbyte.runtime.protocol import (
     Batch,
+    Decoded,
     Drafted,
     KvBits,
     LayerPass,
@@ -35,6 +36,7 @@ from halfbyte.runtime.reference_ops import (
 )
 from halfbyte.runtime.reference_sampling import adjustments_of, sample_rows
 from halfbyte.runtime.reference_weights import Layer, load_model
+from halfbyte.runtime.stepwise import decode_stepwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ class ReferenceRuntime:
                 "page_size", got=page_size, expected="a multiple of 16", fix="use 64"
             )
         self.config: Final = weights.config
+        self._interrupted = False
         self._model: Final = load_model(weights)
         self.page_size: Final = page_size
         self.num_pages: Final = -(-num_tokens // page_size)
@@ -187,6 +190,14 @@ class ReferenceRuntime:
             counts[going] = step + 1
             going = going[lengths[going] > step + 1]
         return Drafted(tokens, counts)
+
+    def decode(self, batch: Batch, level: Level, length: int, sampling: Sampling) -> Decoded:
+        """`forward_sample` a token."""
+        return decode_stepwise(self, batch, level, length, sampling, lambda: self._interrupted)
+
+    def interrupt(self, *, wanted: bool) -> None:
+        """Whether `decode` is to end after the forward it is in."""
+        self._interrupted = wanted
 
     def reduce_head(self, ids: NDArray[np.int32]) -> int:
         """Only the ids are kept: the twin scores every token and looks at these."""

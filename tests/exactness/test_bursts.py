@@ -1,0 +1,117 @@
+"""Several plain tokens in one native call are those of as many calls, bit for bit."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from halfbyte.config import Level
+from halfbyte.runtime.protocol import Batch, Decoded, Runtime, Sampling
+from halfbyte.runtime.stepwise import decode_stepwise
+from tests.runtimes import build, every_runtime, every_tier, random_tokens
+from tests.tiny_models import tiny
+
+LEVELS = ("w8a16", "w4a8", "w4a16", "w8a8")
+PROMPTS = (5, 33, 64)  # of a page of 16: inside one, past two, at a border
+LENGTH = 20
+PAGES = 6  # of each sequence
+
+
+def _prefill(runtime: Runtime, level: Level, vocab: int) -> tuple[Batch, Sampling]:
+    """Prompts are in; each sequence's last token is pending."""
+    pages = np.arange(PAGES * len(PROMPTS), dtype=np.int32).reshape(len(PROMPTS), PAGES)
+    texts = [random_tokens(n, vocab, seed=n) for n in PROMPTS]
+    starts = np.cumsum([0, *(n - 1 for n in PROMPTS)]).astype(np.int32)
+    rows = np.concatenate([text[:-1] for text in texts]).astype(np.int32)
+    zeros = np.zeros(len(PROMPTS), dtype=np.int32)
+    runtime.forward(Batch(rows, starts, zeros, pages), level, np.empty(0, np.int32))
+    first = np.array([n - 1 for n in PROMPTS], dtype=np.int32)
+    roots = np.array([text[-1] for text in texts], dtype=np.int32)
+    batch = Batch(roots, np.arange(len(PROMPTS) + 1, dtype=np.int32), first, pages)
+    sampling = Sampling(
+        temperatures=np.array([0.0, 1.0, 0.8], dtype=np.float32),
+        top_ks=np.array([0, 0, 20], dtype=np.int32),
+        top_ps=np.array([1.0, 1.0, 0.9], dtype=np.float32),
+        min_ps=np.array([0.0, 0.0, 0.01], dtype=np.float32),
+        seeds=np.array([0, 2**63 + 5, 7], dtype=np.uint64),
+        positions=first + np.int32(1),
+    )
+    return batch, sampling
+
+
+def _runtime(kind: str) -> Runtime:
+    return build(kind, tiny("llama"), num_tokens=PAGES * len(PROMPTS) * 16)
+
+
+def _kv(runtime: Runtime, pages: NDArray[np.int32]) -> bytes:
+    layers = range(runtime.config.num_layers)
+    parts = [runtime.read_kv(i, int(p)) for i in layers for p in pages.ravel()]
+    return b"".join(x.tobytes() for pair in parts for x in pair)
+
+
+def _same(got: Decoded, expected: Decoded) -> None:
+    assert got.tokens.tolist() == expected.tokens.tolist()
+    assert got.logprobs.tobytes() == expected.logprobs.tobytes()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@every_runtime
+def test_a_burst_is_as_many_single_steps(kind: str, level: str) -> None:
+    found = []
+    for burst in (True, False):
+        runtime = _runtime(kind)
+        at = Level.parse(level)
+        batch, sampling = _prefill(runtime, at, runtime.config.vocab_size)
+        if burst:
+            decoded = runtime.decode(batch, at, LENGTH, sampling)
+        else:
+            decoded = decode_stepwise(runtime, batch, at, LENGTH, sampling, lambda: False)
+        assert decoded.tokens.shape == decoded.logprobs.shape == (len(PROMPTS), LENGTH)
+        found.append((decoded, _kv(runtime, batch.page_tables)))
+    (got, got_kv), (expected, expected_kv) = found
+    _same(got, expected)
+    assert got_kv == expected_kv
+
+
+@every_runtime
+def test_an_interrupted_burst_is_the_beginning_of_the_whole(kind: str) -> None:
+    level, runtime = Level.parse("w8a16"), _runtime(kind)
+    batch, sampling = _prefill(runtime, level, runtime.config.vocab_size)
+    whole = runtime.decode(batch, level, LENGTH, sampling)
+    runtime.interrupt(wanted=True)
+    one = runtime.decode(batch, level, LENGTH, sampling)
+    runtime.interrupt(wanted=False)
+    _same(one, Decoded(whole.tokens[:, :1], whole.logprobs[:, :1]))
+    _same(runtime.decode(batch, level, LENGTH, sampling), whole)
+
+
+@every_tier
+def test_another_thread_ends_a_burst_that_runs(kind: str) -> None:
+    level, length = Level.parse("w8a16"), 4000
+    runtime = build(kind, tiny("llama"), num_tokens=4096)
+    pages = np.arange(256, dtype=np.int32)[None]
+    one = np.zeros(1, dtype=np.int32)
+    batch = Batch(one + 3, np.array([0, 1], np.int32), one, pages)
+    floats = np.ones(1, dtype=np.float32)
+    sampling = Sampling(floats * 0, one, floats, floats * 0, one.astype(np.uint64), one + 1)
+    timer = threading.Timer(0.02, lambda: runtime.interrupt(wanted=True))
+    timer.start()
+    decoded = runtime.decode(batch, level, length, sampling)
+    timer.join()
+    runtime.interrupt(wanted=False)
+    count = decoded.tokens.shape[1]
+    assert 1 <= count < length
+    again = runtime.decode(batch, level, count, sampling)
+    _same(again, decoded)
+
+
+@every_tier
+def test_a_burst_beyond_its_pages_is_refused(kind: str) -> None:
+    runtime = _runtime(kind)
+    batch, sampling = _prefill(runtime, Level.parse("w8a16"), runtime.config.vocab_size)
+    for length in (0, -1, 60, 4097, 1 << 30):
+        with pytest.raises(ValueError, match=r"page|length|token"):
+            runtime.decode(batch, Level.parse("w8a16"), length, sampling)
