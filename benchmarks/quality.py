@@ -8,9 +8,10 @@ negative log-likelihood of the target levels, by how much it exceeds the source'
 divergence, top-1 agreement. Against its target: the agreement of a draft level, alpha. `--levels
 w4a4` alone needs no source.
 
-`gptq@W` weighs 8-bit errors by W (quantize/gptq.py); nested_candidates.py has schemes that were
-tried and not taken. `--file NAME=MODEL` scores a GGUF file
-of another program's making, at the values it stands for. What stands in `--work` is kept.
+`gptq@W` weighs 8-bit errors by W (quantize/gptq.py), `gptq:SHARE` keeps that share of inputs at 8
+bits (`--wide`); nested_candidates.py has schemes that were tried and not taken. `--file NAME=MODEL`
+scores a GGUF file of another program's making, at the values it stands for. What stands in `--work`
+is kept.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ from halfbyte.importers.gguf_header import parse_header
 from halfbyte.importers.resolve import locate, open_weights
 from halfbyte.quantize.gptq import Gptq
 from halfbyte.quantize.scheme import Scheme
-from halfbyte.quantize.schemes import scheme_named
+from halfbyte.quantize.schemes import scheme_named, with_wide_inputs
 from halfbyte.text import TextCodec
 
 # Targets before the drafts that are held to them.
@@ -61,7 +62,10 @@ _HELD = {
 
 
 def scheme_of(text: str) -> Scheme:
-    """A scheme or candidate by name; `gptq@64` sets what 8-bit errors weigh."""
+    """A scheme or candidate by name; `gptq@64` sets what 8-bit errors weigh, `gptq:0.2` --wide."""
+    named, _, share = text.partition(":")
+    if share:
+        return with_wide_inputs(scheme_of(named), float(share))
     name, _, weight = text.partition("@")
     if text in CANDIDATES:
         return CANDIDATES[text]
@@ -76,8 +80,15 @@ def build(args: argparse.Namespace, text: str) -> Path:
     """The checkpoint of a scheme, made unless it is there."""
     dest: Path = args.work / f"{args.name}-{text}-{args.planes}p-g{args.group}-{args.tokens}"
     if not dest.exists():
+        named, _, share = text.partition(":")
         options = QuantizeOptions(
-            text, args.planes, args.group, args.calibration, Amount(args.tokens), 0, args.threads
+            named,
+            args.planes,
+            args.group,
+            wide=float(share) if share else None,
+            calibration=args.calibration,
+            amount=Amount(args.tokens),
+            threads=args.threads,
         )
         quantize_by(scheme_of(text), args.model, dest, options, tell=print)
     return dest

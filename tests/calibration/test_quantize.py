@@ -4,13 +4,15 @@ import pytest
 from halfbyte import LLM, SamplingParams
 from halfbyte.calibration.quantize import QuantizeOptions, quantize
 from halfbyte.calibration.text import Amount
+from halfbyte.config import Level
 from halfbyte.errors import ArgumentError, HalfbyteError
 from halfbyte.formats.checkpoint import Checkpoint
-from halfbyte.formats.names import expected_matrices
+from halfbyte.formats.names import expected_matrices, site_inputs
 from halfbyte.formats.planes import dequantize
 from halfbyte.importers.convert import open_source
 from halfbyte.quantize.schemes import SCHEMES
 from tests.calibration.models import model, text
+from tests.runtimes import all_logits, build, relative_error
 
 AMOUNT = Amount(tokens=512, length=64)
 
@@ -45,6 +47,39 @@ def test_weights_stay_near_the_source(tmp_path, source):
         wanted = dense.matrix(name).values
         got = dequantize(checkpoint.matrix(name), 8)
         assert np.linalg.norm(got - wanted) < 0.03 * np.linalg.norm(wanted), name
+
+
+def test_wide_inputs_bring_four_planes_nearer_to_the_source(tmp_path, source):
+    dense = open_source(source)
+    level = Level.parse("w4a16")
+    tokens = np.arange(48, dtype=np.int32) % dense.config.vocab_size
+    wanted = all_logits(build("native-scalar", dense), tokens, Level.parse("f32"))
+    errors = []
+    for wide in (None, 0.25, 1.0):
+        dest = tmp_path / f"out{wide}"
+        quantize(source, dest, options(tmp_path, planes=4, wide=wide))
+        checkpoint = Checkpoint.open(dest)
+        groups = {site: inputs // 32 for site, inputs in site_inputs(checkpoint.config).items()}
+        wide_groups = {site: max(1, round((wide or 0) * n)) for site, n in groups.items()}
+        assert checkpoint.wide_groups == (wide_groups if wide else {})
+        got = all_logits(build("native-scalar", checkpoint), tokens, level)
+        errors.append(relative_error(got, wanted))
+    assert errors[2] < 0.5 * errors[0]  # what is left is the embedding, of 4 planes
+    assert errors[1] < 0.9 * errors[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"wide": 0.0}, "wide: got 0.0, expected above 0"),
+        ({"wide": 1.5}, "wide: got 1.5, expected above 0"),
+        ({"wide": 0.1, "scheme": "quarot"}, "wide: got scheme quarot"),
+        ({"wide": 0.1, "scheme": "gptq-act-order"}, "wide: got scheme gptq-act-order"),
+    ],
+)
+def test_wide_inputs_that_cannot_be_are_refused(tmp_path, source, changes, message):
+    with pytest.raises(ArgumentError, match=message):
+        quantize(source, tmp_path / "out", options(tmp_path, planes=4, **changes))
 
 
 def test_without_a_file_the_model_writes_its_own_text(tmp_path, source):

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from halfbyte.errors import FormatError
 from halfbyte.formats.checkpoint import Checkpoint
 from halfbyte.formats.manifest import MANIFEST_NAME
-from halfbyte.formats.names import site_of
+from halfbyte.formats.names import SITES, site_of
 from halfbyte.formats.tensor_file import write_tensor_file
 from halfbyte.formats.transforms import Gather, Rotation
 from tests.formats.test_format_v1 import digests
@@ -39,7 +39,7 @@ def gather_digest(checkpoint: Checkpoint) -> str:
 def test_version_2_loads_forever():
     checkpoint = Checkpoint.open(DIRECTORY)
     assert checkpoint.manifest.version == 2
-    assert checkpoint.wide_groups == 1
+    assert checkpoint.wide_groups == dict.fromkeys(SITES, 1)
     assert checkpoint.matrix("layers.1.attn.o").transform == Rotation(3, "dct", stride=32)
     assert checkpoint.matrix("layers.1.mlp.down").transform == Rotation(12, "paley-1", 16)
     assert checkpoint.matrix("layers.0.mlp.gate").transform == (

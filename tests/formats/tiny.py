@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from halfbyte.config import ModelConfig
-from halfbyte.formats.names import expected_tensors
+from halfbyte.formats.names import expected_tensors, site_of
 from halfbyte.formats.weights import Dense, Planes
 from halfbyte.formats.writer import CheckpointWriter
 
@@ -50,8 +52,9 @@ def write_checkpoint(
     *,
     dense: str = "",
     seed: int = 0,
+    wide: Mapping[str, int] | None = None,
 ) -> Path:
-    """`dense`: f32, f16 or bf16 instead of planes."""
+    """`dense`: f32, f16 or bf16 instead of planes; `wide`: 4-bit layers with wide groups."""
     rng = np.random.default_rng(seed)
     with CheckpointWriter(dest) as writer:
         for name, shape in expected_tensors(config):
@@ -62,6 +65,9 @@ def write_checkpoint(
             else:
                 last = name.rpartition(".")[2]
                 matrix = random_planes(rng, shape, lo=last != "gate", offset=last == "down")
+                place = site_of(name)
+                if wide is not None and place is not None:
+                    matrix = with_wide(random_planes(rng, shape), wide.get(place[1], 0))
                 writer.add_matrix(name, matrix)
         return writer.finish(
             config,
@@ -71,6 +77,13 @@ def write_checkpoint(
             tokenizer_info={"bos": 1, "add_bos": False, "eos_ids": [2]},
             chat_template="{{ messages }}",
         )
+
+
+def with_wide(planes: Planes, count: int) -> Planes:
+    """`lo` of the last groups alone."""
+    assert planes.lo is not None
+    lo = planes.lo[:, -count * planes.group_size // 2 :].copy() if count else None
+    return replace(planes, lo=lo, wide_groups=count)
 
 
 def random_dense(rng: np.random.Generator, shape: tuple[int, ...], kind: str) -> Dense:

@@ -71,7 +71,7 @@ def _reordered(source: TinyWeights) -> TinyWeights:
             site: statistics_of(RNG.standard_normal((4, layer[n].shape[1])).astype(np.float32))
             for site, n in widths.items()
         }
-        done = BySize()(layer, seen)
+        done = BySize()(layer, seen, dict.fromkeys(SITES, 32))
         assert set(done.gathers) == set(BySize().gathered)
         for n in names:
             gather = done.gathers.get(input_of(n))
@@ -79,7 +79,7 @@ def _reordered(source: TinyWeights) -> TinyWeights:
     return replace(source, matrices=matrices)
 
 
-def test_inputs_and_their_statistics_end_in_ascending_order() -> None:
+def test_wide_inputs_are_the_largest_and_come_last_the_others_descend() -> None:
     widths = {"attn.qkv": 64, "attn.o": 64, "mlp.gate_up": 64, "mlp.down": 128}
     seen = {site: statistics_of(loud_inputs(width)) for site, width in widths.items()}
     layer = {
@@ -87,9 +87,13 @@ def test_inputs_and_their_statistics_end_in_ascending_order() -> None:
         for site, names in SITES.items()
         for name in names
     }
-    done = BySize()({n: v.astype(np.float32) for n, v in layer.items()}, seen)
-    for statistics in done.inputs.values():
-        assert (np.diff(statistics.mean_square) >= 0).all()
+    wide = {"attn.qkv": 32, "attn.o": 32, "mlp.gate_up": 0, "mlp.down": 64}
+    done = BySize()({n: v.astype(np.float32) for n, v in layer.items()}, seen, wide)
+    for site, statistics in done.inputs.items():
+        narrow, last = np.split(statistics.mean_square, [widths[site] - wide[site]])
+        assert (np.diff(narrow) <= 0).all()
+        assert (np.diff(last) >= 0).all()
+        assert not len(last) or last.min() >= narrow.max()
         moments = statistics.second_moments
         assert moments is not None
         np.testing.assert_allclose(np.diag(moments), statistics.mean_square, rtol=1e-4)
@@ -97,11 +101,17 @@ def test_inputs_and_their_statistics_end_in_ascending_order() -> None:
 
 def test_wide_inputs_are_whole_groups_and_at_most_a_quarter_of_a_row() -> None:
     wide = CONFIGS["wide"]  # narrowest rows: 128 inputs
-    assert BySize(128).grid(wide, Grid(4, 32)).wide_groups == 1
+    assert BySize().wide_groups(wide, 32) == dict.fromkeys(SITES, 1)
     large = replace(wide, hidden_size=1536, num_heads=24, intermediate_size=8960)
-    assert BySize(128).grid(large, Grid(4, 32)).wide_groups == 4
-    assert BySize(100).grid(large, Grid(4, 64)).wide_groups == 2
-    assert BySize(128).grid(large, Grid(8, 128)).wide_groups == 1
+    for group, count in ((32, 4), (64, 2), (128, 1)):
+        assert BySize().wide_groups(large, group) == dict.fromkeys(SITES, count)
+
+
+def test_a_share_of_wide_inputs_is_a_share_of_every_row() -> None:
+    config = replace(CONFIGS["wide"], hidden_size=1536, num_heads=24, intermediate_size=8960)
+    wanted = {"attn.qkv": 3, "attn.o": 3, "mlp.gate_up": 3, "mlp.down": 18}
+    assert BySize(0.0625).wide_groups(config, 32) == wanted
+    assert set(BySize(0.001).wide_groups(config, 128).values()) == {1}
 
 
 @pytest.mark.parametrize("rounder", [RoundToNearest(), Gptq()])

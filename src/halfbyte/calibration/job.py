@@ -51,7 +51,7 @@ from halfbyte.runtime.reference_ops import rms_norm
 F32 = NDArray[np.float32]
 Progress = Callable[[str, int, int], None]  # tensor name, weights done, weights in all
 
-_OUTER_PLANES = 8  # of the embedding and the head, where 4 bits cost the most
+_HEAD_PLANES = 8  # where 4 bits cost the most
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +81,6 @@ def run_job(
     weights: Weights = job.source
     if job.scheme.rewrite is not None:
         weights = job.scheme.rewrite(weights)
-    if job.scheme.reorder is not None:
-        job = replace(job, grid=job.scheme.reorder.grid(weights.config, job.grid))
     with CheckpointWriter(dest, keep_in=work.checkpoint) as writer:
         run = _Run(job, weights, writer, work, passes, progress)
         residual = run.layers(tokens)
@@ -114,6 +112,9 @@ class _Run:
         self._work, self._passes, self._progress = work, passes, progress
         self._total = sum(n * k for _, (n, k) in expected_matrices(weights.config))
         self._done = 0
+        self._wide: Mapping[str, int] = {}
+        if (reorder := job.scheme.reorder) is not None:
+            self._wide = reorder.wide_groups(weights.config, job.grid.group_size)
 
     def layers(self, tokens: NDArray[np.int32] | None) -> F32 | None:
         """Every layer that is not there yet; returns the residual stream after the last."""
@@ -140,7 +141,8 @@ class _Run:
             if not self._writer.has(name):
                 self._progress(name, self._done, self._total)
                 inputs = self._head_inputs(residual) if name == head else None
-                self._writer.add_matrix(name, self._outer_matrix(name, inputs))
+                planes = _HEAD_PLANES if name == head else self._job.grid.planes
+                self._writer.add_matrix(name, self._outer_matrix(name, inputs, planes))
                 self._writer.flush()
             self._done += config.vocab_size * config.hidden_size
         self._progress("done", self._total, self._total)
@@ -169,7 +171,8 @@ class _Run:
                 continue
             read = input_of(name)
             if read not in rounders:
-                rounders[read] = self._fit(full, inputs.get(read))
+                grid = replace(self._job.grid, wide_groups=self._wide.get(read, 0))
+                rounders[read] = self._fit(full, inputs.get(read), grid)
             rounded = rounders[read](full, layer[name])
             planes[name] = replace(rounded, transform=transforms[name])
             self._writer.add_matrix(full, planes[name])
@@ -200,16 +203,16 @@ class _Run:
         inputs = self._passes.observe(as_dense(config, layer, transforms), residual, wanted)
         if scheme.reorder is None:
             return layer, inputs, transforms
-        sorted_ = scheme.reorder(layer, inputs)
+        group = self._job.grid.group_size
+        wide_inputs = {site: count * group for site, count in self._wide.items()}
+        sorted_ = scheme.reorder(layer, inputs, wide_inputs)
         gathers = {name: sorted_.gathers.get(input_of(name)) for name in transforms}
         if any(gathers[name] and t for name, t in transforms.items()):
             raise ValueError(f"scheme {scheme.name} both rotates and reorders an input")
         both = {name: gathers[name] or t for name, t in transforms.items()}
         return sorted_.layer, sorted_.inputs, both
 
-    def _fit(self, name: str, inputs: InputStatistics | None, planes: int = 0) -> RoundRows:
-        own = self._job.grid
-        grid = Grid(planes, own.group_size) if planes else own
+    def _fit(self, name: str, inputs: InputStatistics | None, grid: Grid) -> RoundRows:
         try:
             return self._job.scheme.rounder.fit(inputs, grid)
         except HalfbyteError as error:
@@ -228,13 +231,13 @@ class _Run:
             moments.add(rms_norm(rows, norm, eps))
         return moments.result()
 
-    def _outer_matrix(self, name: str, inputs: InputStatistics | None) -> Planes:
+    def _outer_matrix(self, name: str, inputs: InputStatistics | None, planes: int) -> Planes:
         values = f32_matrix(self._weights, name)
+        grid = Grid(planes, self._job.grid.group_size)
         if inputs is None:
-            grid = Grid(_OUTER_PLANES, self._job.grid.group_size)
             round_rows = RoundToNearest().fit(None, grid)
         else:
-            round_rows = self._fit(HEAD_INPUT, inputs, _OUTER_PLANES)
+            round_rows = self._fit(HEAD_INPUT, inputs, grid)
         blocks = [round_rows(name, values[a:b]) for a, b in row_blocks(*values.shape)]
         return stack_rows(blocks)
 

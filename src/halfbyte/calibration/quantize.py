@@ -24,12 +24,12 @@ from halfbyte.importers.convert import QUANTIZED_NOTE, check_group, open_source
 from halfbyte.importers.resolve import is_checkpoint, locate
 from halfbyte.importers.source import Source
 from halfbyte.quantize.scheme import Grid, Scheme
-from halfbyte.quantize.schemes import scheme_named
+from halfbyte.quantize.schemes import scheme_named, with_wide_inputs
 from halfbyte.runtime.native import NativeRuntime
 from halfbyte.runtime.protocol import LayerRuntime
 
 Tell = Callable[[str], None]
-_RECIPE = 1  # grows when a scheme changes its result: half-finished runs of others are left alone
+_RECIPE = 2  # grows when a scheme changes its result: half-finished runs of others are left alone
 _FLOAT = ("F32", "F16", "BF16")
 
 
@@ -40,6 +40,7 @@ class QuantizeOptions:
     scheme: str = "gptq"
     planes: int = 8
     group: int = 32
+    wide: float | None = None  # share of every row's inputs at 8 bits whatever the level
     calibration: Path | None = None  # None: text sampled from the model
     amount: Amount = field(default_factory=Amount)
     seed: int = 0
@@ -65,6 +66,8 @@ def quantize(
 ) -> Path:
     """Quantize `src` into the new checkpoint `dest`; `tell` hears what a user should know."""
     scheme = scheme_named(options.scheme)
+    if options.wide is not None:
+        scheme = with_wide_inputs(scheme, options.wide)
     return quantize_by(scheme, src, dest, options, restart=restart, progress=progress, tell=tell)
 
 
@@ -135,6 +138,8 @@ def _settings(path: Path, options: QuantizeOptions, *, calibrated: bool) -> dict
         "planes": options.planes,
         "group": options.group,
     }
+    if options.wide is not None:
+        settings["wide"] = options.wide
     if calibrated:
         settings |= {"tokens": options.amount.tokens, "sequence": options.amount.length}
         if options.calibration is None:
@@ -161,10 +166,13 @@ def _notes(
     source: Source, options: QuantizeOptions, tokens: NDArray[np.int32] | None
 ) -> dict[str, Any]:
     """What `source` in halfbyte.json says."""
-    method = f"quantized ({options.scheme})"
+    told = [options.scheme]
+    if options.wide is not None:
+        told.append(f"{options.wide:.3g} of inputs wide")
     if tokens is not None:
         text = options.calibration.name if options.calibration else "text of the model's own"
-        method = f"quantized ({options.scheme}, {tokens.size} tokens of {text})"
+        told.append(f"{tokens.size} tokens of {text}")
+    method = f"quantized ({', '.join(told)})"
     notes = {**source.description, "planes": options.planes, "exact": False, "method": method}
     types = {source.type_of(name) for name, _ in expected_matrices(source.config)}
     if not types <= set(_FLOAT):

@@ -23,6 +23,10 @@ def quantize(
     ),
     planes: Annotated[int, typer.Option(help="8: 4-bit and 8-bit levels; 4: 4-bit alone.")] = 8,
     group: Annotated[int, typer.Option(help="Inputs per scale: 32, 64 or 128.")] = 32,
+    wide: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Share of every row's inputs that keep 8 bits at every level."),
+    ] = None,
     calibration: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Text file to calibrate on.  [default: text the model itself writes]"),
@@ -45,7 +49,7 @@ def quantize(
     from halfbyte.formats.checkpoint import Checkpoint
 
     options = QuantizeOptions(
-        scheme, planes, group, calibration, Amount(tokens, sequence), seed, threads
+        scheme, planes, group, wide, calibration, Amount(tokens, sequence), seed, threads
     )
     with conversion_progress("quantizing") as progress:
         path = run(src, dest, options, restart=restart, progress=progress, tell=note)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -68,8 +69,8 @@ class Checkpoint:
         return dict(self.manifest.head_bits)
 
     @property
-    def wide_groups(self) -> int:
-        """Groups at the end of every layer matrix's rows that run with 8 bits at any level."""
+    def wide_groups(self) -> dict[str, int]:
+        """Site -> groups at the end of its matrices' rows that run with 8 bits at any level."""
         return self.manifest.wide_groups
 
     @property
@@ -120,13 +121,14 @@ class Checkpoint:
             if found is not None:
                 check_finite(f"{name}.{part}", found)
         assert self.group_size is not None
+        place = site_of(name)
         return Planes(
             self._array(f"{name}.hi"),
             self._optional(f"{name}.lo"),
             scale,
             offset,
             self.group_size,
-            self.wide_groups if site_of(name) else 0,
+            self.wide_groups.get(place[1], 0) if place else 0,
             self._transform(name),
         )
 
@@ -217,7 +219,7 @@ def check_tensors(
     entries: dict[str, TensorEntry],
     group_size: int | None,
     extra: Iterable[tuple[str, _Shape]] = (),
-    wide_groups: int = 0,
+    wide_groups: Mapping[str, int] = MappingProxyType({}),
 ) -> None:
     """Exactly the matrices and vectors expected, and `extra`: tensor name, dtypes and shape."""
     unseen = set(entries)
@@ -229,8 +231,10 @@ def check_tensors(
             wanted = {f"{name}.weight": (tuple(DENSE_DTYPES), shape)}
         else:
             wanted = _plane_tensors(name, shape[0], shape[1], group_size)
-            if wide_groups and site_of(name):
-                _check_wide_lo(name, entries, shape[0], wide_groups * group_size, wanted)
+            place = site_of(name)
+            wide = wide_groups.get(place[1], 0) if place else 0
+            if wide:
+                _check_wide_lo(name, entries, shape[0], wide * group_size, wanted)
         for tensor, (dtypes, size) in wanted.items():
             if tensor.endswith((".lo", ".offset")) and tensor not in entries:
                 continue

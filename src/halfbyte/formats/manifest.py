@@ -14,7 +14,7 @@ from halfbyte.formats.names import SITES, site_inputs
 from halfbyte.formats.transforms import Rotation
 
 FORMAT_VERSION = 1  # of whatever needs no more than it has
-NEWEST_VERSION = 2
+NEWEST_VERSION = 3
 MANIFEST_NAME = "halfbyte.json"
 MAX_MANIFEST_BYTES = 4 << 20
 _KEYS = ("format", "model", "group_size", "weights", "head_bits", "files", "source", "tokenizer")
@@ -36,12 +36,14 @@ class Manifest:
     source: dict[str, Any] = field(default_factory=dict)
     tokenizer: dict[str, Any] = field(default_factory=dict)
     transforms: dict[str, SiteTransform] = field(default_factory=dict)  # by site (names.SITES)
-    wide_groups: int = 0  # of every layer matrix
+    wide_groups: dict[str, int] = field(default_factory=dict)  # of a matrix, by site; absent: 0
 
     @property
     def version(self) -> int:
         """The lowest version that says it all: the most readers can read it."""
-        return NEWEST_VERSION if self.transforms or self.wide_groups else FORMAT_VERSION
+        if len({self.wide_groups.get(site, 0) for site in SITES}) > 1:
+            return 3
+        return 2 if self.transforms or any(self.wide_groups.values()) else FORMAT_VERSION
 
     def to_json(self) -> str:
         """The text of halfbyte.json."""
@@ -55,12 +57,17 @@ class Manifest:
             "source": self.source,
             "tokenizer": self.tokenizer,
         }
-        if self.version == NEWEST_VERSION:
+        if self.version > FORMAT_VERSION:
             transforms = {
                 site: asdict(t) if isinstance(t, Rotation) else t
                 for site, t in self.transforms.items()
             }
-            values |= {"transforms": transforms, "wide_groups": self.wide_groups}
+            wide = {site: count for site, count in self.wide_groups.items() if count}
+            alike = next(iter(wide.values()), 0)
+            values |= {
+                "transforms": transforms,
+                "wide_groups": alike if self.version == 2 else wide,
+            }
         return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -88,7 +95,9 @@ def read_manifest(directory: Path) -> Manifest:
         source=read_mapping(values, "source"),
         tokenizer=read_mapping(values, "tokenizer"),
         transforms=_read_transforms(read_mapping(values, "transforms"), config),
-        wide_groups=_read_wide_groups(values.get("wide_groups", 0), group_size, config),
+        wide_groups=_read_wide_groups(
+            values.get("wide_groups", {} if version == 3 else 0), version, group_size, config
+        ),
     )
 
 
@@ -209,11 +218,25 @@ def _read_transforms(values: dict[str, Any], config: ModelConfig) -> dict[str, S
     return transforms
 
 
-def _read_wide_groups(value: Any, group_size: int | None, config: ModelConfig) -> int:
-    most = min(site_inputs(config).values()) // group_size if group_size else 0
-    if type(value) is not int or not 0 <= value <= most:
-        raise bad_field("wide_groups", value, f"an integer, 0 to {most}")
-    return value
+def _read_wide_groups(
+    value: Any, version: Any, group_size: int | None, config: ModelConfig
+) -> dict[str, int]:
+    """By site; version 2 has one number for all of them."""
+    most = {
+        site: inputs // group_size if group_size else 0
+        for site, inputs in site_inputs(config).items()
+    }
+    if version < 3:
+        least = min(most.values())
+        if type(value) is not int or not 0 <= value <= least:
+            raise bad_field("wide_groups", value, f"an integer, 0 to {least}")
+        return dict.fromkeys(most, value) if value else {}
+    if not isinstance(value, dict) or not set(value) <= set(most):
+        raise bad_field("wide_groups", value, "an object with keys of " + ", ".join(most))
+    for site, count in value.items():
+        if type(count) is not int or not 0 <= count <= most[site]:
+            raise bad_field(f"wide_groups[{site!r}]", count, f"an integer, 0 to {most[site]}")
+    return dict(value)
 
 
 def read_mapping(values: dict[str, Any], key: str) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class CheckpointWriter:
         self._files: dict[str, int] = {}
         self._transforms: dict[str, SiteTransform | None] = {}  # by site, alike in every layer
         self._gathers: dict[str, Gather] = {}  # of the layer being written, by tensor name
-        self._wide_groups: set[int] = set()  # of layer matrices: one number in the end
+        self._wide_groups: dict[str, int] = {}  # by site, alike in every layer
 
     def __enter__(self) -> Self:
         with disk_errors(self._dest):
@@ -123,7 +123,7 @@ class CheckpointWriter:
             source=dict(source),
             tokenizer=dict(tokenizer_info or {}),
             transforms={site: t for site, t in self._transforms.items() if t is not None},
-            wide_groups=max(self._wide_groups, default=0),
+            wide_groups=self._wide_groups,
         )
         texts = {"tokenizer.json": tokenizer_json, "chat_template.jinja": chat_template}
         return self.publish(MANIFEST_NAME, lambda _: manifest.to_json(), texts)
@@ -154,7 +154,7 @@ class CheckpointWriter:
             for site, t in self._transforms.items()
         }
         aside = self._partial / f"{_INPUTS}.aside"
-        text = json.dumps({"transforms": noted, "wide_groups": sorted(self._wide_groups)})
+        text = json.dumps({"transforms": noted, "wide_groups": self._wide_groups})
         aside.write_text(text, encoding="utf-8")
         aside.rename(self._partial / _INPUTS)
 
@@ -168,7 +168,7 @@ class CheckpointWriter:
                 site: Rotation(**t) if isinstance(t, dict) else t
                 for site, t in noted["transforms"].items()
             }
-            self._wide_groups = set(noted["wide_groups"])
+            self._wide_groups = dict(noted["wide_groups"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise HalfbyteError(
                 f"half-written checkpoint {self._partial}",
@@ -194,10 +194,9 @@ class CheckpointWriter:
                 raise ValueError(f"{name} is reordered unlike the matrix that shares its input")
             self._gathers = {tensor: transform}
             self._add(tensor, "I32", transform.indices)
-        if isinstance(matrix, Planes):
-            self._wide_groups.add(matrix.wide_groups)
-            if len(self._wide_groups) > 1:
-                raise ValueError(f"{name} has {matrix.wide_groups} wide groups, others another")
+        wide = matrix.wide_groups if isinstance(matrix, Planes) else 0
+        if self._wide_groups.setdefault(site, wide) != wide:
+            raise ValueError(f"{name} has another number of wide groups than the {site} before it")
 
     def _add(self, name: str, dtype: str, array: NDArray[Any]) -> None:
         file = file_of(name)

@@ -113,11 +113,13 @@ class Reorder(Protocol):
     def gathered(self) -> tuple[str, ...]:
         """The inputs that are reordered at run time, of LINEAR_INPUTS."""
 
-    def grid(self, config: ModelConfig, grid: Grid) -> Grid:
-        """The grid with its wide groups."""
+    def wide_groups(self, config: ModelConfig, group_size: int) -> Mapping[str, int]:
+        """Site -> groups, the last of a row, that are to be wide."""
 
-    def __call__(self, layer: Layer, inputs: Mapping[str, InputStatistics]) -> Reordered:
-        """The same function; `layer` is left as it was."""
+    def __call__(
+        self, layer: Layer, inputs: Mapping[str, InputStatistics], wide_inputs: Mapping[str, int]
+    ) -> Reordered:
+        """The same function, the wide inputs last; `layer` is left as it was."""
 
 
 @dataclass(frozen=True, slots=True)

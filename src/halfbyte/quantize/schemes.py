@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from halfbyte.errors import ArgumentError
@@ -28,6 +29,25 @@ SCHEMES: Mapping[str, Callable[[], Scheme]] = MappingProxyType(
         "awq-gptq": lambda: Scheme("awq-gptq", Gptq(), fold=Awq()),
     }
 )
+
+
+def with_wide_inputs(scheme: Scheme, share: float) -> Scheme:
+    """The scheme with the largest `share` of every row's inputs at 8 bits (quantize/atom.py).
+
+    Raises ArgumentError where inputs cannot be sorted.
+    """
+    if not 0 < share <= 1:
+        raise ArgumentError("wide", got=share, expected="above 0, at most 1", fix="choose a share")
+    if scheme.rewrite is not None or (
+        isinstance(scheme.rounder, Gptq) and scheme.rounder.act_order
+    ):
+        raise ArgumentError(
+            "wide",
+            got=f"scheme {scheme.name}, which has an order of inputs of its own",
+            expected="a scheme whose inputs can be sorted",
+            fix="use --scheme gptq, or leave --wide out",
+        )
+    return replace(scheme, reorder=BySize(share))
 
 
 def scheme_named(name: str) -> Scheme:
