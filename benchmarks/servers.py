@@ -107,7 +107,7 @@ class LlamaServer:
         done = subprocess.run(
             [str(self.program), "--version"], capture_output=True, text=True, check=False
         )
-        return " ".join((done.stdout + done.stderr).split()[:4])
+        return version_of(done.stdout + done.stderr)
 
     @property
     def format(self) -> str:
@@ -130,6 +130,13 @@ class Running:
 
     port: int
     pid: int
+
+
+def version_of(said: str) -> str:
+    """What stands after `version:` in what a program says of itself, or else its first line."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    named = [line.removeprefix("version:").strip() for line in lines if line.startswith("version:")]
+    return (named or lines or ["unknown"])[0]
 
 
 @contextmanager

@@ -9,12 +9,28 @@ import pytest
 from benchmarks.load import Load, run_load
 from benchmarks.report import report
 from benchmarks.rows import Row, Spread
-from benchmarks.servers import HalfbyteServer, LlamaServer
+from benchmarks.servers import HalfbyteServer, LlamaServer, version_of
 from benchmarks.serving import _read, prompt_text
 
 from halfbyte import LLM
 from halfbyte.errors import SourceError
 from tests.server.running import serving
+
+
+@pytest.mark.parametrize(
+    ("said", "version"),
+    [
+        (
+            "version: 0.5.0-dev (build 1, commit 0c1e570)\nbuilt with GNU 12.2.0 for Linux x86_64",
+            "0.5.0-dev (build 1, commit 0c1e570)",
+        ),
+        ("load_backend: CPU\nversion: 4877 (363f8c5d)\nbuilt with cc", "4877 (363f8c5d)"),
+        ("llama-server 7\n", "llama-server 7"),
+        ("", "unknown"),
+    ],
+)
+def test_a_peers_version_is_not_cut(said: str, version: str) -> None:
+    assert version_of(said) == version
 
 
 def test_every_prompt_is_answered_in_full_and_timed(talking_llm: LLM) -> None:

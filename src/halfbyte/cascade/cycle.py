@@ -45,7 +45,7 @@ class Turn:
 PLAIN = Turn()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CycleReport:
     """What a cycle did and how long its parts took. Links name sequences by their index."""
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from halfbyte.cascade.shaping import Shaper
 
-# How one row is drawn, as arrays [1]: the first fields of runtime.protocol.Sampling.
-OneRow = tuple[
+# How rows are drawn, as arrays [R]: the first fields of runtime.protocol.Sampling.
+Rows = tuple[
     NDArray[np.float32],
     NDArray[np.int32],
     NDArray[np.float32],
@@ -32,17 +32,20 @@ class Choice:
     tops: int = 0  # most likely tokens to report at every position
     scores_prompt: bool = False  # the prompt's own logprobs (and tops) are wanted
     shaper: Shaper | None = field(default=None, compare=False)
-    one_row: OneRow = field(init=False, compare=False, repr=False)
+    _rows: dict[int, Rows] = field(default_factory=dict, init=False, compare=False, repr=False)
 
-    def __post_init__(self) -> None:
-        row = (
-            np.array([self.temperature], dtype=np.float32),
-            np.array([self.top_k], dtype=np.int32),
-            np.array([self.top_p], dtype=np.float32),
-            np.array([self.min_p], dtype=np.float32),
-            np.array([self.seed], dtype=np.uint64),
-        )
-        object.__setattr__(self, "one_row", row)
+    def rows(self, count: int) -> Rows:
+        """So many rows drawn in this way; made once, and not to be written to."""
+        found = self._rows.get(count)
+        if found is None:
+            found = self._rows[count] = (
+                np.full(count, self.temperature, dtype=np.float32),
+                np.full(count, self.top_k, dtype=np.int32),
+                np.full(count, self.top_p, dtype=np.float32),
+                np.full(count, self.min_p, dtype=np.float32),
+                np.full(count, self.seed, dtype=np.uint64),
+            )
+        return found
 
 
 class Decoding(Protocol):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence as Seq
-from dataclasses import replace
 from time import perf_counter
 
 import numpy as np
@@ -92,14 +91,13 @@ class Drafter:
         rows = [place.tokens[0] for place in places]
         positions = [place.first + 1 for place in places]
         lengths = [asks[i].length - len(tokens[i]) for i in roots]
+        sampling = sampling_of([place.choice for place in places], positions, [1] * len(places))
+        sampling.adjustments = adjustments_of([self._shape(asks[i], tokens[i]) for i in roots])
         drafted = self._runner.runtime.draft(
             batch_of(rows, list(range(len(rows) + 1)), places),
             self._runner.level,
             np.array(lengths, dtype=np.int32),
-            replace(
-                sampling_of([place.choice for place in places], positions, [1] * len(places)),
-                adjustments=adjustments_of([self._shape(asks[i], tokens[i]) for i in roots]),
-            ),
+            sampling,
             self._min_confidence,
             self._runner.head,
         )

@@ -46,7 +46,7 @@ EXPLORATION = 0.003  # share of the time that trials may lose
 SAVED_TRIALS = 4.0  # one-row steps that the budget may be saved up to
 TRIAL_LENGTH = 2  # tokens a trial proposes at most
 TRIAL_EVERY = 16  # cycles between looks at whether a trial is worth it
-COSTS_EVERY = 4  # cycles, of a plan that has not changed lately
+COSTS_EVERY = 4  # cycles, of a plan that has not just changed
 STALE_COST = 512  # cycles after which a cost not seen may have changed
 HOPED_COST = 0.9  # of it, then
 HOST_START, HOST_STEP = 5e-5, 1.02
@@ -344,8 +344,8 @@ class CostPlanner:
                         source, sequences[b], turn.length, outcome.accepted, self._step
                     )
                 by_arm.setdefault(arm, []).append(b)
-        if self._patience < REVIEW_AFTER or self._step >= self._costs_at:
-            self._costs_at = self._step + COSTS_EVERY
+        if self._step >= self._costs_at:
+            self._costs_at = self._step + min(COSTS_EVERY, self._patience)
             self._learn_costs(sequences, plan, report, by_arm)
         if by_arm and len(sequences) > 1:  # some came ahead of others
             self._review_at = min(self._review_at, self._step + 2)

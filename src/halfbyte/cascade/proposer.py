@@ -16,7 +16,7 @@ from halfbyte.cascade.decoding import Decoding
 from halfbyte.cascade.verify import Draft, Outcome
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ask:
     """At most `length` tokens are wanted after `sequence.tokens` and then `ahead`.
 

@@ -43,7 +43,7 @@ class Fate(StrEnum):
 Tops = list[tuple[int, float]]  # (token, logprob), best first
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outcome:
     """What a sequence got out of a verify: `accepted` proposals and one token of the judge's.
 
@@ -71,7 +71,7 @@ class Outcome:
 NOTHING = Outcome([], [], 0, 0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Place:
     """Where a sequence's rows go in the KV of the model that runs them."""
 
@@ -287,14 +287,13 @@ def batch_of(
 
 def sampling_of(choices: list[Choice], positions: list[int], counts: list[int]) -> Sampling:
     """`counts[b]` rows drawn by `choices[b]`; one position a row, of the token drawn."""
+    if len(choices) == 1:  # of a single user
+        return Sampling(*choices[0].rows(counts[0]), positions=np.array(positions, dtype=np.int32))
     repeat = counts != [1] * len(counts)
-    if len(choices) == 1 and not repeat:  # plain decoding of one: most steps of a single user
-        alone = choices[0].one_row
-        return Sampling(*alone, positions=np.array(positions, dtype=np.int32))
 
     def rows(values: list[float] | list[int], dtype: type[Number]) -> NDArray[Number]:
         each = np.array(values, dtype=dtype)
-        return np.repeat(each, counts) if repeat else each
+        return each.repeat(counts) if repeat else each
 
     return Sampling(
         temperatures=rows([c.temperature for c in choices], np.float32),

@@ -56,7 +56,7 @@ class Engine:
         self._scheduler = Scheduler(pool, limits, self._cache)
         self.statistics = Statistics()
         self.preemptions = 0
-        self.last_choices: Counter[tuple[str, int]] = Counter()  # of the last step
+        self._last: tuple[Level | None, list[Turn]] = (None, [])  # of the last step
         # Of the last plain forward without prompts: target, sequences, seconds.
         self._plain: tuple[Level | None, int, float] = (None, 0, 0.0)
 
@@ -74,6 +74,12 @@ class Engine:
     def num_running(self) -> int:
         """Sequences that hold pages."""
         return len(self._scheduler.running)
+
+    @property
+    def last_choices(self) -> Counter[tuple[str, int]]:
+        """How many sequences took each turn of the last step, by its cascade and length."""
+        target, plan = self._last
+        return _choices(target, plan) if target is not None else Counter()
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence whose table is empty."""
@@ -113,18 +119,21 @@ class Engine:
             return closed
         by_planner = self._by_planner(step.decode)
         plan = self._plan(step, by_planner)
-        self.last_choices = _choices(step.target, plan)
-        # The end of a prompt takes part in the cycle with nothing proposed; the rest rides along.
-        ends = [s for s, rows in step.prefill if s.committed_len + rows == len(s.tokens)]
-        parts = [(s, rows) for s, rows in step.prefill if s.committed_len + rows < len(s.tokens)]
-        batch = step.decode + ends
+        self._last = step.target, plan
+        batch, parts = step.decode, []
+        if step.prefill:
+            # The end of a prompt takes part in the cycle with nothing proposed; the rest rides
+            # along.
+            ends = [s for s, rows in step.prefill if s.committed_len + rows == len(s.tokens)]
+            parts = [(s, n) for s, n in step.prefill if s.committed_len + n < len(s.tokens)]
+            batch = step.decode + ends
         firsts = {s: s.committed_len for s, _ in step.prefill if s.choice.scores_prompt}
         burst = self._burst(step, plan, by_planner)
         report = run_cycle(
             self._runtime,
             step.target,
             batch,
-            plan + [PLAIN] * len(ends),
+            plan + [PLAIN] * (len(batch) - len(plan)),
             [_chunk(s, rows) for s, rows in parts],
             burst,
         )

@@ -90,12 +90,14 @@ class Scheduler:
             self._admit(step)
         if not self.running:
             return step
-        targets = {s.target for s in self.running}
-        step.target = self._in_turn(targets)
+        step.target = self.running[0].target
+        # Those of one cascade share one object, and are not hashed for every step.
+        if mixed := any(s.target is not step.target for s in self.running):
+            step.target = self._in_turn({s.target for s in self.running})
         self._make_room(step)
         prompts: list[Sequence] = []
         for sequence in self.running:
-            if len(targets) > 1 and sequence.target != step.target:
+            if mixed and sequence.target != step.target:
                 continue
             (step.decode if sequence.is_prefilled else prompts).append(sequence)
         if not prompts:

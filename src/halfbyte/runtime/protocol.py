@@ -17,8 +17,11 @@ from halfbyte.errors import ArgumentError
 
 KvBits = NDArray[np.uint16] | NDArray[np.uint32]  # f16 or bf16; f32
 
+# What is made anew in every step is not frozen: that would take three times as long. Nobody changes
+# what has been passed on all the same.
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Batch:
     """B sequences, M rows in all; the rows of a sequence stand at consecutive positions.
 
@@ -63,7 +66,7 @@ class Adjustments:
     masks: NDArray[np.uint32]  # [K, ceil(V / 32)]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Sampling:
     """How each of R rows turns logits into a token.
 
@@ -84,7 +87,7 @@ class Sampling:
     tops: NDArray[np.int32] | None = None  # [R] how many most likely tokens to report
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Sampled:
     """What R rows drew."""
 
@@ -97,7 +100,7 @@ class Sampled:
     top_logprobs: NDArray[np.float32] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Drafted:
     """What B sequences proposed."""
 
@@ -105,7 +108,7 @@ class Drafted:
     counts: NDArray[np.int32]  # [B] proposed tokens, 0 .. lengths[b]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Decoded:
     """What B sequences got from plain decoding."""
 
