@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.arguments import add_model, names, positive
-from benchmarks.machine import commit, describe, pinned_cpus
+from benchmarks.machine import pinned_cpus
+from benchmarks.occasion import Occasion, Subject
 from benchmarks.process import guarded, run
-from benchmarks.rows import RESULTS, Row, Spread, append
+from benchmarks.rows import RESULTS, append, layout
 from benchmarks.serving import prompt_text
 from halfbyte import LLM, SamplingParams, __version__
-from halfbyte.evaluate.provenance import now
 
 PEER = Path(__file__).with_name("openvino_batches.py")
 
@@ -44,7 +44,8 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(_ours(arguments)))
         return
-    cpus, started = pinned_cpus(arguments.threads), now()
+    cpus = pinned_cpus(arguments.threads)
+    occasion = Occasion.begin(arguments.name, arguments.threads)
     contenders = _contenders(arguments)
     found: dict[tuple[int, int], list[float]] = {}
     said: dict[int, dict[str, object]] = {}
@@ -56,28 +57,15 @@ def main() -> None:
             for batch, rate in rates.items():
                 found.setdefault((i, int(batch)), []).append(rate)
             print(f"{turn + 1}  {contender.engine:14} {contender.cascade:8} {rates}", flush=True)
-    machine = describe(arguments.threads)
-    append(
-        arguments.output,
-        [
-            Row(
-                commit=commit(),
-                date=started,
-                machine=machine,
-                engine=contenders[i].engine,
-                version=str(said[i]["version"]),
-                model=arguments.name,
-                format=contenders[i].format,
-                bytes=int(str(said[i]["bytes"])),
-                cascade=contenders[i].cascade,
-                metric=f"offline batch {batch}",
-                unit="tok/s",
-                spread=Spread.of(values),
-                details={"prompt_tokens": arguments.prompt_tokens, "tokens": arguments.tokens},
-            )
-            for (i, batch), values in found.items()
-        ],
-    )
+    details = {"prompt_tokens": arguments.prompt_tokens, "tokens": arguments.tokens}
+    rows = []
+    for (i, batch), values in found.items():
+        one = contenders[i]
+        version, size = str(said[i]["version"]), int(str(said[i]["bytes"]))
+        subject = Subject(one.engine, version, one.format, size, one.cascade)
+        metric = f"offline batch {batch}"
+        rows.append(occasion.row(subject, metric, "tok/s", values, details=details))
+    append(arguments.output, rows)
 
 
 def _contenders(arguments: argparse.Namespace) -> list[Contender]:
@@ -86,9 +74,8 @@ def _contenders(arguments: argparse.Namespace) -> list[Contender]:
     ours = [sys.executable, "-m", "benchmarks.batches", "--one", "--name", arguments.name]
     ours += ["--model", arguments.model, *planes, "--threads", str(arguments.threads)]
     ours += ["--tokens", work[0], "--prompt-tokens", work[1], "--batch", *work[2:]]
-    named = f"planes {arguments.planes}" if arguments.planes else "planes"
     found = [
-        Contender("halfbyte", named, cascade, (*ours, "--cascades", cascade))
+        Contender("halfbyte", layout(arguments.planes), cascade, (*ours, "--cascades", cascade))
         for cascade in arguments.cascades
     ]
     if arguments.openvino_python:

@@ -19,8 +19,9 @@ from typing import Any
 from benchmarks.arguments import add_model, add_peers, names
 from benchmarks.contenders import Contender, Halfbyte, Reading, Task, llama_benches
 from benchmarks.machine import commit, describe, pinned_cpus
+from benchmarks.occasion import Occasion, Subject
 from benchmarks.process import guarded, run
-from benchmarks.rows import RESULTS, Row, Spread, append
+from benchmarks.rows import RESULTS, Row, append
 from halfbyte.evaluate.provenance import now
 
 TASKS = {
@@ -69,14 +70,14 @@ def compare(
 ) -> list[Row]:
     """`processes` rounds of the test by every contender; one row each."""
     values: list[list[tuple[Reading, float]]] = [[] for _ in contenders]
-    started = now()
+    occasion = Occasion(commit(), now(), machine, model)
     for turn in range(processes):
         for contender, own in zip(contenders, values, strict=True):
             done = run(contender.command(test), cpus, contender.environment)
             own.append((contender.read(done.output), done.foreign))
             _tell(turn, test, contender, own[-1])
     return [
-        _row(contender, test, own, model, machine, started)
+        _row(contender, test, own, occasion)
         for contender, own in zip(contenders, values, strict=True)
     ]
 
@@ -85,24 +86,16 @@ def _row(
     contender: Contender,
     test: Task,
     values: Sequence[tuple[Reading, float]],
-    model: str,
-    machine: dict[str, Any],
-    started: str,
+    occasion: Occasion,
 ) -> Row:
     last = values[-1][0]
-    return Row(
-        commit=commit(),
-        date=started,
-        machine=machine,
-        engine=contender.engine,
-        version=last.version,
-        model=model,
-        format=contender.format,
-        bytes=last.num_bytes,
-        cascade=contender.cascade,
-        metric=test.metric,
-        unit="tok/s",
-        spread=Spread.of([reading.value for reading, _ in values]),
+    return occasion.row(
+        Subject(
+            contender.engine, last.version, contender.format, last.num_bytes, contender.cascade
+        ),
+        test.metric,
+        "tok/s",
+        [reading.value for reading, _ in values],
         foreign=statistics.median(foreign for _, foreign in values),
         details=last.details,
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from benchmarks.rows import layout
 from halfbyte import __version__
 from halfbyte.errors import SourceError
 
@@ -82,7 +83,7 @@ class Halfbyte:
 
     @property
     def format(self) -> str:
-        return f"planes {self.planes}" if self.planes else "planes"
+        return layout(self.planes)
 
     @property
     def cascade(self) -> str:

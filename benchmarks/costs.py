@@ -15,16 +15,16 @@ import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from benchmarks.arguments import add_model, add_peers, positive
 from benchmarks.contenders import LlamaBench, Task, llama_benches
-from benchmarks.machine import commit, describe, pinned_cpus
+from benchmarks.machine import pinned_cpus
+from benchmarks.occasion import Occasion, Subject
 from benchmarks.process import guarded, run
-from benchmarks.rows import RESULTS, Row, Spread, append
+from benchmarks.rows import RESULTS, Row, append, layout
 from halfbyte import __version__
-from halfbyte.evaluate.provenance import now
 
 PEER_ROWS = (1, 2, 4, 8)
 # engine, version, format, bytes, level, metric, unit
@@ -42,7 +42,7 @@ def main() -> None:
         found = llama_benches(arguments.peers, arguments.name, formats, arguments.threads)
         # ik's program takes no depth before a prefill.
         peers = [peer for peer in found if not peer.is_ik]
-    machine, started = describe(arguments.threads), now()
+    occasion = Occasion.begin(arguments.name, arguments.threads)
     values: Values = defaultdict(list)
     foreign = []
     for turn in range(arguments.processes):
@@ -52,7 +52,7 @@ def main() -> None:
         for peer in peers:
             foreign.append(_peer_curve(peer, arguments.depth, cpus, values))
         print(f"round {turn + 1} of {arguments.processes} done", file=sys.stderr, flush=True)
-    rows = _rows(arguments.name, values, machine, started, statistics.median(foreign))
+    rows = _rows(occasion, values, statistics.median(foreign))
     append(arguments.output, rows)
     for row in rows:
         name = f"{row.engine} {row.cascade or row.format}"
@@ -67,13 +67,13 @@ def _own_curve(arguments: argparse.Namespace, cpus: Sequence[int], values: Value
         command += ["--planes", str(arguments.planes)]
     done = run(command, cpus, {})
     found = json.loads(done.output)
-    layout = f"planes {arguments.planes}" if arguments.planes else "planes"
+    own_format = layout(arguments.planes)
     for level, curve in found["milliseconds"].items():
         for count, milliseconds in curve.items():
             metric = f"draft @ {arguments.depth}"
             if count != "draft":
                 metric = f"forward {count} @ {arguments.depth}"
-            key = ("halfbyte", __version__, layout, found["bytes"][level], level, metric, "ms")
+            key = ("halfbyte", __version__, own_format, found["bytes"][level], level, metric, "ms")
             values[key].append(milliseconds)
     return done.foreign
 
@@ -103,28 +103,13 @@ def _peer_curve(peer: LlamaBench, depth: int, cpus: Sequence[int], values: Value
     return statistics.median(foreign)
 
 
-def _rows(
-    name: str, values: Values, machine: dict[str, Any], started: str, foreign: float
-) -> list[Row]:
+def _rows(occasion: Occasion, values: Values, foreign: float) -> list[Row]:
+    synthetic = replace(occasion, model="8B-wide layers")
     rows = []
-    for (engine, version, layout, num_bytes, level, metric, unit), found in values.items():
-        rows.append(
-            Row(
-                commit=commit(),
-                date=started,
-                machine=machine,
-                engine=engine,
-                version=version,
-                model="8B-wide layers" if layout == "synthetic" else name,
-                format=layout,
-                bytes=num_bytes,
-                cascade=level,
-                metric=metric,
-                unit=unit,
-                spread=Spread.of(found),
-                foreign=foreign,
-            )
-        )
+    for (*named, metric, unit), found in values.items():
+        subject = Subject(*named)
+        about = synthetic if subject.format == "synthetic" else occasion
+        rows.append(about.row(subject, metric, unit, found, foreign=foreign))
     return rows
 
 

@@ -21,19 +21,19 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.arguments import add_model, names, positive
-from benchmarks.machine import commit, describe, pinned_cpus
+from benchmarks.machine import pinned_cpus
+from benchmarks.occasion import Occasion, Subject
 from benchmarks.process import guarded
-from benchmarks.rows import RESULTS, Row, Spread, append
-from benchmarks.speculation import Variant
+from benchmarks.rows import RESULTS, Row, append, layout
+from benchmarks.speculation import Variant, answer, by_variant
 from benchmarks.workloads import KINDS, REPETITIVE, Workload, load
-from halfbyte import LLM, SamplingParams, __version__
+from halfbyte import LLM
 from halfbyte.auto import cost_table
 from halfbyte.cascade.costs import CostTable
 from halfbyte.cascade.stages import Model, Ngram, Stage
 from halfbyte.cascade.statistics import LinkStatistics, Statistics
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError
-from halfbyte.evaluate.provenance import now
 from halfbyte.results import Completion
 
 
@@ -55,7 +55,7 @@ def main() -> None:
     os.sched_setaffinity(0, pinned_cpus(arguments.threads))
     named = [Variant.parse(text) for text in arguments.variant]
     variants = list(dict.fromkeys([v.plain for v in named] + named))
-    machine, started = describe(arguments.threads), now()
+    occasion = Occasion.begin(arguments.name, arguments.threads)
     llm = LLM(
         arguments.model,
         str(variants[0].cascade),
@@ -68,22 +68,12 @@ def main() -> None:
         found = measure(llm, variants, prompts, arguments.rounds, arguments.tokens)
         rows: list[Row] = []
         for variant, runs in found.items():
+            size = llm.model.runtime.weight_bytes(variant.cascade.target)
+            named_so = _named(str(variant), arguments.alias)
+            subject = Subject.ours(layout(arguments.planes), size, named_so)
+            details = account(variant, runs, found[variant.plain], costs, arguments.alias)
             rows.append(
-                Row(
-                    commit=commit(),
-                    date=started,
-                    machine=machine,
-                    engine="halfbyte",
-                    version=__version__,
-                    model=arguments.name,
-                    format=f"planes {arguments.planes}" if arguments.planes else "planes",
-                    bytes=llm.model.runtime.weight_bytes(variant.cascade.target),
-                    cascade=_named(str(variant), arguments.alias),
-                    metric=f"hierarchy {kind}",
-                    unit="tok/s",
-                    spread=Spread.of(runs.speeds()),
-                    details=account(variant, runs, found[variant.plain], costs, arguments.alias),
-                )
+                occasion.row(subject, f"hierarchy {kind}", "tok/s", runs.speeds(), details=details)
             )
             _tell(rows[-1])
         append(arguments.output, rows)
@@ -93,14 +83,9 @@ def measure(
     llm: LLM, variants: Sequence[Variant], prompts: Sequence[Workload], rounds: int, tokens: int
 ) -> dict[Variant, Runs]:
     """Interleaved rounds; a first, untimed answer of each variant takes its draft prefill."""
-    llms = {
-        v: llm.with_cascade(
-            v.cascade, draft_length=v.draft_length or None, inner_length=v.inner_length or None
-        )
-        for v in variants
-    }
+    llms = by_variant(llm, variants)
     found = {v: Runs() for v in variants}
-    _answer(llms[variants[0]], prompts[0], tokens)  # wakes the threads
+    _solve(llms[variants[0]], prompts[0], tokens)  # wakes the threads
     for turn in range(rounds):
         totals = {v: Statistics() for v in variants}
         for number, prompt in enumerate(prompts):
@@ -108,30 +93,27 @@ def measure(
             shift = (number + turn) % len(variants)
             for variant in (*variants[shift:], *variants[:shift]):
                 runs = found[variant]
-                answer = _answer(llms[variant], prompt, tokens)
-                totals[variant].add(answer.statistics)
+                done = _solve(llms[variant], prompt, tokens)
+                totals[variant].add(done.statistics)
                 if turn == 0:
-                    runs.outputs.append(answer.token_ids)
-                    runs.contexts.append(len(answer.prompt_token_ids) + tokens / 2)
-                    runs.prefills.append(_draft_prefill(llms[variant], prompt, answer.statistics))
+                    runs.outputs.append(done.token_ids)
+                    runs.contexts.append(len(done.prompt_token_ids) + tokens / 2)
+                    runs.prefills.append(_draft_prefill(llms[variant], prompt, done.statistics))
         for variant, total in totals.items():
             found[variant].rounds.append(total)
         print(f"round {turn + 1} of {rounds} done", file=sys.stderr, flush=True)
     return found
 
 
-def _answer(llm: LLM, prompt: Workload, tokens: int) -> Completion:
-    params = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True)
-    if not prompt.is_chat or llm.model.source.chat_template is None:
-        return llm.generate(prompt.text, params)[0]
-    return llm.chat([{"role": "user", "content": prompt.text}], params)[0]
+def _solve(llm: LLM, prompt: Workload, tokens: int) -> Completion:
+    return answer(llm, prompt.text, tokens, chat=prompt.is_chat)
 
 
 def _draft_prefill(llm: LLM, prompt: Workload, whole: Statistics) -> float:
     """What the first cycle's draft took longer than a mean one: the prompt in another model."""
     if not llm.cascade.models:
         return 0.0
-    first = _answer(llm, prompt, 1 + (llm.options.draft_length or 1)).statistics
+    first = _solve(llm, prompt, 1 + (llm.options.draft_length or 1)).statistics
     usual = whole.draft_seconds / whole.target_forwards
     return max(0.0, first.draft_seconds - first.target_forwards * usual)
 

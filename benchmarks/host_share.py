@@ -18,11 +18,10 @@ from time import perf_counter, thread_time
 from typing import Any
 
 from benchmarks.arguments import add_model, names, positive
-from benchmarks.machine import commit, describe
+from benchmarks.occasion import Occasion, Subject
 from benchmarks.process import guarded
-from benchmarks.rows import RESULTS, Row, Spread, append
-from halfbyte import LLM, SamplingParams, __version__
-from halfbyte.evaluate.provenance import now
+from benchmarks.rows import RESULTS, append, layout
+from halfbyte import LLM, SamplingParams
 from halfbyte.request import Request
 
 
@@ -77,28 +76,16 @@ def main() -> None:
     size = llm.model.runtime.weight_bytes(llm.cascade.target)
     timed = TimedRuntime(llm.model.runtime)
     llm.model.runtime = timed
-    machine, started = describe(arguments.threads), now()
+    occasion = Occasion.begin(arguments.name, arguments.threads)
     rows = []
     for cascade in arguments.cascades:
         chosen = llm.with_cascade(cascade)
+        subject = Subject.ours(layout(arguments.planes), size, cascade)
         for batch in arguments.batch:
             readings = [measure(chosen, timed, batch, arguments) for _ in range(arguments.rounds)]
             middle = sorted(readings, key=lambda r: r.share)[len(readings) // 2]
-            row = Row(
-                commit=commit(),
-                date=started,
-                machine=machine,
-                engine="halfbyte",
-                version=__version__,
-                model=arguments.name,
-                format=f"planes {arguments.planes}" if arguments.planes else "planes",
-                bytes=size,
-                cascade=cascade,
-                metric=f"host share {batch}",
-                unit="%",
-                spread=Spread.of([r.share for r in readings]),
-                details=asdict(middle),
-            )
+            shares = [r.share for r in readings]
+            row = occasion.row(subject, f"host share {batch}", "%", shares, details=asdict(middle))
             rows.append(row)
             print(f"{cascade:16} batch {batch:2} {row.spread.median:6.2f} %  {row.details}")
     append(arguments.output, rows)

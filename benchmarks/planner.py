@@ -21,18 +21,18 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.arguments import add_model, names, positive
-from benchmarks.machine import commit, describe, pinned_cpus
+from benchmarks.machine import pinned_cpus
+from benchmarks.occasion import Occasion, Subject
 from benchmarks.process import guarded
-from benchmarks.rows import RESULTS, Row, Spread, append
+from benchmarks.rows import RESULTS, Row, append, layout
 from benchmarks.speculation import Variant
 from benchmarks.workloads import KINDS, Workload, load
-from halfbyte import LLM, SamplingParams, __version__
+from halfbyte import LLM, SamplingParams
 from halfbyte.auto import cost_table
 from halfbyte.cascade.costs import CostTable
 from halfbyte.cascade.statistics import Statistics
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError
-from halfbyte.evaluate.provenance import now
 from halfbyte.request import Request
 
 AUTO = "auto"
@@ -64,7 +64,7 @@ class Runs:
 def main() -> None:
     arguments = _parse()
     os.sched_setaffinity(0, pinned_cpus(arguments.threads))
-    machine, started = describe(arguments.threads), now()
+    occasion = Occasion.begin(arguments.name, arguments.threads)
     target = Level.parse(arguments.target)
     batches = RAMP if arguments.ramp else arguments.batches
     work = load(arguments.data, arguments.kinds, max(*batches, arguments.prompts))
@@ -89,23 +89,10 @@ def main() -> None:
             found = measure(llm, variants, prompts[:count], batch, arguments)
             for variant, runs in found.items():
                 details = _details(table, target, batch, variant, runs, found)
-                rows.append(
-                    Row(
-                        commit=commit(),
-                        date=started,
-                        machine=machine,
-                        engine="halfbyte",
-                        version=__version__,
-                        model=arguments.name,
-                        format=f"planes {arguments.planes}" if arguments.planes else "planes",
-                        bytes=runtime.weight_bytes(target),
-                        cascade=variant,
-                        metric=f"{'ramp' if arguments.ramp else 'workload'} {kind} x{batch}",
-                        unit="tok/s",
-                        spread=Spread.of(runs.speeds),
-                        details=details,
-                    )
-                )
+                size = runtime.weight_bytes(target)
+                subject = Subject.ours(layout(arguments.planes), size, variant)
+                metric = f"{'ramp' if arguments.ramp else 'workload'} {kind} x{batch}"
+                rows.append(occasion.row(subject, metric, "tok/s", runs.speeds, details=details))
             _tell(kind, batch, found, rows[-len(found) :])
     append(arguments.output, rows)
 

@@ -27,6 +27,7 @@ import numpy as np
 from benchmarks import machine, rows
 from benchmarks.arguments import names, positive
 from benchmarks.nested_candidates import CANDIDATES, OwnDraftScales
+from benchmarks.occasion import Occasion, Subject
 from benchmarks.process import guarded
 from benchmarks.teacher_forced import (
     F32_LEVEL,
@@ -126,23 +127,16 @@ def result_rows(
     args: argparse.Namespace, details: Mapping[str, Any], sums: Mapping[Held, Sums]
 ) -> Iterator[rows.Row]:
     """One row a level and metric: the spread is over sequences, the mean beside it."""
+    occasion = Occasion(machine.commit(), now(), {"tier": args.tier}, args.name)
     for each, found in sums.items():
         for metric, values in found.sequences().items():
             value, error = mean(values)
             told = {"held_to": each.to, "tokens": found.tokens, "mean": value}
-            yield rows.Row(
-                commit=machine.commit(),
-                date=now(),
-                machine={"tier": args.tier},
-                engine="halfbyte",
-                version="0.1.0",
-                model=args.name,
-                format=details["format"],
-                bytes=details["bytes"],
-                cascade=str(each.level),
-                metric=metric,
-                unit="",
-                spread=rows.Spread.of(values),
+            yield occasion.row(
+                Subject.ours(details["format"], details["bytes"], str(each.level)),
+                metric,
+                "",
+                values,
                 details={
                     **{k: v for k, v in details.items() if k not in ("format", "bytes")},
                     **told,

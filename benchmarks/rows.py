@@ -14,6 +14,11 @@ from halfbyte.errors import SourceError
 RESULTS = Path(__file__).parent / "results"
 
 
+def layout(planes: int | None) -> str:
+    """What rows call halfbyte's format."""
+    return f"planes {planes}" if planes else "planes"
+
+
 @dataclass(frozen=True, slots=True)
 class Spread:
     """Of the values of n processes; p20 and p80 are interpolated."""

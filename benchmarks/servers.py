@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.contenders import PEER_ENVIRONMENT
+from benchmarks.occasion import Subject
+from benchmarks.rows import layout
 from halfbyte import __version__
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.errors import SourceError
@@ -52,6 +54,11 @@ class Server(Protocol):
     def command(self, port: int) -> Sequence[str]: ...
 
 
+def subject_of(server: Server) -> Subject:
+    """How rows name it."""
+    return Subject(server.engine, server.version, server.format, server.num_bytes, server.cascade)
+
+
 @dataclass(frozen=True, slots=True)
 class HalfbyteServer:
     """`halfbyte serve` under one cascade."""
@@ -71,7 +78,7 @@ class HalfbyteServer:
 
     @property
     def format(self) -> str:
-        return f"planes {self.planes}" if self.planes else "planes"
+        return layout(self.planes)
 
     @property
     def num_bytes(self) -> int:

@@ -19,16 +19,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks.arguments import add_model, names, positive
 from benchmarks.load import Answer, Load, run_load
-from benchmarks.machine import commit, describe, pinned_cpus
+from benchmarks.machine import pinned_cpus
+from benchmarks.occasion import Occasion
 from benchmarks.process import guarded
-from benchmarks.rows import RESULTS, Row, Spread, append
-from benchmarks.servers import HalfbyteServer, LlamaServer, Server, running
+from benchmarks.rows import RESULTS, Row, append
+from benchmarks.servers import HalfbyteServer, LlamaServer, Server, running, subject_of
 from halfbyte.evaluate.prompts import PROMPTS
-from halfbyte.evaluate.provenance import now
 
 STREAMS = "1,2,4,8,16,32"
 SERVER_VARIABLE = "HALFBYTE_LLAMA_SERVER"
@@ -49,9 +48,8 @@ def main() -> None:
     os.sched_setaffinity(0, cpus)  # the client shares the servers' CPUs, as it would in a box
     most = max(arguments.streams)
     servers = _servers(arguments, most)
-    machine = describe(arguments.threads)
+    occasion = Occasion.begin(arguments.name, arguments.threads)
     readings: dict[tuple[int, int], list[Reading]] = {}
-    started = now()
     for turn in range(arguments.rounds):
         for i, server in enumerate(servers):
             with running(server, cpus) as up:
@@ -63,7 +61,7 @@ def main() -> None:
                     _tell(turn, server, streams, reading)
     rows: list[Row] = []
     for (i, streams), values in readings.items():
-        rows += _rows(servers[i], streams, values, arguments, machine, started)
+        rows += _rows(servers[i], streams, values, arguments, occasion)
     append(arguments.output, rows)
 
 
@@ -115,30 +113,18 @@ def _rows(
     streams: int,
     values: Sequence[Reading],
     arguments: argparse.Namespace,
-    machine: dict[str, Any],
-    started: str,
+    occasion: Occasion,
 ) -> list[Row]:
-    def row(metric: str, unit: str, of: Sequence[float]) -> Row:
-        return Row(
-            commit=commit(),
-            date=started,
-            machine=machine,
-            engine=server.engine,
-            version=server.version,
-            model=arguments.name,
-            format=server.format,
-            bytes=server.num_bytes,
-            cascade=server.cascade,
-            metric=f"{metric} {streams}",
-            unit=unit,
-            spread=Spread.of(of),
-            details={"prompt_tokens": arguments.prompt_tokens, "tokens": arguments.tokens},
-        )
-
+    details = {"prompt_tokens": arguments.prompt_tokens, "tokens": arguments.tokens}
+    metrics = (
+        ("serve streams", "tok/s", [v.tokens_per_second for v in values]),
+        ("serve first token", "s", [v.first_token for v in values]),
+        ("serve between tokens", "s", [v.between_tokens for v in values]),
+    )
+    subject = subject_of(server)
     return [
-        row("serve streams", "tok/s", [v.tokens_per_second for v in values]),
-        row("serve first token", "s", [v.first_token for v in values]),
-        row("serve between tokens", "s", [v.between_tokens for v in values]),
+        occasion.row(subject, f"{metric} {streams}", unit, seen, details=details)
+        for metric, unit, seen in metrics
     ]
 
 

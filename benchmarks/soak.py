@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.arguments import add_model, names, positive
-from benchmarks.machine import commit, describe, pinned_cpus
+from benchmarks.machine import pinned_cpus
+from benchmarks.occasion import Occasion
 from benchmarks.process import guarded, resident_mib
 from benchmarks.raw_http import get
-from benchmarks.rows import RESULTS, Row, Spread, append
-from benchmarks.servers import HalfbyteServer, Running, running
+from benchmarks.rows import RESULTS, append
+from benchmarks.servers import HalfbyteServer, Running, running, subject_of
 from benchmarks.soak_client import Answered, Client, Tally
 from halfbyte import LLM, SamplingParams
-from halfbyte.evaluate.provenance import now
 
 BUSY_SECONDS = 0.25  # before a request that got 429 is followed by another
 CONTEXT = 128  # tokens of the KV pool a stream; the longest request has 344
@@ -48,28 +48,16 @@ def main() -> None:
         arguments.planes,
         ("--max-waiting", str(arguments.streams // 4), "--request-timeout", "3600"),
     )
-    started, cpus = now(), pinned_cpus(arguments.threads)
+    cpus = pinned_cpus(arguments.threads)
+    occasion = Occasion.begin(arguments.name, arguments.threads)
     with running(server, cpus) as up:
         found, tally, seconds = asyncio.run(_soak(up, arguments))
     wrong = count_wrong(_plain(arguments), tally.kept)
     details = {"ended": dict(tally.ended), "tokens": tally.tokens, **found}
     details |= {"compared": len(tally.kept), "wrong": wrong}
     print(details)
-    row = Row(
-        commit=commit(),
-        date=started,
-        machine=describe(arguments.threads),
-        engine=server.engine,
-        version=server.version,
-        model=arguments.name,
-        format=server.format,
-        bytes=server.num_bytes,
-        cascade=server.cascade,
-        metric=f"soak {arguments.requests}",
-        unit="requests/s",
-        spread=Spread.of([arguments.requests / seconds]),
-        details=details,
-    )
+    metric, rate = f"soak {arguments.requests}", arguments.requests / seconds
+    row = occasion.row(subject_of(server), metric, "requests/s", [rate], details=details)
     append(arguments.output, [row])
     grown = found["resident_mib_end"] - found["resident_mib_quarter"]
     lost = found["num_pages"] - found["free_pages"] + found["running"] + found["waiting"]

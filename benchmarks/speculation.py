@@ -20,17 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.arguments import add_model, positive
-from benchmarks.machine import commit, describe, pinned_cpus
+from benchmarks.machine import pinned_cpus
+from benchmarks.occasion import Occasion, Subject
 from benchmarks.process import guarded, run
 from benchmarks.prompts import load
-from benchmarks.rows import RESULTS, Row, Spread, append
-from halfbyte import LLM, SamplingParams, __version__
+from benchmarks.rows import RESULTS, append, layout
+from halfbyte import LLM, SamplingParams
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.statistics import Statistics
 from halfbyte.errors import ArgumentError
 from halfbyte.evaluate.exactness import identical
 from halfbyte.evaluate.prompts import BenchPrompt
-from halfbyte.evaluate.provenance import now
 from halfbyte.results import Completion
 
 # The nested pair at several draft lengths, QSpec's pair, and the equal-byte pair for what it is.
@@ -104,7 +104,7 @@ def main() -> None:
     # The plain run of every target is what its cascades are held against.
     variants = list(dict.fromkeys([v.plain for v in named if v.draft_length] + named))
     prompts = load(arguments.data, arguments.prompts)
-    machine, started = describe(arguments.threads), now()
+    occasion = Occasion.begin(arguments.name, arguments.threads)
     llm = LLM(arguments.model, str(variants[0].cascade), arguments.threads, planes=arguments.planes)
     measured = measure(llm, variants, prompts, arguments.rounds, arguments.tokens)
     memory = {
@@ -116,23 +116,10 @@ def main() -> None:
         plain = measured[variant.plain, kind]
         details = _details(llm, variant, found, plain)
         details["resident_bytes"] = memory[str(variant.cascade)]
-        rows.append(
-            Row(
-                commit=commit(),
-                date=started,
-                machine=machine,
-                engine="halfbyte",
-                version=__version__,
-                model=arguments.name,
-                format=f"planes {arguments.planes}" if arguments.planes else "planes",
-                bytes=llm.model.runtime.weight_bytes(variant.cascade.target),
-                cascade=str(variant.cascade),
-                metric=f"generate {arguments.tokens} {kind}",
-                unit="tok/s",
-                spread=Spread.of(found.speeds()),
-                details=details,
-            )
-        )
+        size = llm.model.runtime.weight_bytes(variant.cascade.target)
+        subject = Subject.ours(layout(arguments.planes), size, str(variant.cascade))
+        metric = f"generate {arguments.tokens} {kind}"
+        rows.append(occasion.row(subject, metric, "tok/s", found.speeds(), details=details))
     append(arguments.output, rows)
     for row in rows:
         told = row.details or {}
@@ -150,17 +137,9 @@ def measure(
     tokens: int,
 ) -> dict[tuple[Variant, str], Measured]:
     """`rounds` timed rounds; a short untimed run of each variant first wakes the threads."""
-    llms = {
-        v: llm.with_cascade(
-            v.cascade,
-            draft_length=v.draft_length or None,
-            inner_length=v.inner_length or None,
-            prefix_cache=False,
-        )
-        for v in variants
-    }
+    llms = by_variant(llm, variants)
     for variant in variants:
-        _answer(llms[variant], prompts[0], 8)
+        answer(llms[variant], prompts[0].text, 8)
     measured: dict[tuple[Variant, str], Measured] = defaultdict(lambda: Measured([], []))
     for turn in range(rounds):
         totals: dict[tuple[Variant, str], Statistics] = defaultdict(Statistics)
@@ -168,7 +147,7 @@ def measure(
             # Each prompt starts with another variant: none always follows the same neighbour.
             shift = (number + turn) % len(variants)
             for variant in (*variants[shift:], *variants[:shift]):
-                completion = _answer(llms[variant], prompt, tokens)
+                completion = answer(llms[variant], prompt.text, tokens)
                 totals[variant, prompt.kind].add(completion.statistics)
                 if turn == 0:
                     measured[variant, prompt.kind].outputs.append(completion)
@@ -179,11 +158,25 @@ def measure(
     return dict(sorted(measured.items(), key=lambda item: (item[0][1], order[item[0][0]])))
 
 
-def _answer(llm: LLM, prompt: BenchPrompt, tokens: int) -> Completion:
+def by_variant(llm: LLM, variants: Sequence[Variant]) -> dict[Variant, LLM]:
+    """The same weights under each variant, without a prefix cache."""
+    return {
+        v: llm.with_cascade(
+            v.cascade,
+            draft_length=v.draft_length or None,
+            inner_length=v.inner_length or None,
+            prefix_cache=False,
+        )
+        for v in variants
+    }
+
+
+def answer(llm: LLM, text: str, tokens: int, *, chat: bool = True) -> Completion:
+    """`tokens` greedy tokens; where the model knows no chat, the text is continued."""
     params = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True)
-    if llm.model.source.chat_template is None:
-        return llm.generate(prompt.text, params)[0]
-    return llm.chat([{"role": "user", "content": prompt.text}], params)[0]
+    if not chat or llm.model.source.chat_template is None:
+        return llm.generate(text, params)[0]
+    return llm.chat([{"role": "user", "content": text}], params)[0]
 
 
 def _details(llm: LLM, variant: Variant, found: Measured, plain: Measured) -> dict[str, Any]:

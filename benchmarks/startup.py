@@ -20,14 +20,14 @@ from typing import Any
 
 from benchmarks.arguments import add_model, positive
 from benchmarks.load import Load, run_load
-from benchmarks.machine import commit, describe, pinned_cpus
+from benchmarks.machine import pinned_cpus
+from benchmarks.occasion import Occasion
 from benchmarks.process import guarded, resident_mib, run
 from benchmarks.raw_http import post, status_of
-from benchmarks.rows import RESULTS, Row, Spread, append
-from benchmarks.servers import HalfbyteServer, running
+from benchmarks.rows import RESULTS, append
+from benchmarks.servers import HalfbyteServer, running, subject_of
 from halfbyte.errors import SourceError
 from halfbyte.evaluate.prompts import PROMPTS
-from halfbyte.evaluate.provenance import now
 from halfbyte.formats.checkpoint import Checkpoint
 from halfbyte.importers.resolve import resolve
 
@@ -43,34 +43,16 @@ def main() -> None:
     server = HalfbyteServer(
         str(path), arguments.cascade, arguments.threads, STREAMS, CONTEXT, planes=None
     )
-    started = now()
+    occasion = Occasion.begin(arguments.name, arguments.threads)
     _generate(path, arguments, cpus)  # measures the cost table where there is none, warms the disk
     generated = [_generate(path, arguments, cpus) for _ in range(arguments.processes)]
     served = [_serve(server, cpus) for _ in range(arguments.processes)]
     resident, details = _resident(server, path, cpus)
-    machine = describe(arguments.threads)
-
-    def row(metric: str, unit: str, values: Sequence[float], **details: Any) -> Row:
-        return Row(
-            commit=commit(),
-            date=started,
-            machine=machine,
-            engine=server.engine,
-            version=server.version,
-            model=arguments.name,
-            format=server.format,
-            bytes=server.num_bytes,
-            cascade=arguments.cascade,
-            metric=metric,
-            unit=unit,
-            spread=Spread.of(values),
-            details=details or None,
-        )
-
+    subject = subject_of(server)
     rows = [
-        row("start generate", "s", generated),
-        row("start serve", "s", served),
-        row("resident serve", "MB", [resident], **details),
+        occasion.row(subject, "start generate", "s", generated),
+        occasion.row(subject, "start serve", "s", served),
+        occasion.row(subject, "resident serve", "MB", [resident], details=details),
     ]
     for each in rows:
         print(f"{each.metric:16} {each.spread.median:8.2f} {each.unit}  {each.details or ''}")

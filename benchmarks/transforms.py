@@ -19,11 +19,10 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import machine
 from benchmarks.arguments import names, positive
-from benchmarks.rows import RESULTS, Row, Spread, append
+from benchmarks.occasion import Occasion, Subject
+from benchmarks.rows import RESULTS, Row, append
 from halfbyte.config import Level, ModelConfig
-from halfbyte.evaluate.provenance import now
 from halfbyte.formats.names import expected_matrices, site_inputs, site_of
 from halfbyte.formats.transforms import Gather, Transform
 from halfbyte.formats.weights import Planes
@@ -101,7 +100,7 @@ def main() -> None:
     parser.add_argument("--shapes", type=names, default=list(SHAPES))
     parser.add_argument("--results", type=Path, default=RESULTS / "quality" / "transforms.jsonl")
     arguments = parser.parse_args()
-    described, started = machine.describe(arguments.threads), now()
+    occasion = Occasion.begin("", arguments.threads)
     for name in arguments.shapes:
         runtimes = {
             kind: NativeRuntime(
@@ -121,19 +120,11 @@ def main() -> None:
             for level in levels:
                 plain = statistics.median(times[level, "plain"])
                 found = [
-                    Row(
-                        commit=machine.commit(),
-                        date=started,
-                        machine=described,
-                        engine="halfbyte",
-                        version="0.1.0",
-                        model=name,
-                        format=kind,
-                        bytes=0,
-                        cascade=str(level),
-                        metric=f"layers {count}",
-                        unit="ms",
-                        spread=Spread.of(times[level, kind]),
+                    replace(occasion, model=name).row(
+                        Subject.ours(kind, 0, str(level)),
+                        f"layers {count}",
+                        "ms",
+                        times[level, kind],
                         details={"over_plain": statistics.median(times[level, kind]) / plain - 1},
                     )
                     for kind in KINDS

@@ -32,14 +32,12 @@ void Model::copy_kv(const std::int32_t* pages, const std::int32_t* sources,
         }
     }
     for (int layer = 0; layer < shape_.layers; ++layer) {
-        char* base = kv_base_ + static_cast<std::size_t>(layer) * pages_ * page_elements() * width;
         for (int h = 0; h < shape_.kv_heads; ++h) {
             for (const bool in : {true, false}) {
                 const std::int32_t* slots = in ? sources : targets;
                 for (int i = 0; i < count; ++i)
-                    move(base + (pages[slots[i] / S] * page_elements() + 2 * h * half) * width,
-                         slots[i] % S, held.data() + static_cast<std::size_t>(i) * 2 * D * width,
-                         in);
+                    move(key_block(layer, pages[slots[i] / S], h), slots[i] % S,
+                         held.data() + static_cast<std::size_t>(i) * 2 * D * width, in);
             }
         }
     }

@@ -200,7 +200,7 @@ void panels(const PackedPlanes& w, const Activations& x, int rows, const Epilogu
     const int blocks = (rows + kMostRows - 1) / kMostRows;
     const int step = (rows + blocks - 1) / blocks;
     // Taking nibbles apart hides behind the products; storing and reading bytes pays where many
-    // blocks share it (measured on Zen 4: from 5 blocks on).
+    // blocks share it (from 5 blocks on).
     const bool unpack = blocks > 4;
     alignas(64) float values[kMostRows * kPanel];
     for (int p = p0; p < p1; ++p) {

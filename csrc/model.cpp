@@ -64,10 +64,14 @@ std::size_t Model::page_elements() const {
     return static_cast<std::size_t>(2 * shape_.kv_heads) * shape_.head_dim * page_size_;
 }
 
-const void* Model::page(int layer, int page) const {
-    return kv_base_ +
-           (static_cast<std::size_t>(layer) * pages_ + page) * page_elements() * kv_bytes(kv_type_);
+char* Model::key_block(int layer, int page, int kv_head) const {
+    const std::size_t block = static_cast<std::size_t>(shape_.head_dim) * page_size_;
+    const std::size_t elements =
+        (static_cast<std::size_t>(layer) * pages_ + page) * page_elements() + 2 * kv_head * block;
+    return kv_base_ + elements * kv_bytes(kv_type_);
 }
+
+const void* Model::page(int layer, int page) const { return key_block(layer, page, 0); }
 
 KvView Model::kv_view(int layer) const {
     return {page(layer, 0), page_elements(), page_size_, kv_type_};

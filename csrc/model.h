@@ -185,8 +185,9 @@ class Model {
     void capture_normed(const float* norm, const Transform& t, float* to, int thread) const;
     void fuse_features(LevelSpec level, int thread);
     void keep_tap(int layer, int thread);
+    char* key_block(int layer, int page, int kv_head) const;  // its V block follows
     void write_kv(const Layer& layer, int index, int thread);
-    const void* first_keys(const KvView& kv, const AttentionItem& item, int chunk) const;
+    const void* first_keys(int layer, const AttentionItem& item, int chunk) const;
     void attention(int layer, int thread);
     template <typename Row>
     Input prepare(const Linear& linear, int rows, LevelSpec level, int thread, Row&& row);

@@ -42,10 +42,7 @@ void Model::write_kv(const Layer& layer, int index, int thread) {
         const float* x = rotated(m, s.heads + kv_head, layer.k_norm, 1.0f);
         const int page_id =
             step_.pages[static_cast<std::size_t>(sequence_[m]) * step_.page_columns + slot_[m] / S];
-        char* k =
-            kv_base_ + ((static_cast<std::size_t>(index) * pages_ + page_id) * page_elements() +
-                        static_cast<std::size_t>(2 * kv_head) * D * S) *
-                           width;
+        char* k = key_block(index, page_id, kv_head);
         kernels_.narrow(x, D, kv_type_, narrow);
         if (width == 2)
             store_column<std::uint16_t>(k, narrow, D, S, slot);
@@ -57,13 +54,10 @@ void Model::write_kv(const Layer& layer, int index, int thread) {
 }
 
 // The block of K that a chunk of an item begins with.
-const void* Model::first_keys(const KvView& kv, const AttentionItem& item, int chunk) const {
+const void* Model::first_keys(int layer, const AttentionItem& item, int chunk) const {
     const int page = step_.pages[static_cast<std::size_t>(item.sequence) * step_.page_columns +
                                  chunk * kAttentionChunk / page_size_];
-    const std::size_t elements =
-        static_cast<std::size_t>(page) * kv.page_stride +
-        static_cast<std::size_t>(2 * item.kv_head) * shape_.head_dim * page_size_;
-    return static_cast<const char*>(kv.base) + elements * kv_bytes(kv.type);
+    return key_block(layer, page, item.kv_head);
 }
 
 void Model::attention(int layer, int thread) {
@@ -109,10 +103,10 @@ void Model::attention(int layer, int thread) {
         for (int c = item.chunk_begin; c < item.chunk_end; ++c) {
             a.after = nullptr;
             if (c + 1 < item.chunk_end) {
-                a.after = first_keys(a.kv, item, c + 1);
+                a.after = first_keys(layer, item, c + 1);
             } else if (i + stride < end) {
                 const AttentionItem& next = plan_.items[i + stride];
-                a.after = first_keys(a.kv, next, next.chunk_begin);
+                a.after = first_keys(layer, next, next.chunk_begin);
             }
             kernels_.attend(a, c * kAttentionChunk, (c + 1) * kAttentionChunk, states, mine.scores);
             if (plan_.split) continue;

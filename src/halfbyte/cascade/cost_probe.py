@@ -40,10 +40,9 @@ ROW_BYTES = 4096  # one write in every memory page makes a KV page real
 
 @dataclass(frozen=True, slots=True)
 class ProbeOptions:
-    """How long to measure. A model too slow for the budget still gets `min_rounds`."""
+    """How long to measure. A model too slow for the budget still gets `TURNS` rounds."""
 
     seconds: float = 1.5
-    min_rounds: int = 2  # at least `TURNS` are run: then every point has been timed
     max_rounds: int = 30
 
 
@@ -64,7 +63,7 @@ def measure(
     probe.round()  # caches, threads and page tables warm up
     probe.times.clear()
     started, rounds = clock(), 0
-    while rounds < max(TURNS, options.min_rounds) or (
+    while rounds < TURNS or (  # every point is timed
         rounds < options.max_rounds and clock() - started < options.seconds
     ):
         probe.round()
