@@ -11,6 +11,7 @@ round comes first, in which `auto` learns.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import sys
@@ -141,10 +142,12 @@ def _decode(llm: LLM, prompts: Sequence[Workload], batch: int, tokens: int) -> R
         seen = engine.statistics
         try:
             while engine.has_work:
-                size, proposed = seen.cycles, seen.draft_tokens
+                size, proposed, before = seen.cycles, seen.draft_tokens, seen.target_forwards
                 engine.step()
                 if seen.cycles > size:
-                    run.cycles[seen.cycles - size, seen.draft_tokens - proposed] += 1
+                    forwards = seen.target_forwards - before  # several in a burst, all plain
+                    sequences_each = math.ceil((seen.cycles - size) / forwards)
+                    run.cycles[sequences_each, seen.draft_tokens - proposed] += forwards
         finally:
             engine.close()
         run.total.add(seen)
