@@ -3,8 +3,9 @@
     python -m benchmarks.host_share --name smollm2-135m --model smollm2-135m
 
 A proxy counts the time inside the runtime's calls; the rest of `Engine.step`, and of turning its
-tokens into text, is the host's. Shares are ratios, so they bear a busy machine. A row for every
-cascade and batch: the share over rounds, in per cent, and the microseconds behind it.
+tokens into text, is the host's. Another proxy counts what of it is the planner's own. Shares are
+ratios, so they bear a busy machine. A row for every cascade and batch: the share over rounds, in
+per cent, and the microseconds behind it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from benchmarks.occasion import Occasion, Subject
 from benchmarks.process import guarded
 from benchmarks.rows import RESULTS, append, layout
 from halfbyte import LLM, SamplingParams
+from halfbyte.cascade.cascade import Cascade
+from halfbyte.cascade.planning import Planner
+from halfbyte.engine.run import Engine
 from halfbyte.request import Request
 
 
@@ -49,6 +53,28 @@ class TimedRuntime:
         return timed
 
 
+class TimedPlanner:
+    """Passes every call on and counts the time of those made in every cycle."""
+
+    def __init__(self, planner: Planner) -> None:
+        self._planner = planner
+        self.seconds = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._planner, name)
+        if name not in ("plan", "plain_for", "learn"):
+            return value
+
+        def timed(*args: Any) -> Any:
+            started = perf_counter()
+            try:
+                return value(*args)
+            finally:
+                self.seconds += perf_counter() - started
+
+        return timed
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """One round of one batch: microseconds a step, of all and of the host."""
@@ -56,6 +82,8 @@ class Reading:
     step: float
     host: float
     host_cpu: float  # of a busy machine, less what others took from the thread
+    planner: float  # its own, part of the host's
+    tokens: float  # of all sequences
 
     @property
     def share(self) -> float:
@@ -85,7 +113,8 @@ def main() -> None:
             readings = [measure(chosen, timed, batch, arguments) for _ in range(arguments.rounds)]
             middle = sorted(readings, key=lambda r: r.share)[len(readings) // 2]
             shares = [r.share for r in readings]
-            row = occasion.row(subject, f"host share {batch}", "%", shares, details=asdict(middle))
+            details = {name: round(value, 2) for name, value in asdict(middle).items()}
+            row = occasion.row(subject, f"host share {batch}", "%", shares, details=details)
             rows.append(row)
             print(f"{cascade:16} batch {batch:2} {row.spread.median:6.2f} %  {row.details}")
     append(arguments.output, rows)
@@ -97,7 +126,13 @@ def measure(llm: LLM, timed: TimedRuntime, batch: int, arguments: argparse.Names
     params = SamplingParams(
         temperature=0.0, max_tokens=arguments.tokens, ignore_eos=True, stop=stop
     )
-    engine = llm.engine()
+    planners: list[TimedPlanner] = []
+
+    def make_planner(cascade: Cascade) -> Planner:
+        planners.append(TimedPlanner(llm.planner(cascade)))
+        return planners[-1]  # type: ignore[return-value]
+
+    engine = Engine(llm.model.runtime, llm.model.pool, llm.cascade, llm.options, make_planner)
     requests = []
     for i in range(batch):
         ids = llm.model.codec.encode(f"{i}. Once upon a time in a town by the sea,")
@@ -107,7 +142,9 @@ def measure(llm: LLM, timed: TimedRuntime, batch: int, arguments: argparse.Names
     while any(r.sequence.emitted_len == 0 for r in requests):
         engine.step()
     timed.seconds = timed.cpu_seconds = 0.0
-    steps = 0
+    for planner in planners:
+        planner.seconds = 0.0
+    steps, emitted = 0, sum(r.sequence.emitted_len for r in requests)
     profile = cProfile.Profile() if arguments.profile else None
     if profile:
         profile.enable()
@@ -125,6 +162,8 @@ def measure(llm: LLM, timed: TimedRuntime, batch: int, arguments: argparse.Names
         step=1e6 * total / steps,
         host=1e6 * (total - timed.seconds) / steps,
         host_cpu=1e6 * (cpu - timed.cpu_seconds) / steps,
+        planner=1e6 * sum(planner.seconds for planner in planners) / steps,
+        tokens=(sum(r.sequence.emitted_len for r in requests) - emitted) / steps,
     )
 
 

@@ -62,6 +62,18 @@ class _Trial:
     rate: float
 
 
+class _Note(NamedTuple):
+    """What `learn` was told of a cycle, and how things stood."""
+
+    at: float  # seconds of the clock
+    step: int
+    trial: _Trial | None
+    matches: Seq[int]
+    sequences: Seq[Decoding]
+    plan: Seq[Turn]
+    report: CycleReport
+
+
 class _Offer(NamedTuple):
     """What looking up promises one sequence."""
 
@@ -97,6 +109,7 @@ class CostPlanner:
         # Seconds that trials may lose; what nobody has tried yet may be tried at once.
         self._budget = SAVED_TRIALS * self.forecaster.linear_seconds(1)
         self._trial: _Trial | None = None
+        self._notes: list[_Note] = []
         self._learned_at = 0.0
         self._was_plain = True
         self._last_forwards = 1
@@ -128,6 +141,7 @@ class CostPlanner:
 
     def release(self, sequence: Decoding) -> None:
         """Tell every proposer; what the sequence showed stays."""
+        self._digest()
         for arm in self.arms:
             arm.proposer.release(sequence)
         self.acceptance.forget(sequence)
@@ -159,6 +173,7 @@ class CostPlanner:
 
     def _review(self, sequences: list[Decoding]) -> list[Turn]:
         """Look everything over; the best cycle, or a trial."""
+        self._digest()
         self._kept = {}
         if sequences != self._members:
             self._members, self._patience, self._rate = sequences, 1, 0.0
@@ -325,50 +340,58 @@ class CostPlanner:
         ]
 
     def learn(self, sequences: Seq[Decoding], plan: Seq[Turn], report: CycleReport) -> None:
+        """Take note. It is looked into before the next review: after a forward, which has emptied
+        the processor's caches, the first cycle looked into takes several times as long as others.
+        """
+        self._step += report.target_forwards - 1  # a burst is as many cycles
+        matches = self._matches[:] if report.links else ()
+        self._notes.append(
+            _Note(perf_counter(), self._step, self._trial, matches, sequences, plan, report)
+        )
+        if report.links and len(sequences) > 1:  # some came ahead of others
+            self._review_at = min(self._review_at, self._step + 2)
+
+    def _digest(self) -> None:
+        """Look into what was noted."""
+        notes, self._notes = self._notes, []
+        for note in notes:
+            self._look_into(note)
+
+    def _look_into(self, note: _Note) -> None:
         """Count what was accepted, correct the costs, settle what a trial cost."""
-        now, forwards = perf_counter(), report.target_forwards
+        sequences, plan, report = note.sequences, note.plan, note.report
         seconds = report.draft_seconds + report.verify_seconds
-        self._learn_host((now - self._learned_at - seconds) / self._last_forwards)
-        self._learned_at, self._was_plain = now, not report.links
-        self._last_forwards = forwards
-        self._step += forwards - 1  # a burst is as many cycles
+        self._learn_host((note.at - self._learned_at - seconds) / self._last_forwards)
+        self._learned_at, self._was_plain = note.at, not report.links
+        self._last_forwards = report.target_forwards
         by_arm: dict[int, list[int]] = {}
         if report.links:
             for b, (turn, outcome) in enumerate(zip(plan, report.outcomes, strict=True)):
                 if turn.proposer is None or turn.length < 1:
                     continue
                 arm = self._number[id(turn.proposer)]
-                source = self._source(arm, b)
+                source = self._source(arm, b, note.matches)
                 if source is not None:
                     self.acceptance.observe(
-                        source, sequences[b], turn.length, outcome.accepted, self._step
+                        source, sequences[b], turn.length, outcome.accepted, note.step
                     )
                 by_arm.setdefault(arm, []).append(b)
-        if self._step >= self._costs_at:
-            self._costs_at = self._step + min(COSTS_EVERY, self._patience)
-            self._learn_costs(sequences, plan, report, by_arm)
-        if by_arm and len(sequences) > 1:  # some came ahead of others
-            self._review_at = min(self._review_at, self._step + 2)
+        if note.step >= self._costs_at:
+            self._costs_at = note.step + min(COSTS_EVERY, self._patience)
+            self._learn_costs(note, by_arm)
         seconds /= self._drift.common
         self._budget += EXPLORATION * seconds
-        if self._trial is not None:
+        if note.trial is not None:
             tokens = sum(outcome.accepted + 1 for outcome in report.outcomes)
-            lost = max(0.0, seconds - tokens / self._trial.rate)
-            self._budget += self._trial.charged - min(lost, self._trial.charged)
-            self._trial = None
+            lost = max(0.0, seconds - tokens / note.trial.rate)
+            self._budget += note.trial.charged - min(lost, note.trial.charged)
         most = SAVED_TRIALS * self.forecaster.linear_seconds(len(sequences))
         self._budget = min(self._budget, most)
 
-    def _learn_costs(
-        self,
-        sequences: Seq[Decoding],
-        plan: Seq[Turn],
-        report: CycleReport,
-        by_arm: dict[int, list[int]],
-    ) -> None:
-        forecaster, step = self.forecaster, self._step
+    def _learn_costs(self, note: _Note, by_arm: dict[int, list[int]]) -> None:
+        forecaster, step, plan, report = self.forecaster, note.step, note.plan, note.report
         contexts, rows, attention = self._contexts, 0, 0.0
-        if len(contexts) != len(sequences):
+        if len(contexts) != len(note.sequences):
             return
         for context, outcome in zip(contexts, report.outcomes, strict=True):
             one, more = forecaster.attention(context)
@@ -409,11 +432,11 @@ class CostPlanner:
             forecaster.host_seconds, forecaster.proposing_host_seconds
         )
 
-    def _source(self, arm: int, b: int) -> Source | None:
+    def _source(self, arm: int, b: int, matches: Seq[int]) -> Source | None:
         """Where a sequence's proposals by an arm are counted; None: nothing matches."""
         if self.arms[arm].evidence is None:
             return self.arms[arm].sources[0]
-        return self.arms[arm].sources[self._matches[b]] if self._matches[b] >= 0 else None
+        return self.arms[arm].sources[matches[b]] if matches[b] >= 0 else None
 
     def _tried(self, best: Cycle) -> Cycle:
         """`best`, or what was not tried lately and may be better, if the budget allows it."""
@@ -436,7 +459,7 @@ class CostPlanner:
         for arm in range(len(self.arms)):
             hopes: list[Seq[float] | None] = [None] * len(contexts)
             for b, sequence in enumerate(self._members):
-                source = self._source(arm, b)
+                source = self._source(arm, b, self._matches)
                 if source is not None and best.arms[b] != arm:
                     gains = self.acceptance.hopeful_gains(source, sequence, self._step)
                     hopes[b] = [gain * self._weights[b] for gain in gains]

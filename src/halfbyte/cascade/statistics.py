@@ -213,8 +213,9 @@ def record_cycle(report: CycleReport, total: Statistics, each: Seq[Statistics]) 
     for own, outcome in zip(each, report.outcomes, strict=True):
         key = outcome.proposed, outcome.accepted
         cycles = 1 if outcome.proposed else len(outcome.tokens)
-        own.outcomes[key] += cycles
-        total.outcomes[key] += cycles
+        # As `+=`, in less time: this runs for every sequence of every step.
+        own.outcomes[key] = own.outcomes.get(key, 0) + cycles
+        total.outcomes[key] = total.outcomes.get(key, 0) + cycles
     for link in report.links:
         of_all = total.link(link.name)
         of_all.count(link)
