@@ -73,6 +73,24 @@ def knowing(plain: Seq[list[int]], wrong_every: int, vocab: int) -> Scripted:
     return Scripted("knowing", script)
 
 
+class Sure(Scripted):
+    """As a script, and sure of it wherever it may be."""
+
+    def propose(self, asks: Seq[Ask]) -> Proposals:
+        assert all(ask.sequence in self.begun for ask in asks)
+        lengths = [max(a.length, a.sure_length) for a in asks]
+        tokens = [
+            self._script([*a.sequence.tokens, *a.ahead], n)[:n]
+            for a, n in zip(asks, lengths, strict=True)
+        ]
+        return Proposals(tokens, sure=[a.sure_length > 0 for a in asks])
+
+
+def sure(script: Scripted) -> Sure:
+    """The same proposals, that need no judge in the middle."""
+    return Sure(f"sure {script.name}", script._script)
+
+
 class Branching(Scripted):
     """What a script says as the second child of every level, so that accepted KV has to move."""
 
@@ -148,6 +166,7 @@ class RandomPlanner:
                 self._choices[self._rng.integers(len(self._choices))],
                 int(self._rng.integers(self._most + 1)),
                 int(self._rng.integers(4)),
+                bool(self._rng.integers(2)),
             )
             for _ in sequences
         ]

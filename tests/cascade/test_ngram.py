@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halfbyte.cascade.decoding import Choice
-from halfbyte.cascade.ngram import History, NgramOptions, NgramProposer
+from halfbyte.cascade.ngram import SURE_MATCH, History, NgramOptions, NgramProposer
 from halfbyte.cascade.proposer import Ask
 from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.sequence import Sequence
@@ -55,6 +55,20 @@ def test_it_proposes_what_followed_the_longest_suffix(
         proposer = NgramProposer(NgramOptions(min_n, max_n))
         got = _propose(proposer, _sequence(tokens), length, ahead)
         assert got == _by_definition(tokens, ahead, length, min_n, max_n)
+
+
+@pytest.mark.parametrize("repeated", [SURE_MATCH - 1, SURE_MATCH, 9])
+def test_a_long_match_is_sure_and_may_then_be_longer(repeated: int) -> None:
+    text = list(range(100, 130))
+    sequence, proposer = _sequence([*text, 7, *text[:repeated]]), NgramProposer()
+    proposer.begin(sequence)
+    asks = [Ask(sequence, 2, sure_length=6), Ask(sequence, 2), Ask(sequence, 0, sure_length=6)]
+    found = proposer.propose(asks)
+    is_sure = repeated >= SURE_MATCH
+    assert list(found.sure) == [is_sure, False, is_sure]
+    longer = text[repeated : repeated + min(6, repeated + 1)]
+    usual = text[repeated : repeated + 2]
+    assert found.tokens == ([longer, usual, longer] if is_sure else [usual, usual, []])
 
 
 def test_a_loop_is_continued_as_long_as_asked() -> None:

@@ -20,7 +20,15 @@ from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.run import Engine, EngineOptions
 from halfbyte.engine.sequence import Sequence
 from tests.fake_runtime import VOCAB, FakeRuntime
-from tests.proposers import RandomPlanner, Scripted, knowing, model_runner, noise, proposers
+from tests.proposers import (
+    RandomPlanner,
+    Scripted,
+    knowing,
+    model_runner,
+    noise,
+    proposers,
+    sure,
+)
 
 TARGET = Cascade.parse("w8a16")
 GREEDY = Choice(0.0, 0, 1.0, 0.0, 0)
@@ -116,6 +124,9 @@ def test_a_planner_that_chooses_at_random_changes_nothing(
     model = _model(num_pages=model_pages, max_rows=max_rows)
     built = proposers(runtime, model, confidence)
     mixed = [built.of(Cascade.parse(stack)) for stack in stacks]
+    script = knowing([s.tokens for s in PLAIN[choice]], 3, VOCAB)
+    for runner in (SharedRunner(runtime, Level(4, 8)), model_runner(model, Model("k", Level(4, 8)))):
+        mixed.append(Intermediate(sure(script), runner, confidence))
     planner = RandomPlanner([*mixed, noise(VOCAB, seed), None], seed)
     _assert_plain(_run(runtime, planner, choice, 40), choice)
 
@@ -217,6 +228,44 @@ def test_a_round_for_which_nothing_is_proposed_ends_a_draft_but_is_run_if_it_is_
         drafts = {p for p, _ in sequence.statistics.links["w4a8 > w8a16"].outcomes}
         assert 1 in drafts
         assert 4 <= max(drafts) <= 5
+
+
+@pytest.mark.parametrize("choice", [GREEDY, SEEDED], ids=["greedy", "seeded"])
+@pytest.mark.parametrize("under", ["a level", "a model"])
+@pytest.mark.parametrize("wrong_every", [0, 3])
+def test_what_a_stage_is_sure_of_goes_to_the_target_unjudged(
+    wrong_every: int, under: str, choice: Choice
+) -> None:
+    runtime, model = _target(), _model()
+    script = sure(knowing([s.tokens for s in PLAIN[choice]], wrong_every, VOCAB))
+    runner = SharedRunner(runtime, Level(4, 8))
+    middle = runner if under == "a level" else model_runner(model, Model("m", Level(4, 8)))
+    sequences = _run(runtime, FixedPlan(Intermediate(script, middle), 6, 3), choice, 40)
+    _assert_plain(sequences, choice)
+    assert not script.observed, "nobody in the middle judged"
+    for sequence in sequences:
+        link = sequence.statistics.links[f"{middle.name} > w8a16"]
+        assert link.forwards == 0
+        assert max(p for p, _ in link.outcomes) == 6
+        assert 0 < link.accepted_tokens
+        assert (link.accepted_tokens == link.draft_tokens) == (wrong_every == 0)
+
+
+def test_what_a_stage_is_sure_of_after_a_round_ends_the_draft() -> None:
+    runtime = _target()
+    runtime.disagree_percent = 0
+    right = knowing([s.tokens for s in PLAIN[GREEDY]], 0, VOCAB)
+    # It knows how to go on from every second place only: the stage in the middle bridges the gap.
+    script = sure(Scripted("now and then", lambda text, n: right._script(text, n * (len(text) % 2))))
+    stage = Intermediate(script, SharedRunner(runtime, Level(4, 8)))
+    sequences = _run(runtime, FixedPlan(stage, 6, 3), GREEDY, 40)
+    _assert_plain(sequences, GREEDY)
+    for sequence in sequences:
+        link = sequence.statistics.links["w4a8 > w8a16"]
+        assert link.accepted_tokens == link.draft_tokens
+        # A gap of one token, and then all that there is room for.
+        assert max(p for p, _ in link.outcomes) == 6
+        assert 0 < link.forwards < link.cycles
 
 
 def test_a_draft_the_intermediate_is_unsure_of_ends_there() -> None:

@@ -34,6 +34,7 @@ class Turn:
     proposer: Proposer | None = None
     length: int = 0  # most tokens proposed to the target
     inner_length: int = 0  # most tokens proposed to the stage before the target, a round
+    passes_on: bool = False  # that stage passes on what the one before it is sure of
 
     def cascade(self, target: Level) -> str:
         """What it amounts to, as a cascade string."""
@@ -100,7 +101,7 @@ def run_cycle(
     work: list[tuple[Proposer, list[int], list[Ask], Link]] = []
     links: list[Link] = []
     for proposer, members in _by_proposer(plan).items():
-        asks = [Ask(sequences[i], plan[i].length, plan[i].inner_length) for i in members]
+        asks = [_ask(sequences[i], plan[i]) for i in members]
         answer = proposer.propose(asks)
         for i, tokens in zip(members, answer.tokens, strict=True):
             drafts[i] = tokens
@@ -136,6 +137,11 @@ def run_cycle(
     forwards = len(outcomes[0].tokens) if burst > 1 else 1
     chunk_outcomes = judged[len(sequences) :]
     return CycleReport(outcomes, links, *seconds, prompt_rows, rows, chunk_outcomes, forwards)
+
+
+def _ask(sequence: Decoding, turn: Turn) -> Ask:
+    sure_length = turn.length if turn.passes_on else 0
+    return Ask(sequence, turn.length, turn.inner_length, sure_length=sure_length)
 
 
 def _place(sequence: Decoding) -> Place:

@@ -8,7 +8,8 @@ then the next stage judges the whole draft as one short causal block.
     length 9, inner_length 3: rounds until 6 or more       root d1 d2 d3 | d4 | d5 d6 d7
 
 A round for which nothing is proposed would be a whole forward for one token: after the first, the
-draft ends there.
+draft ends there. Nor is a round for which the stage before is sure of its proposal, if the ask
+allows that: the proposal joins the draft as it is, and ends it.
 
 `length` is the most that can come of it, so the minimum is length less the most that a round's
 proposal can bring: inner_length, or where trees of inner_length nodes are proposed their depth.
@@ -70,7 +71,9 @@ class Intermediate:
         forwards = 0
         while going:
             wanted = [self._inner_ask(asks[i], drafts[i]) for i in going]
-            outcomes = self._round(wanted, link, [bool(drafts[i]) for i in going])
+            outcomes, passed = self._round(wanted, link)
+            for number, tokens in passed.items():
+                drafts[going[number]] += tokens
             forwards += bool(outcomes)
             unfinished = []
             for number, outcome in outcomes.items():
@@ -85,10 +88,13 @@ class Intermediate:
         seconds = perf_counter() - started - link.seconds
         return Proposals(drafts, forwards, forwards * self._forward_bytes, seconds, [link])
 
-    def _round(self, wanted: list[Ask], link: Link, begun: list[bool]) -> dict[int, Outcome]:
-        """Ask the stage before, judge what it says; by the number of the ask.
+    def _round(
+        self, wanted: list[Ask], link: Link
+    ) -> tuple[dict[int, Outcome], dict[int, list[int]]]:
+        """Ask the stage before, judge what it says; by the number of the ask: outcomes, and what is
+        passed on as it is.
 
-        `begun`: which have a draft already. They are left out where nothing is proposed.
+        Asks that have a draft already are left out where nothing is proposed.
         """
         runner = self._runner
         answer = self._inner.propose(wanted)
@@ -96,9 +102,14 @@ class Intermediate:
         link.bytes_read += answer.bytes_read
         link.seconds += answer.seconds
         proposals = [readable(tokens, runner.vocab_size) for tokens in answer.tokens]
+        passed = {
+            i: proposal
+            for i, (proposal, is_sure) in enumerate(zip(proposals, answer.sure, strict=False))
+            if is_sure and proposal and isinstance(proposal, list)
+        }
         over = [
-            has_draft and ask.length > 0 and not tokens
-            for ask, tokens, has_draft in zip(wanted, proposals, begun, strict=True)
+            i in passed or (bool(ask.ahead) and ask.length > 0 and not tokens)
+            for i, (ask, tokens) in enumerate(zip(wanted, proposals, strict=True))
         ]
         judged = [
             Ask(ask.sequence, 0 if end else len(tokens) + 1, ahead=ask.ahead)
@@ -106,7 +117,7 @@ class Intermediate:
         ]
         places = runner.enter(judged)
         if not places:
-            return {}
+            return {}, passed
         looked_at = [proposals[i] for i in places]
         outcomes = verify(runner.runtime, runner.level, list(places.values()), looked_at)
         outcomes_of = dict(zip(places, outcomes, strict=True))
@@ -114,7 +125,7 @@ class Intermediate:
             written = outcomes_of[i].tokens[:-1] if isinstance(tokens, TokenTree) else tokens
             runner.left(judged[i], place, written)
         self._inner.observe([wanted[i] for i in places], outcomes)
-        return outcomes_of
+        return outcomes_of, passed
 
     def _sure(self, outcome: Outcome) -> list[int]:
         """Its tokens up to the first that this stage is unsure of or cannot pass on."""
@@ -137,4 +148,6 @@ class Intermediate:
         """
         length = min(ask.inner_length, ask.length - len(draft) - 1)
         nodes = ask.inner_length if length > 0 and self._runner.has_pages else 0
-        return Ask(ask.sequence, length, ahead=[*ask.ahead, *draft], nodes=nodes)
+        sure_length = max(0, ask.sure_length - len(draft))
+        ahead = [*ask.ahead, *draft]
+        return Ask(ask.sequence, length, ahead=ahead, nodes=nodes, sure_length=sure_length)

@@ -23,6 +23,7 @@ class Ask:
     `ahead` is what the stage that asks has itself proposed in this cycle and not yet seen judged.
     A proposer with a stage before it asks that stage for at most `inner_length` tokens a round.
     A tree has at most `nodes` nodes (0: `length`) and no path longer than `length`.
+    A proposal that its proposer is `sure` of may have `sure_length` tokens if that is more.
     """
 
     sequence: Decoding
@@ -30,6 +31,7 @@ class Ask:
     inner_length: int = 0
     ahead: Seq[int] = ()
     nodes: int = 0
+    sure_length: int = 0
 
     @property
     def size(self) -> int:
@@ -76,6 +78,7 @@ class Proposals:
     bytes_read: int = 0  # of them
     seconds: float = 0.0  # the proposer's own, without the stages before it
     inner: list[Link] = field(default_factory=list)  # the stages before it
+    sure: Seq[bool] = ()  # one an ask, or none: whether it needs no judge before the target
 
 
 class Proposer(Protocol):
