@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from halfbyte.auto import cost_table, planner_for
+from halfbyte.auto import cost_table, offers_of, planner_for
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.ngram import NgramOptions
 from halfbyte.cascade.planner import CostPlanner
@@ -20,7 +20,6 @@ from halfbyte.cascade.planning import Planner
 from halfbyte.cascade.proposers import Proposers
 from halfbyte.cascade.stages import Auto
 from halfbyte.chat import Message
-from halfbyte.config import Level
 from halfbyte.draft_vocabulary import DraftVocabulary
 from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.run import Engine, fixed_plan
@@ -126,21 +125,25 @@ class LLM:
         """What decides for the sequences of a cascade; that of `auto` keeps what it learns."""
         if not cascade.is_auto:
             return fixed_plan(self.proposers, cascade, self.options)
-        target = cascade.target
-        if target not in self._planners:
-            runtime = self.model.runtime
-            table = cost_table(runtime, self.model.pool, target)
-            self._planners[target] = planner_for(runtime, self.proposers, target, table)
-        return self._planners[target]
+        if cascade not in self._planners:
+            model = self.model
+            table = cost_table(model.runtime, model.pool, cascade.target)
+            self._planners[cascade] = planner_for(
+                model.runtime, self.proposers, cascade.target, table, offers_of(model, cascade)
+            )
+        return self._planners[cascade]
 
     def _use(self, cascade: Cascade | None, options: EngineOptions, ngram: NgramOptions) -> None:
         """Take a cascade for this model; what it needs besides is opened now, not at a token."""
-        if cascade is None or cascade == Cascade((Auto(),)):
-            cascade = default_cascade(self.model.runtime)
+        if cascade is None:
+            cascade = Cascade((Auto(),))
+        if isinstance(cascade.stages[-1], Auto):
+            best = default_cascade(self.model.runtime).target
+            cascade = Cascade((cascade.stages[-1], best))
         self.cascade = cascade
         self.options = options
         self.ngram = ngram
-        self._planners: dict[Level, CostPlanner] = {}
+        self._planners: dict[Cascade, CostPlanner] = {}
         self.proposers = Proposers(
             self.model.runtime,
             options.min_confidence,

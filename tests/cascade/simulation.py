@@ -47,6 +47,7 @@ class Text:
     match: int = 0  # evidence of the n-gram arm
     tokens: Seq[int] = range(600)
     pending: int = 0
+    remaining: int = 1 << 30
     page_row: NDArray[np.int32] = field(default_factory=lambda: np.zeros(1, np.int32))
     choice: Choice = GREEDY
 

@@ -34,6 +34,24 @@ def test_gains_are_chances_that_never_rise(seen: list[tuple[int, int]]) -> None:
             assert all(a >= b for a, b in pairwise(gains))
 
 
+def test_of_a_tree_each_node_is_counted_by_itself() -> None:
+    """A node may be output where the one before it is not: its chance is no product."""
+    rng, acceptance = random.Random(2), Acceptance()
+    source = Source("eagle", prior=0.6, is_tree=True)
+    before = acceptance.gains(source, "a")
+    assert before[:3] == pytest.approx((0.6, 0.36, 0.216))
+    for step in range(3000):
+        # Nodes 0 and 2 are siblings, 1 is the child of 0; of six asked three were never proposed.
+        path = rng.choices([[0, 1], [0], [2], []], [0.4, 0.2, 0.3, 0.1])[0]
+        acceptance.observe(source, "a", 6, len(path), step, path)
+    gains = acceptance.gains(source, "a")
+    assert gains[:3] == pytest.approx((0.6, 0.4, 0.3), abs=0.12)
+    assert max(gains[3:6]) < 0.05
+    for of in (gains, acceptance.hopeful_gains(source, "a", 3000)):
+        assert len(of) == POSITIONS
+        assert all(a >= b for a, b in pairwise(of))
+
+
 @pytest.mark.parametrize("alphas", [[0.95], [0.5], [0.9, 0.8, 0.6, 0.3], [0.05]])
 def test_estimates_come_to_the_true_alphas(alphas: list[float]) -> None:
     rng, acceptance, source = random.Random(1), Acceptance(), Source("w4a8")

@@ -14,15 +14,17 @@ from tests.fake_runtime import FakeRuntime
 
 LEVELS = [*LEVEL_NAMES, "w4a8+h8", "w4a8+h4", "w8a16+h4"]
 levels = st.sampled_from(LEVELS).map(Level.parse)
-printable = st.characters(exclude_categories=["C", "Z"], include_characters=' >@"\\:')
+printable = st.characters(exclude_categories=["C", "Z"], include_characters=' >@"\\:|')
 paths = st.text(printable, min_size=1, max_size=12)
 models = st.builds(Model, paths, levels)
+offers = st.lists(models | st.builds(Eagle, paths), max_size=4, unique=True).map(tuple)
+autos = st.builds(Auto, offers)
 first = levels | models | st.builds(Ngram) | st.builds(Eagle, paths)
 cascades = st.one_of(
     st.tuples(levels),
-    st.tuples(first | st.builds(Auto), levels),
+    st.tuples(first | autos, levels),
     st.tuples(first, levels | models, levels),
-    st.tuples(st.builds(Auto)),
+    st.tuples(autos),
 ).map(Cascade)
 
 
@@ -59,6 +61,15 @@ def test_last_stage_is_the_target_and_the_one_before_it_the_draft() -> None:
     assert three.models == (Model("a@b", Level(4, 8)),)
 
 
+def test_models_and_heads_may_be_offered_to_the_planner() -> None:
+    cascade = Cascade.parse('auto | model:a@w4a8|eagle:"b | c > d" > w4a16')
+    assert cascade.is_auto
+    assert cascade.offers == (Model("a", Level(4, 8)), Eagle("b | c > d"))
+    assert cascade.target == Level(4, 16)
+    assert cascade.plain == Cascade.parse("w4a16")
+    assert Cascade.parse("auto").offers == ()
+
+
 def test_a_path_may_hold_what_the_grammar_uses() -> None:
     cascade = Cascade.parse(r'model:"odd > \"name\"@w8a16"@w4a8 > w8a16')
     assert cascade.models[0].path == 'odd > "name"@w8a16'
@@ -91,6 +102,15 @@ def test_a_path_may_hold_what_the_grammar_uses() -> None:
         "model:a\x00b@w4a8 > w8a16",
         "model:x@w4a8",
         "w" * 20000,
+        "auto |",
+        "auto | w4a8 > w8a16",
+        "auto | ngram",
+        "auto | auto > w8a16",
+        "auto | model:x@w4a8 | model:x@w4a8 > w8a16",
+        "auto | model:x@w4a8 > w4a8 > w8a16",
+        "w4a8 > auto | model:x@w4a8",
+        "w4a8 | model:x@w4a8 > w8a16",
+        "auto | eagle:a | eagle:b | eagle:c | eagle:d | eagle:e",
     ],
 )
 def test_malformed_cascades_are_one_line_errors(text: str) -> None:

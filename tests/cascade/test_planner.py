@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import time
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from halfbyte.cascade.arms import LearnedCost
+from halfbyte.cascade.arms import LearnedCost, Unread
 from halfbyte.cascade.cycle import CycleReport, Turn
 from halfbyte.cascade.drift import Drift
 from halfbyte.cascade.forecast import PLAIN_ARM, Cycle, Forecaster
@@ -169,6 +170,54 @@ def test_a_match_is_looked_for_when_it_may_have_become_long_enough() -> None:
         text.commit([0])
         plans.append(planner.plan([text])[0].length)
     assert plans[-1] > 0
+
+
+@pytest.mark.parametrize(("wanted", "is_used"), [(100, False), (100_000, True)])
+def test_a_model_reads_a_text_only_where_enough_is_still_to_come(
+    wanted: int, is_used: bool
+) -> None:
+    """Plain steps take 5 ms or so; reading the text takes a second."""
+    text, simulation = Text({"w4a8": [0.95]}, remaining=wanted), Simulation()
+    unread = {text: 600}
+
+    class Reading(NamedProposer):
+        def observe_read(self, sequence: Text) -> None:
+            unread[sequence] = 0
+
+    drafts = arms("w4a8")[0]
+    proposer = Reading("w4a8")
+    arm = replace(drafts, proposer=proposer, unread=Unread(unread.__getitem__, lambda n: n / 600))
+    planner = CostPlanner(TARGET, table(), [arm])
+    for step in range(100):  # another text has shown what it is worth
+        planner.acceptance.observe(arm.sources[0], "another", 4, 4 if step % 5 else 2, step)
+    planner.begin(text)
+    used_from = None
+    for _ in range(2000):
+        plan = planner.plan([text])
+        if plan[0].length and used_from is None:
+            used_from = len(text.tokens) - 600
+            proposer.observe_read(text)
+        planner.learn([text], plan, simulation.cycle([text], plan))
+        text.remaining = max(1, wanted - (len(text.tokens) - 600))
+    assert (used_from is not None) == is_used
+    if used_from is not None:
+        assert used_from > 200, "not before as much has come as the reading is worth"
+    # What it took to read is no part of what a draft costs.
+    assert planner._drift.factor(0) == pytest.approx(1.0, rel=0.2)
+
+
+def test_passes_beyond_the_depth_of_a_tree_cost_nothing() -> None:
+    deep, flat = arms("w4a8")[0], replace(arms("w4a8")[0], depth=2)
+    forecaster = Forecaster("w8a16", table(), [deep, flat])
+    two = forecaster.draft_seconds(0, [2], [600])
+    for length in range(1, 9):
+        whole = forecaster.draft_seconds(0, [length], [600])
+        assert forecaster.draft_seconds(1, [length], [600]) == pytest.approx(min(whole, two))
+    gains = [[0.9**j for j in range(1, 9)]]
+    plain = forecaster.plain([600])
+    cycle = forecaster.extended(plain, 1, [0], gains, [600], plain.rate)
+    assert cycle.draft_seconds == pytest.approx(forecaster.draft_seconds(1, cycle.lengths, [600]))
+    assert cycle.lengths[0] > 2
 
 
 def test_a_released_sequence_is_forgotten_everywhere() -> None:

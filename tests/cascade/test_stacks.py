@@ -125,7 +125,10 @@ def test_a_planner_that_chooses_at_random_changes_nothing(
     built = proposers(runtime, model, confidence)
     mixed = [built.of(Cascade.parse(stack)) for stack in stacks]
     script = knowing([s.tokens for s in PLAIN[choice]], 3, VOCAB)
-    for runner in (SharedRunner(runtime, Level(4, 8)), model_runner(model, Model("k", Level(4, 8)))):
+    for runner in (
+        SharedRunner(runtime, Level(4, 8)),
+        model_runner(model, Model("k", Level(4, 8))),
+    ):
         mixed.append(Intermediate(sure(script), runner, confidence))
     planner = RandomPlanner([*mixed, noise(VOCAB, seed), None], seed)
     _assert_plain(_run(runtime, planner, choice, 40), choice)
@@ -247,7 +250,7 @@ def test_what_a_stage_is_sure_of_goes_to_the_target_unjudged(
         link = sequence.statistics.links[f"{middle.name} > w8a16"]
         assert link.forwards == 0
         assert max(p for p, _ in link.outcomes) == 6
-        assert 0 < link.accepted_tokens
+        assert link.accepted_tokens > 0
         assert (link.accepted_tokens == link.draft_tokens) == (wrong_every == 0)
 
 
@@ -256,7 +259,9 @@ def test_what_a_stage_is_sure_of_after_a_round_ends_the_draft() -> None:
     runtime.disagree_percent = 0
     right = knowing([s.tokens for s in PLAIN[GREEDY]], 0, VOCAB)
     # It knows how to go on from every second place only: the stage in the middle bridges the gap.
-    script = sure(Scripted("now and then", lambda text, n: right._script(text, n * (len(text) % 2))))
+    script = sure(
+        Scripted("now and then", lambda text, n: right._script(text, n * (len(text) % 2)))
+    )
     stage = Intermediate(script, SharedRunner(runtime, Level(4, 8)))
     sequences = _run(runtime, FixedPlan(stage, 6, 3), GREEDY, 40)
     _assert_plain(sequences, GREEDY)

@@ -100,6 +100,17 @@ def test_another_model_drafts_if_it_has_the_same_words(
     assert got["token_ids"] == plain["token_ids"]
     assert got["logprobs"] == plain["logprobs"]
     assert got["accepted_tokens"] > 0
+    offered = f"auto | model:{talking_model}@w4a8"
+    got = _json(capsys, *arguments, "-c", offered)
+    assert got["cascade"] == f"{offered} > w8a16"
+    assert got["token_ids"] == plain["token_ids"]
+    assert got["logprobs"] == plain["logprobs"]
+    planned = _json(
+        capsys, "plan", str(talking_model), "--tokens", "12", *SMALL, "-c", f"{offered} > w8a16"
+    )
+    named = {c["cascade"] for c in planned["candidates"]}
+    assert f"model:{talking_model}@w4a8 > w8a16" in named
+    assert f"ngram > model:{talking_model}@w4a8 > w8a16" in named
 
 
 def test_a_model_with_other_words_is_refused(
@@ -113,10 +124,11 @@ def test_a_model_with_other_words_is_refused(
     assert swapped != text
     (other / "tokenizer.json").write_text(swapped, encoding="utf-8")
     cascade = f"model:{other}@w4a8 > w8a16"
-    assert run(["generate", str(talking_model), "-p", "x", *SMALL, "-c", cascade]) == 2
-    error = capsys.readouterr().err
-    assert "token 259" in error
-    assert error.count("\n") == 1
+    for text in (cascade, f"auto | {cascade}"):
+        assert run(["generate", str(talking_model), "-p", "x", *SMALL, "-c", text]) == 2
+        error = capsys.readouterr().err
+        assert "token 259" in error
+        assert error.count("\n") == 1
 
 
 def test_generate_streams_the_text_to_stdout_and_the_rest_to_stderr(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from halfbyte.auto import candidates, planner_for
+from halfbyte.auto import Offer, candidates, planner_for
 from halfbyte.cascade.costs import CostTable, DraftCost
 from halfbyte.cascade.cycle import CycleReport, Turn
 from halfbyte.cascade.planner import CostPlanner
+from halfbyte.cascade.stages import Eagle
 from halfbyte.cascade.statistics import Statistics
 from halfbyte.config import Level
 from tests.exactness.test_cascades import CHOICES, _plain, _run, _runtime, _state
+from tests.exactness.test_eagle import plain
+from tests.exactness.test_hierarchy import STAGE, World
 from tests.proposers import proposers
 from tests.runtimes import every_runtime
 
@@ -25,6 +28,10 @@ def _table(draft: float, row: float) -> CostTable:
     levels = {level: curve for level in ("w8a16", "w4a8", "w4a16")}
     drafts = {level: DraftCost(draft, draft) for level in ("w4a8", "w4a16")}
     return CostTable(rows, (128,), levels, ((0.0,), (0.0,)), drafts)
+
+
+MODEL = Offer(STAGE, _table(0.05, 0.01))
+HEAD = Offer(Eagle("h"), level_seconds=0.05)
 
 
 class Restless(CostPlanner):
@@ -65,6 +72,37 @@ def test_a_planner_told_random_times_decodes_as_plain(kind: str, choice: str) ->
     sequences = _run(kind, runtime, planner, CHOICES[choice])
     assert [_state(runtime, s) for s in sequences] == _plain(kind, choice)
     assert len({name for s in sequences for name in s.statistics.links}) >= 2
+
+
+@every_runtime
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("offer", [MODEL, HEAD], ids=["model", "head"])
+def test_auto_uses_what_it_is_offered_and_decodes_as_plain(
+    kind: str, offer: Offer, choice: str
+) -> None:
+    world, table = World(kind, "oracle"), _table(0.9, 0.01)
+    planner = planner_for(world.target, world.source, TARGET, table, [offer])
+    sequences = _run(kind, world.target, planner, CHOICES[choice])
+    assert [_state(world.target, s) for s in sequences] == plain(kind, choice)
+    total = Statistics()
+    for sequence in sequences:
+        total.add(sequence.statistics)
+    assert total.links[f"{offer.stage} > w8a16"].accepted_tokens > 0
+
+
+@every_runtime
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("head", ["oracle", "adversarial"])
+def test_offers_and_random_times_decode_as_plain(kind: str, head: str, choice: str) -> None:
+    world, table = World(kind, head), _table(0.3, 0.05)
+    arms = candidates(world.target, world.source, TARGET, table, [MODEL, HEAD])
+    names = ["ngram", "w4a8", "w4a16", "ngram > w4a8", "model:m@w4a8", "ngram > model:m@w4a8"]
+    assert [arm.name for arm in arms] == [*names, "eagle:h", "eagle:h", "eagle:h"]
+    assert [arm.depth for arm in arms[-3:]] == [2, 4, 6]
+    planner = Restless(TARGET, table, arms)
+    sequences = _run(kind, world.target, planner, CHOICES[choice])
+    assert [_state(world.target, s) for s in sequences] == plain(kind, choice)
+    assert len({name for s in sequences for name in s.statistics.links}) >= 3
 
 
 def test_an_arm_that_loses_even_when_always_right_is_left_out() -> None:

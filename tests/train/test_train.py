@@ -168,6 +168,9 @@ def test_the_head_changes_no_output(model: Path, tmp_path: Path) -> None:
             got = llm.with_cascade(cascade, draft_length=6).generate("hello there", p)[0]
             assert got.token_ids == plain.token_ids
             assert got.logprobs == plain.logprobs
+        offered = llm.with_cascade(f"auto | eagle:{tmp_path}/h > w8a16").generate("hello there", p)
+        assert offered[0].token_ids == plain.token_ids
+        assert offered[0].logprobs == plain.logprobs
 
 
 def test_a_work_directory_of_other_options_is_refused(model: Path, tmp_path: Path) -> None:

@@ -6,10 +6,16 @@ proposal that stopped before i counts as not accepted there: what is asked for i
 
 Each alpha is a Beta posterior over counts that fade as new ones come in. What all requests of the
 engine showed is the prior of each, so a new request starts from there.
+
+Of a tree the positions are its nodes, best first. A node is accepted if it lies on the path that
+the target takes; how often that is, is counted for each node by itself, since one may be where the
+one before it is not. A tree of n nodes is the first n of a larger one, so the sum over j <= n is
+the number accepted here too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from itertools import accumulate
 from math import sqrt
@@ -37,6 +43,7 @@ class Source:
     name: str
     evidence: int = 0
     prior: float = 0.8  # alpha before anything was seen
+    is_tree: bool = False
 
 
 class _Counts:
@@ -64,6 +71,17 @@ class _Counts:
         self.seen += 1
         self.step = step
 
+    def add_nodes(self, asked: int, accepted: Seq[int], fade: float, step: int) -> None:
+        asked = min(asked, POSITIONS)
+        on_path = set(accepted)
+        for i in range(asked):
+            self.judged[i] = self.judged[i] * fade + 1.0
+            self.accepted[i] = self.accepted[i] * fade + (i in on_path)
+        self.all_judged = self.all_judged * fade + 1.0
+        self.longest = max(self.longest, asked)
+        self.seen += 1
+        self.step = step
+
 
 class _Estimate:
     """Gains of one request from one source, kept until more is known."""
@@ -86,14 +104,25 @@ class Acceptance:
         self._nothing = _Counts()
 
     def observe(
-        self, source: Source, request: object, asked: int, accepted: int, step: int
+        self,
+        source: Source,
+        request: object,
+        asked: int,
+        accepted: int,
+        step: int,
+        tree: Seq[int] | None = None,
     ) -> None:
-        """`asked` tokens were wanted of the source and `accepted` of them became output."""
+        """`asked` tokens were wanted of the source and `accepted` of them became output: of a tree
+        these nodes."""
         if asked < 1:
             return
-        self._shared.setdefault(source, _Counts()).add(asked, accepted, SHARED_FADE, step)
-        own = self._own.setdefault(request, {})
-        own.setdefault(source, _Counts()).add(asked, accepted, OWN_FADE, step)
+        own = self._own.setdefault(request, {}).setdefault(source, _Counts())
+        shared = self._shared.setdefault(source, _Counts())
+        for counts, fade in ((shared, SHARED_FADE), (own, OWN_FADE)):
+            if source.is_tree:
+                counts.add_nodes(asked, tree or (), fade, step)
+            else:
+                counts.add(asked, accepted, fade, step)
 
     def forget(self, request: object) -> None:
         """The request ended; what it showed stays in what all showed."""
@@ -111,8 +140,7 @@ class Acceptance:
             or found.own_seen != own.seen
             or shared.seen - found.shared_seen >= REFRESH
         ):
-            alphas = _alphas(source, shared, own)
-            gains = tuple(accumulate(alphas, mul))
+            gains = gains_of(source, _alphas(source, shared, own))
             found = known[source] = _Estimate(gains, own.seen, shared.seen)
         return found.gains
 
@@ -125,23 +153,45 @@ class Acceptance:
         evidence = PRIOR_WEIGHT
         evidence += (min(shared.all_judged, OWN_WEIGHT) + own.all_judged) * fresh
         hopes = []
-        for alpha in _alphas(source, shared, own):
-            mean = source.prior + (alpha - source.prior) * fresh
+        for prior, alpha in zip(_priors(source), _alphas(source, shared, own), strict=True):
+            mean = prior + (alpha - prior) * fresh
             hopes.append(min(1.0, mean + HOPE * sqrt(max(mean * (1.0 - mean), 0.01) / evidence)))
-        return tuple(accumulate(hopes, mul))
+        return gains_of(source, hopes)
 
     def judged(self, source: Source) -> float:
         """Faded count of tokens that the target judged, over all requests."""
         return self._shared.get(source, self._nothing).all_judged
 
     def alphas(self, source: Source, request: object = None) -> tuple[float, ...]:
-        """[POSITIONS] agreement given that the tokens before agreed."""
+        """[POSITIONS] agreement given that the tokens before agreed; of a tree, that each node is
+        output."""
         own = self._own.get(request, {}).get(source, self._nothing)
         return tuple(_alphas(source, self._shared.get(source, self._nothing), own))
 
 
+def gains_of(source: Source, alphas: Seq[float]) -> tuple[float, ...]:
+    """[positions] chance that each becomes output; never rising."""
+    return tuple(accumulate(alphas, min if source.is_tree else mul))
+
+
+def _priors(source: Source) -> list[float]:
+    """[POSITIONS] alpha before anything was seen; of a tree as if it were a chain."""
+    return [source.prior ** (i + 1 if source.is_tree else 1) for i in range(POSITIONS)]
+
+
+def _node_alphas(source: Source, shared: _Counts, own: _Counts) -> list[float]:
+    """The same three layers, each node by itself."""
+    alphas = []
+    for i, prior in enumerate(_priors(source)):
+        usual = (shared.accepted[i] + PRIOR_WEIGHT * prior) / (shared.judged[i] + PRIOR_WEIGHT)
+        alphas.append((own.accepted[i] + OWN_WEIGHT * usual) / (own.judged[i] + OWN_WEIGHT))
+    return alphas
+
+
 def _alphas(source: Source, shared: _Counts, own: _Counts) -> list[float]:
     """Three layers, each the next one's prior: source, all requests, this request."""
+    if source.is_tree:
+        return _node_alphas(source, shared, own)
     pooled = (shared.all_accepted + PRIOR_WEIGHT * source.prior) / (
         shared.all_judged + PRIOR_WEIGHT
     )

@@ -12,13 +12,18 @@ from halfbyte.cascade.costs import CostTable
 from halfbyte.cascade.decoding import Decoding
 from halfbyte.cascade.proposer import Proposer
 
+MOST_TOKENS = 1 << 30
+CONTEXT_STEP = 64  # contexts are rounded to this, so that costs can be kept
 LOOKUP_SECONDS = 1e-5  # of a proposer that runs no model; Python on a slow core
 
 
 class ArmCost(Protocol):
     """Seconds to propose, one token further for some sequences at a time."""
 
-    reads_context: bool  # whether a pass also attends to each sequence's context, in its KV
+    reads_context: bool  # whether a pass also attends to each sequence's context
+
+    def context_seconds(self, context: int) -> float:
+        """What that takes for a sequence."""
 
     def pass_seconds(self, sequences: int, *, first: bool) -> float:
         """One more token for each of `sequences` sequences; `first`: what the call costs too."""
@@ -28,13 +33,26 @@ class ArmCost(Protocol):
 
 
 class LevelCost:
-    """A level of the target's weights: the table knows."""
+    """Weights at a level, the target's or another model's: their table knows."""
 
     reads_context = True
 
     def __init__(self, table: CostTable, level: str) -> None:
         self._table, self._level = table, level
         self._passes: dict[tuple[int, bool], float] = {}
+        self._contexts: dict[int, float] = {}
+
+    def context_seconds(self, context: int) -> float:
+        """One row's attention; contexts are rounded, so that it can be kept."""
+        key = context // CONTEXT_STEP
+        if key not in self._contexts:
+            middle = (key + 0.5) * CONTEXT_STEP
+            self._contexts[key] = self._table.attention_seconds(1, middle)
+        return self._contexts[key]
+
+    def reading_seconds(self, tokens: int) -> float:
+        """To run so many tokens of a text that it has not seen."""
+        return self._table.linear_seconds(self._level, tokens) if tokens > 0 else 0.0
 
     def pass_seconds(self, sequences: int, *, first: bool) -> float:
         """See `CostTable.step_seconds`."""
@@ -52,6 +70,10 @@ class LookupCost:
     """No model runs: a little Python a sequence, whatever the length."""
 
     reads_context = False
+
+    def context_seconds(self, context: int) -> float:
+        """Nothing."""
+        return 0.0
 
     def pass_seconds(self, sequences: int, *, first: bool) -> float:
         """Each sequence once."""
@@ -81,6 +103,10 @@ class LearnedCost:
             self._add(x, first + further * x, self.GUESS_WEIGHT)
         self._first, self._further = first, further
 
+    def context_seconds(self, context: int) -> float:
+        """It is in what calls took."""
+        return 0.0
+
     def pass_seconds(self, sequences: int, *, first: bool) -> float:
         """As learned, for one sequence, and a share of it for each one more."""
         one = self._first if first else self._further
@@ -103,6 +129,14 @@ class LearnedCost:
             self._sums[i] += weight * value
 
 
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """What a model has to run of a text before it can draft for it."""
+
+    tokens: Callable[[Decoding], int]
+    seconds: Callable[[int], float]  # for so many tokens
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Arm:
     """One way to propose to the target.
@@ -119,6 +153,8 @@ class Arm:
     sources: tuple[Source, ...]
     max_length: int
     inner_length: int = 0
+    depth: int = MOST_TOKENS  # passes at most: the levels of a tree of `max_length` nodes
+    unread: Unread | None = None  # of a model with KV of its own
     evidence: Callable[[Seq[Decoding]], list[int]] | None = None
 
     def source(self, sequence: Decoding) -> Source | None:

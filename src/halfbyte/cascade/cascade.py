@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from halfbyte.cascade.stages import Auto, Model, Stage, parse_stage, split_stages
+from halfbyte.cascade.stages import Auto, Eagle, Model, Stage, parse_stage, split_stages
 from halfbyte.config import LEVEL_NAMES, Level
 from halfbyte.errors import ArgumentError
 
@@ -38,7 +38,7 @@ class Cascade:
             if first < i < last and not isinstance(stage, Level | Model):
                 raise self._misplaced(stage, "a level or a model as the stage in the middle")
             if isinstance(stage, Auto) and (i > first or last > 1):
-                raise self._misplaced(stage, "auto, or auto > LEVEL")
+                raise self._misplaced(stage, "auto or auto | OFFER, alone or before a level")
 
     def _misplaced(self, stage: Stage, expected: str) -> ArgumentError:
         return ArgumentError(
@@ -68,6 +68,12 @@ class Cascade:
     def is_auto(self) -> bool:
         """Whether a planner chooses the stages before the target."""
         return isinstance(self.stages[0], Auto)
+
+    @property
+    def offers(self) -> tuple[Model | Eagle, ...]:
+        """What a planner may use besides the weights themselves."""
+        first = self.stages[0]
+        return first.offers if isinstance(first, Auto) else ()
 
     @property
     def draft(self) -> Stage | None:

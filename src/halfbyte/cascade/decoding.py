@@ -68,6 +68,10 @@ class Decoding(Protocol):
         """Positions whose KV was written at the target level."""
 
     @property
+    def remaining(self) -> int:
+        """Tokens that may still be emitted."""
+
+    @property
     def page_row(self) -> NDArray[np.int32]:
         """[P], with pages for every position up to committed_len + proposed tokens."""
 

@@ -15,12 +15,11 @@ from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from typing import NamedTuple
 
-from halfbyte.cascade.arms import Arm
+from halfbyte.cascade.arms import CONTEXT_STEP, Arm
 from halfbyte.cascade.costs import CostTable
 
 PLAIN_ARM = -1
 FURTHER_ROWS = 48  # over so many the price of a row is averaged, where that is least
-CONTEXT_STEP = 64  # contexts are rounded to this, so that costs can be kept
 
 Gains = Seq[Seq[float] | None]  # of each sequence: chance by position; None: nothing to propose
 
@@ -69,6 +68,7 @@ class Forecaster:
         self._keys: list[int] = [0]  # `verify_key` of each count of rows
         self._further: list[float] = [0.0]  # `row_seconds`
         self._attention: dict[int, tuple[float, float]] = {}
+        self.charges: dict[int, Seq[float]] = {}  # arm -> [B] seconds beside, with each token
         self.host_seconds = 0.0  # of a plain cycle outside the runtime
         self.proposing_host_seconds = 0.0  # of a cycle in which anything is proposed
 
@@ -103,7 +103,8 @@ class Forecaster:
         Returns `base` itself where that is best.
         """
         cost, drift = self._arms[arm].cost, self.drift(arm)
-        host = self.proposing_host_seconds
+        host, depth = self.proposing_host_seconds, self._arms[arm].depth
+        charges = self.charges.get(arm)
         active = [b for b in members if gains[b] is not None]
         tokens, rows, draft = base.tokens, base.rows, base.draft_seconds
         attention = base.attention_seconds
@@ -120,13 +121,18 @@ class Forecaster:
                 break
             if len(active) != count:  # what does not change from step to step is summed once
                 count, near = len(active), [self.attention(contexts[b]) for b in active]
-                reading = sum(one for one, _ in near) if cost.reads_context else 0.0
+                reading = 0.0
+                if cost.reads_context:
+                    reading = sum(cost.context_seconds(contexts[b]) for b in active)
                 more = sum(each for _, each in near)
                 spent = (cost.pass_seconds(count, first=False) + reading) * drift
             if step == 0:
                 draft += (cost.pass_seconds(count, first=True) + reading) * drift
-            else:
+            elif step < depth:
                 draft += spent
+            if charges is not None:  # for what a model has not read, a share with each token
+                now_due = [gains[b][step] + (step == 0) for b in active]  # type: ignore[index]
+                draft += sum(charges[b] * n for b, n in zip(active, now_due, strict=True))
             for b in active:
                 tokens += gains[b][step]  # type: ignore[index]
             attention += more
@@ -203,11 +209,11 @@ class Forecaster:
     def draft_seconds(self, arm: int, lengths: Seq[int], contexts: Seq[int]) -> float:
         """One call of an arm, without drift."""
         cost, total = self._arms[arm].cost, 0.0
-        for step in range(max(lengths, default=0)):
+        for step in range(min(max(lengths, default=0), self._arms[arm].depth)):
             active = [c for n, c in zip(lengths, contexts, strict=True) if n > step]
             total += cost.pass_seconds(len(active), first=step == 0)
             if cost.reads_context:
-                total += sum(self.attention(c)[0] for c in active)
+                total += sum(map(cost.context_seconds, active))
         return total
 
     def _row_price(self, rows: int, count: int, pass_seconds: Callable[..., float]) -> float:

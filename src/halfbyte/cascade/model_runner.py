@@ -82,6 +82,11 @@ class ModelRunner:
         if seen is not None:
             seen.pages.shrink(0)
 
+    def unread(self, sequence: Decoding) -> int:
+        """About how many tokens of a text it would have to run before it can draft."""
+        seen = self._seen.get(sequence)
+        return max(0, sequence.committed_len - (0 if seen is None else len(seen.tokens)))
+
     def pages_before(self, ask: Ask) -> NDArray[np.int32] | None:
         """Its own pages, once all that stands before the root has been run."""
         seen, positions = self._seen[ask.sequence], ask.root_position + 1

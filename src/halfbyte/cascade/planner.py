@@ -51,6 +51,10 @@ STALE_COST = 512  # cycles after which a cost not seen may have changed
 HOPED_COST = 0.9  # of it, then
 HOST_START, HOST_STEP = 5e-5, 1.02
 NEVER = 1 << 62  # tokens
+# What a model has not read of a text is paid for by the tokens still to come: as many as have come,
+# this many at least, and no more than are wanted.
+LEAST_HORIZON = 32
+MUCH_UNREAD = 16  # tokens: a call that runs so many first says nothing of what a draft costs
 PACE_FADE = 1 / 12  # of a sequence's tokens a cycle, each cycle
 
 
@@ -69,6 +73,7 @@ class _Note(NamedTuple):
     step: int
     trial: _Trial | None
     matches: Seq[int]
+    reading: set[int]  # arms whose call ran much that was unread
     sequences: Seq[Decoding]
     plan: Seq[Turn]
     report: CycleReport
@@ -104,6 +109,9 @@ class CostPlanner:
         for arm in self._lookups:
             if [s.evidence for s in self.arms[arm].sources] != self._steps:
                 raise ValueError("arms that go by evidence of different kinds")
+        self._readers = [i for i, arm in enumerate(self.arms) if arm.unread is not None]
+        self._begun_at: dict[Decoding, int] = {}  # tokens
+        self._reading: set[int] = set()  # arms whose next call runs much that is unread
         self._step = 0
         self._in_use = PLAIN_ARM
         # Seconds that trials may lose; what nobody has tried yet may be tried at once.
@@ -138,6 +146,8 @@ class CostPlanner:
         """Tell every proposer."""
         for arm in self.arms:
             arm.proposer.begin(sequence)
+        if self._readers:
+            self._begun_at[sequence] = len(sequence.tokens)
 
     def release(self, sequence: Decoding) -> None:
         """Tell every proposer; what the sequence showed stays."""
@@ -145,10 +155,37 @@ class CostPlanner:
         for arm in self.arms:
             arm.proposer.release(sequence)
         self.acceptance.forget(sequence)
+        self._begun_at.pop(sequence, None)
         self._members, self._kept = [], {}
 
     def plan(self, sequences: Seq[Decoding]) -> list[Turn]:
         """The best cycle known, or a trial."""
+        turns = self._next(sequences)
+        if self._readers:
+            self._reading = {
+                arm
+                for arm in self._readers
+                for sequence, turn in zip(sequences, turns, strict=True)
+                if turn.proposer is self.arms[arm].proposer
+                and self._unread(arm, sequence)[0] > MUCH_UNREAD
+            }
+        return turns
+
+    def _unread(self, arm: int, sequence: Decoding) -> tuple[int, float]:
+        """Tokens that an arm's model has not read yet, and the seconds that takes."""
+        unread = self.arms[arm].unread
+        assert unread is not None
+        tokens = unread.tokens(sequence)
+        return tokens, unread.seconds(tokens)
+
+    def _charge(self, arm: int, sequence: Decoding) -> float:
+        """Seconds for what is unread, with each token that may still come."""
+        length = len(sequence.tokens)
+        come = length - self._begun_at.get(sequence, length)
+        horizon = min(max(LEAST_HORIZON, come), max(1, sequence.remaining))
+        return self._unread(arm, sequence)[1] / horizon
+
+    def _next(self, sequences: Seq[Decoding]) -> list[Turn]:
         self._step += 1
         self._trial = None
         if self._step >= self._review_at or self._members != sequences:
@@ -186,6 +223,9 @@ class CostPlanner:
             else [None] * len(sequences)
             for arm in self.arms
         ]
+        self.forecaster.charges = {
+            arm: [self._charge(arm, sequence) for sequence in sequences] for arm in self._readers
+        }
         self._plain = self.forecaster.plain(self._contexts)
         self._usual = self._best_level(self._plain, self._gains, self._contexts)
         used = _arm_of(self._usual)
@@ -345,8 +385,9 @@ class CostPlanner:
         """
         self._step += report.target_forwards - 1  # a burst is as many cycles
         matches = self._matches[:] if report.links else ()
+        now, reading = perf_counter(), self._reading
         self._notes.append(
-            _Note(perf_counter(), self._step, self._trial, matches, sequences, plan, report)
+            _Note(now, self._step, self._trial, matches, reading, sequences, plan, report)
         )
         if report.links and len(sequences) > 1:  # some came ahead of others
             self._review_at = min(self._review_at, self._step + 2)
@@ -373,7 +414,12 @@ class CostPlanner:
                 source = self._source(arm, b, note.matches)
                 if source is not None:
                     self.acceptance.observe(
-                        source, sequences[b], turn.length, outcome.accepted, note.step
+                        source,
+                        sequences[b],
+                        turn.length,
+                        outcome.accepted,
+                        note.step,
+                        outcome.tree,
                     )
                 by_arm.setdefault(arm, []).append(b)
         if note.step >= self._costs_at:
@@ -395,14 +441,17 @@ class CostPlanner:
             return
         for context, outcome in zip(contexts, report.outcomes, strict=True):
             one, more = forecaster.attention(context)
-            rows += outcome.proposed + 1
-            attention += one + more * outcome.proposed
+            proposed = outcome.rows or outcome.proposed
+            rows += proposed + 1
+            attention += one + more * proposed
         if report.rows > rows:  # prompts or other cascades ran along: whose time is it?
             return
         predicted = forecaster.linear_seconds(rows) + attention
         measured = report.verify_seconds / report.target_forwards
         self._drift.observe(verify_key(rows), measured, predicted, step)
         for arm, members in by_arm.items():
+            if arm in note.reading:
+                continue
             name = f"{self.arms[arm].proposer.name} > {self.target}"
             seconds = sum(link.seconds for link in report.links if link.name == name)
             if len(by_arm) == 1:  # then all of it is this arm's, the stages before it too
@@ -410,7 +459,7 @@ class CostPlanner:
             lengths = [plan[b].length for b in members]
             predicted = forecaster.draft_seconds(arm, lengths, [contexts[b] for b in members])
             self._drift.observe(arm, seconds, predicted, step)
-            self.arms[arm].cost.learn(seconds, lengths)
+            self.arms[arm].cost.learn(seconds, [min(n, self.arms[arm].depth) for n in lengths])
 
     def _learn_host(self, seconds: float) -> None:
         """Time outside the runtime from one `learn` to the next: its median, about, of plain cycles
@@ -471,6 +520,10 @@ class CostPlanner:
                 short = [None if hope is None else hope[:TRIAL_LENGTH] for hope in hopes]
                 trial = self.forecaster.extended(base, arm, members, short, contexts, base.rate)
                 cycle = hoped if trial is base else trial
+                if self.arms[arm].unread is not None:  # a trial has to pay for all of it
+                    reads = [b for b in members if cycle.arms[b] == arm]
+                    unread = sum(self._unread(arm, self._members[b])[1] for b in reads)
+                    cycle = cycle._replace(draft_seconds=cycle.draft_seconds + unread)
                 yield cycle, hoped.rate / self._hoped_cost(arm), base.tokens
 
     def _hoped_cost(self, key: int) -> float:

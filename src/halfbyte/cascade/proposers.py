@@ -66,7 +66,7 @@ class Proposers:
         if isinstance(last, Eagle) and self._open_head is not None:
             head = self._open_head(last, None)
             return EagleProposer(str(last), head, self._runtime, self._min_confidence)
-        runner = self._runner(last)
+        runner = self.runner(last)
         if not before:
             return Drafter(runner, self._min_confidence)
         first = before[0]
@@ -88,7 +88,8 @@ class Proposers:
             pages_before=runner.pages_before,
         )
 
-    def _runner(self, stage: Stage) -> Runner:
+    def runner(self, stage: Stage) -> Runner:
+        """The weights that a level or a model in a stack runs on."""
         if stage not in self._runners:
             if isinstance(stage, Level):
                 self._runners[stage] = SharedRunner(self._runtime, stage, self._head)

@@ -5,8 +5,10 @@
     model:PATH@LEVEL   another model with the same vocabulary
     eagle:PATH         a trained draft head
     auto               whatever the planner finds fastest
+    auto | STAGE | …   the same, and models and heads offered to it
 
-A PATH may be written as a JSON string ("…"), and is when it has a `>`, a quote or blank ends.
+A PATH may be written as a JSON string ("…"), and is when it has a `>`, a `|`, a quote or blank
+ends.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from halfbyte.config import LEVEL_NAMES, Level
 from halfbyte.errors import ArgumentError
 
 MAX_PATH = 4096
+MAX_OFFERS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +30,6 @@ class Ngram:
 
     def __str__(self) -> str:
         return "ngram"
-
-
-@dataclass(frozen=True, slots=True)
-class Auto:
-    """The planner's choice."""
-
-    def __str__(self) -> str:
-        return "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +59,38 @@ class Eagle:
         return f"eagle:{_written(self.path)}"
 
 
+@dataclass(frozen=True, slots=True)
+class Auto:
+    """The planner's choice, from what the weights have and what is offered."""
+
+    offers: tuple[Model | Eagle, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.offers) > MAX_OFFERS or len(set(self.offers)) < len(self.offers):
+            raise ArgumentError(
+                "auto",
+                got=f"{len(self.offers)} offers, {len(set(self.offers))} of them different",
+                expected=f"at most {MAX_OFFERS} different ones",
+                fix="leave some out: each costs memory and time to measure",
+            )
+
+    def __str__(self) -> str:
+        return " | ".join(["auto", *map(str, self.offers)])
+
+
 Stage = Level | Ngram | Model | Eagle | Auto
 
-# A stage: what stands before the next `>` that is not inside a quoted path.
-_STAGE = re.compile(r'\s*(?:(?:model|eagle):\s*"(?:[^"\\]|\\.)*"[^>]*|[^>]*)')
+# What stands before the next `>` (or `|`) that is not inside a quoted path.
+_PARTS = {
+    mark: re.compile(rf'(?:(?:model|eagle):\s*"(?:[^"\\]|\\.)*"|[^{mark}])*') for mark in ">|"
+}
 
 
-def split_stages(text: str) -> list[str]:
-    """The parts of a cascade string between its `>`, without blanks around them."""
+def split_stages(text: str, mark: str = ">") -> list[str]:
+    """The parts of a cascade string between its marks, without blanks around them."""
     parts, at = [], 0
     while True:
-        match = _STAGE.match(text, at)
+        match = _PARTS[mark].match(text, at)
         assert match is not None  # the pattern matches the empty string
         parts.append(match.group().strip())
         if match.end() >= len(text):
@@ -84,6 +100,8 @@ def split_stages(text: str) -> list[str]:
 
 def parse_stage(text: str) -> Stage:
     """One stage; `text` has no blanks around it."""
+    if re.match(r"auto\s*\|", text):
+        return Auto(tuple(map(_parse_offer, split_stages(text, "|")[1:])))
     kind, colon, rest = text.partition(":")
     if colon and kind == "model":
         return _parse_model(text, rest.strip())
@@ -96,6 +114,18 @@ def parse_stage(text: str) -> Stage:
     if colon or kind in ("model", "eagle"):
         raise _bad_stage(text, "ngram, model:PATH@LEVEL, eagle:PATH, auto or a level")
     return Level.parse(text)
+
+
+def _parse_offer(text: str) -> Model | Eagle:
+    offer = parse_stage(text)
+    if not isinstance(offer, Model | Eagle):
+        raise ArgumentError(
+            "offer to auto",
+            got=repr(text[:200]),
+            expected="model:PATH@LEVEL or eagle:PATH",
+            fix="levels of the model and ngram are considered anyway",
+        )
+    return offer
 
 
 def _parse_model(text: str, rest: str) -> Model:
@@ -118,7 +148,7 @@ def _read_path(text: str, written: str) -> str:
 
 
 def _written(path: str) -> str:
-    plain = path == path.strip() and not set(path) & set('>"')
+    plain = path == path.strip() and not set(path) & set('>|"')
     return path if plain else json.dumps(path, ensure_ascii=False)
 
 

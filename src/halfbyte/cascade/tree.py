@@ -5,7 +5,8 @@
     └── b ──┬ d
             └ e
 
-Nodes stand parents first. The root is no node: its index as a parent is -1.
+Nodes stand parents first, and those a tree was grown with best first, so that its first n nodes are
+the best tree of n. The root is no node: its index as a parent is -1.
 """
 
 from __future__ import annotations
@@ -183,8 +184,8 @@ class TreeGrowth:
         A child never scores above its parent, so the set is closed under taking the parent.
         """
         most = self.shape.nodes if nodes is None else min(nodes, self.shape.nodes)
-        ranked = sorted(range(len(self._tokens)), key=lambda c: -self._scores[c])
-        chosen = sorted(ranked[:most])
+        # On a tie the earlier: a parent's number is below its children's.
+        chosen = sorted(range(len(self._tokens)), key=lambda c: -self._scores[c])[:most]
         place = {ROOT: ROOT} | {c: i for i, c in enumerate(chosen)}
         return TokenTree(
             tuple(self._tokens[c] for c in chosen),

@@ -59,6 +59,8 @@ class Outcome:
     tops: Seq[Tops] = ()
     scores: Seq[float] = ()
     score_tops: Seq[Tops] = ()
+    tree: Seq[int] | None = None  # of a tree: its nodes that were accepted, from the root down
+    rows: int = 0  # of a tree: its nodes
 
     def fates(self) -> list[Fate]:
         """One a token."""
@@ -180,14 +182,18 @@ def _judge(
             outcome = Outcome([tokens[start]], [logprobs[start]], 0, 0)
         elif place.samples:
             drawn = tokens[start : start + len(proposed) + 1]
+            tree: list[int] | None = None
             if isinstance(proposed, TokenTree):
                 nodes, most = proposed.walk(drawn), proposed.depth
                 _move(runtime, place, nodes)
+                tree = nodes
             else:
                 nodes, most = list(range(accept(proposed, drawn))), len(proposed)
             picked = [start, *(start + 1 + node for node in nodes)]
             emitted = [tokens[r] for r in picked]
-            outcome = Outcome(emitted, [logprobs[r] for r in picked], most, len(nodes))
+            probable = [logprobs[r] for r in picked]
+            rows = 0 if tree is None else len(proposed)
+            outcome = Outcome(emitted, probable, most, len(nodes), tree=tree, rows=rows)
         if place.expected or place.tops:
             outcome = replace(
                 outcome,

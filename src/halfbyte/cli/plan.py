@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 def plan(
     ckpt: Ckpt,
     cascade: Annotated[
-        str, typer.Option("--cascade", "-c", help="'auto', or 'auto > LEVEL' for another target.")
+        str,
+        typer.Option(
+            "--cascade",
+            "-c",
+            help="'auto', 'auto > LEVEL' for another target, 'auto | model:PATH@LEVEL' offers one.",
+        ),
     ] = "auto",
     alpha: Annotated[
         Optional[float],  # noqa: UP045
@@ -41,7 +46,7 @@ def plan(
     Speed-ups are those of SpecMQuant's cost model (arXiv 2505.22179, equation 1) on times measured
     here and acceptance measured on a few built-in prompts; docs/planner.md.
     """
-    from halfbyte.auto import candidates, cost_table
+    from halfbyte.auto import candidates, cost_table, offers_of
     from halfbyte.cascade.planner import CostPlanner
     from halfbyte.evaluate.plan import measure_acceptance, plan_report
     from halfbyte.evaluate.plan_plot import check_plot
@@ -55,7 +60,8 @@ def plan(
         llm = LLM(ckpt, cascade, threads, num_tokens=num_tokens, progress=progress)
     target, runtime = llm.cascade.target, llm.model.runtime
     table = cost_table(runtime, llm.model.pool, target, measure_again=remeasure)
-    every = candidates(runtime, llm.proposers, target, table)
+    offers = offers_of(llm.model, llm.cascade)
+    every = candidates(runtime, llm.proposers, target, table, offers)
     planner = CostPlanner(target, table, every)
     if alpha is None:
         measure_acceptance(llm, planner, tokens, note)
@@ -112,6 +118,8 @@ def _cost_lines(table: CostTable) -> list[str]:
 def _line(c: Candidate) -> str:
     mark = "*" if c.is_choice else " "
     length = str(c.draft_length) if c.draft_length else "-"
+    if c.depth:  # nodes, on so many levels
+        length += f"/{c.depth}"
     return (
         f"{c.cascade:<26} {c.evidence:<12} {length:>6} {c.tau:>5.2f} {c.draft_ratio:>8.2f} "
         f"{c.verify_ratio:>6.2f} {c.speedup:>7.2f}x {c.tokens_per_second:>8.1f} {mark} {c.reason}"
@@ -124,7 +132,12 @@ def _check(cascade: str, alpha: float | None, tokens: int) -> None:
 
     if not Cascade.parse(cascade).is_auto:
         fix = "an explicit cascade is not planned; `halfbyte bench` measures it"
-        raise ArgumentError("--cascade", got=repr(cascade), expected="auto, auto > LEVEL", fix=fix)
+        raise ArgumentError(
+            "--cascade",
+            got=repr(cascade),
+            expected="auto, auto > LEVEL, auto | OFFER > LEVEL",
+            fix=fix,
+        )
     if alpha is not None and not 0.0 <= alpha <= 1.0:
         raise ArgumentError("--alpha", got=alpha, expected="0 to 1", fix="0.9 is usual")
     if not 1 <= tokens <= 4096:

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import asdict, dataclass, replace
-from itertools import accumulate
-from operator import mul
 from typing import Any
 
-from halfbyte.cascade.acceptance import POSITIONS, Acceptance, Source
+from halfbyte.cascade.acceptance import POSITIONS, Acceptance, Source, gains_of
 from halfbyte.cascade.arms import Arm
 from halfbyte.cascade.costs import CostTable
 from halfbyte.cascade.cycle import PLAIN, CycleReport, Turn
 from halfbyte.cascade.decoding import Decoding
 from halfbyte.cascade.forecast import Forecaster
-from halfbyte.cascade.planner import CostPlanner
+from halfbyte.cascade.planner import MUCH_UNREAD, CostPlanner
 from halfbyte.engine.run import Engine
 from halfbyte.evaluate.prompts import PROMPTS
 from halfbyte.llm import LLM
@@ -42,6 +40,7 @@ class Candidate:
     verify_ratio: float  # T_verify / T_target
     speedup: float  # tau / (draft_ratio + verify_ratio)
     tokens_per_second: float  # of the batch
+    depth: int = 0  # of a tree of `draft_length` nodes
     is_choice: bool = False
     reason: str = ""
 
@@ -83,6 +82,7 @@ class Tour:
         self._step = 0
         self._arm = planner.arms[0]
         self._sources: list[Source | None] = []
+        self._reads = False
 
     def begin(self, sequence: Decoding) -> None:
         """As the planner."""
@@ -97,6 +97,8 @@ class Tour:
         self._step += 1
         self._arm = self._planner.arms[self._step % len(self._planner.arms)]
         self._sources = [self._arm.source(s) for s in sequences]
+        unread = self._arm.unread
+        self._reads = unread is not None and any(unread.tokens(s) > MUCH_UNREAD for s in sequences)
         inner = min(self._arm.inner_length, TOUR_LENGTH - 1)
         turn = Turn(self._arm.proposer, TOUR_LENGTH, inner)
         return [PLAIN if source is None else turn for source in self._sources]
@@ -114,9 +116,10 @@ class Tour:
             if source is not None and turn.length > 0:
                 lengths.append(turn.length)
                 self._planner.acceptance.observe(
-                    source, sequence, turn.length, outcome.accepted, self._step
+                    source, sequence, turn.length, outcome.accepted, self._step, outcome.tree
                 )
-        self._arm.cost.learn(report.draft_seconds, lengths)
+        if not self._reads:
+            self._arm.cost.learn(report.draft_seconds, [min(n, self._arm.depth) for n in lengths])
 
 
 def measure_acceptance(llm: LLM, planner: CostPlanner, tokens: int, say: Say) -> None:
@@ -171,9 +174,10 @@ def plan_report(
     return PlanReport(name, target, table, alphas, candidates)
 
 
-def _gains(acceptance: Acceptance, source: Source, alpha: float | None) -> list[float]:
-    alphas = acceptance.alphas(source) if alpha is None else [alpha] * POSITIONS
-    return list(accumulate(alphas, mul))
+def _gains(acceptance: Acceptance, source: Source, alpha: float | None) -> Seq[float]:
+    if alpha is None or source.is_tree:
+        return gains_of(source, acceptance.alphas(source))
+    return gains_of(source, [alpha] * POSITIONS)
 
 
 def _candidate(
@@ -205,6 +209,7 @@ def _candidate(
             verify_ratio=verify / plain.seconds,
             speedup=tau * plain.seconds / (draft + verify),
             tokens_per_second=batch * tau / (draft + verify),
+            depth=min(length, arm.depth) if source.is_tree else 0,
         )
         if best is None or found.speedup > best.speedup:
             best = found
