@@ -76,7 +76,7 @@ def test_four_planes_beat_round_to_nearest_and_the_nested_half():
     nested = Gptq().fit(statistics(rows), Grid(8, 32))("w", w)
     assert alone.lo is None
     error = output_error(alone, 4, w, rows)
-    assert error < 0.6 * output_error(plain, 4, w, rows)
+    assert error < 0.65 * output_error(plain, 4, w, rows)
     assert error < output_error(nested, 4, w, rows)
 
 

@@ -20,11 +20,14 @@ class Moments:
         self._sums: list[NDArray[np.float64]] = []
         self._products: F32 | None = None
 
-    def add(self, rows: F32) -> None:
-        """Take in rows [M, K]."""
+    def add(self, rows: F32, counts: F32 | None = None) -> None:
+        """Take in rows [M, K]; squares and products count `counts` [M] times (None: once)."""
         sizes = np.abs(rows)
-        sums = [sizes.sum(axis=0, dtype=np.float64), np.einsum("mk,mk->k", rows, rows, dtype=float)]
+        mean_abs = sizes.sum(axis=0, dtype=np.float64)
         largest = sizes.max(axis=0)
+        if counts is not None:
+            rows = rows * np.sqrt(counts)[:, None]
+        sums = [mean_abs, np.einsum("mk,mk->k", rows, rows, dtype=float)]
         if self._largest is None:
             self._largest, self._sums = largest, sums
         else:

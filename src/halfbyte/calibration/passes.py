@@ -21,6 +21,7 @@ MakeRuntime = Callable[[Weights, int], LayerRuntime]
 F32_LEVEL = Level(32, 32)
 _ROWS = 2048  # of one pass: what a layer reads and writes stays within some hundred MB
 _FIELDS = {"attn.qkv": "qkv", "attn.o": "o", "mlp.gate_up": "gate_up", "mlp.down": "down"}
+_INTO_RESIDUAL = ("attn.o", "mlp.down")
 
 
 class LayerPasses:
@@ -33,11 +34,19 @@ class LayerPasses:
     def observe(
         self, layer: OneLayer, residual: F32, wanted: Statistics
     ) -> Mapping[str, InputStatistics]:
-        """What the layer's linears read, at the `f32` level, over residual [S, L, hidden]."""
+        """What the layer's linears read, at the `f32` level, over residual [S, L, hidden].
+
+        What is added to the residual stream counts by its size beside the stream's: every reader
+        normalizes the stream first. Else a few tokens, whose stream is a thousand times larger than
+        any other's, decide alone how `o` and `down` are rounded.
+        """
         moments = {name: Moments(wanted) for name in _FIELDS}
         for _, taken in self._passes(layer, residual, F32_LEVEL):
+            stream = taken.residual
+            sizes = np.einsum("mh,mh->m", stream, stream) / np.float32(stream.shape[1])
+            counts = 1 / np.maximum(sizes, np.finfo(np.float32).tiny)
             for name, field in _FIELDS.items():
-                moments[name].add(getattr(taken, field))
+                moments[name].add(getattr(taken, field), counts if name in _INTO_RESIDUAL else None)
         return {name: each.result() for name, each in moments.items()}
 
     def advance(self, layer: OneLayer, residual: F32, level: Level) -> None:

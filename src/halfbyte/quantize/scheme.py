@@ -50,8 +50,8 @@ class InputStatistics:
     rows: int
     largest: F32  # [K] max |x|
     mean_abs: F32  # [K] mean |x|
-    mean_square: F32  # [K] mean x^2
-    second_moments: F32 | None  # [K, K] mean x x^T
+    mean_square: F32  # [K] mean x^2, of rows weighed as the caller sees fit
+    second_moments: F32 | None  # [K, K] mean x x^T, of rows weighed likewise
 
 
 @dataclass(frozen=True, slots=True)
