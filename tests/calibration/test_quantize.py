@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from halfbyte import LLM, SamplingParams
-from halfbyte.calibration.quantize import QuantizeOptions, quantize
+from halfbyte.calibration.quantize import WIDE, QuantizeOptions, quantize
 from halfbyte.calibration.text import Amount
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError, HalfbyteError
@@ -55,12 +55,12 @@ def test_wide_inputs_bring_four_planes_nearer_to_the_source(tmp_path, source):
     tokens = np.arange(48, dtype=np.int32) % dense.config.vocab_size
     wanted = all_logits(build("native-scalar", dense), tokens, Level.parse("f32"))
     errors = []
-    for wide in (None, 0.25, 1.0):
+    for wide in (0.0, 0.25, 1.0):
         dest = tmp_path / f"out{wide}"
         quantize(source, dest, options(tmp_path, planes=4, wide=wide))
         checkpoint = Checkpoint.open(dest)
         groups = {site: inputs // 32 for site, inputs in site_inputs(checkpoint.config).items()}
-        wide_groups = {site: max(1, round((wide or 0) * n)) for site, n in groups.items()}
+        wide_groups = {site: max(1, round(wide * n)) for site, n in groups.items()}
         assert checkpoint.wide_groups == (wide_groups if wide else {})
         got = all_logits(build("native-scalar", checkpoint), tokens, level)
         errors.append(relative_error(got, wanted))
@@ -68,11 +68,22 @@ def test_wide_inputs_bring_four_planes_nearer_to_the_source(tmp_path, source):
     assert errors[1] < 0.9 * errors[0]
 
 
+def test_gptq_of_four_planes_has_wide_inputs_unless_asked_otherwise(tmp_path, source):
+    def wide(**changes):
+        dest = quantize(source, tmp_path / str(len(seen)), options(tmp_path, **changes))
+        seen.append(Checkpoint.open(dest).wide_groups)
+        return seen[-1]
+
+    seen: list[dict[str, int]] = []
+    assert wide(planes=4) == wide(planes=4, wide=WIDE) != {}
+    assert wide(planes=4, wide=0.0) == wide(planes=8) == wide(planes=4, scheme="rtn") == {}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"wide": 0.0}, "wide: got 0.0, expected above 0"),
-        ({"wide": 1.5}, "wide: got 1.5, expected above 0"),
+        ({"wide": -0.1}, "wide: got -0.1, expected 0 to 1"),
+        ({"wide": 1.5}, "wide: got 1.5, expected 0 to 1"),
         ({"wide": 0.1, "scheme": "quarot"}, "wide: got scheme quarot"),
         ({"wide": 0.1, "scheme": "gptq-act-order"}, "wide: got scheme gptq-act-order"),
     ],

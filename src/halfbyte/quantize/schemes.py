@@ -37,7 +37,7 @@ def with_wide_inputs(scheme: Scheme, share: float) -> Scheme:
     Raises ArgumentError where inputs cannot be sorted.
     """
     if not 0 < share <= 1:
-        raise ArgumentError("wide", got=share, expected="above 0, at most 1", fix="choose a share")
+        raise ArgumentError("wide", got=share, expected="0 to 1", fix="choose a share")
     if scheme.rewrite is not None or (
         isinstance(scheme.rounder, Gptq) and scheme.rounder.act_order
     ):
