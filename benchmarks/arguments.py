@@ -21,6 +21,21 @@ def names(text: str) -> list[str]:
     return found
 
 
+def alias(text: str) -> tuple[str, str]:
+    """An argparse type: PATH=NAME, for `renamed`."""
+    path, equals, name = text.partition("=")
+    if not (path and equals and name):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected PATH=NAME")
+    return path, name
+
+
+def renamed(text: str, names_of: dict[str, str]) -> str:
+    """A cascade with names of models in the place of paths."""
+    for path, name in names_of.items():
+        text = text.replace(path, name)
+    return text
+
+
 def add_model(parser: argparse.ArgumentParser) -> None:
     """`--name`, `--model`, `--planes`, `--threads`."""
     parser.add_argument("--name", required=True, help="model name in rows and peer file names")

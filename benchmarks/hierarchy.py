@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.arguments import add_model, names, positive
+from benchmarks.arguments import add_model, alias, names, positive, renamed
 from benchmarks.machine import pinned_cpus
 from benchmarks.occasion import Occasion, Subject
 from benchmarks.process import guarded
@@ -69,7 +69,7 @@ def main() -> None:
         rows: list[Row] = []
         for variant, runs in found.items():
             size = llm.model.runtime.weight_bytes(variant.cascade.target)
-            named_so = _named(str(variant), arguments.alias)
+            named_so = renamed(str(variant), arguments.alias)
             subject = Subject.ours(layout(arguments.planes), size, named_so)
             details = account(variant, runs, found[variant.plain], costs, arguments.alias)
             rows.append(
@@ -123,7 +123,7 @@ def account(
     runs: Runs,
     plain: Runs,
     costs: dict[Stage, CostTable | None],
-    alias: dict[str, str],
+    names_of: dict[str, str],
 ) -> dict[str, Any]:
     """What a row says besides its speed."""
     total = Statistics()
@@ -139,7 +139,7 @@ def account(
     speedup = statistics.median(ratios)
     predicted = predicted_speedup(variant, total, statistics.mean(runs.contexts), costs)
     links = {
-        _named(name, alias): {
+        renamed(name, names_of): {
             "tau": link.tau,
             "draft_length": link.draft_tokens / link.cycles if link.cycles else 0.0,
             "looks_per_cycle": link.cycles / total.cycles,
@@ -158,7 +158,7 @@ def account(
         "predicted_over_measured": None if predicted is None else predicted / speedup,
         "tau": total.tau,
         "links": links,
-        "shares": {_named(name, alias): share for name, share in total.time_shares.items()},
+        "shares": {renamed(name, names_of): share for name, share in total.time_shares.items()},
         "identical": runs.outputs == plain.outputs,
         "prompts": len(runs.outputs),
     }
@@ -213,13 +213,6 @@ def _costs(llm: LLM, stage: Stage) -> CostTable | None:
     return None
 
 
-def _named(text: str, alias: dict[str, str]) -> str:
-    """A cascade with names of models in the place of paths."""
-    for path, name in alias.items():
-        text = text.replace(path, name)
-    return text
-
-
 def _tell(row: Row) -> None:
     told = row.details or {}
     predicted = told["predicted_speedup"]
@@ -236,14 +229,6 @@ def _tell(row: Row) -> None:
     )
 
 
-def _alias(text: str) -> tuple[str, str]:
-    """An argparse type: PATH=NAME."""
-    path, equals, name = text.partition("=")
-    if not (path and equals and name):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected PATH=NAME")
-    return path, name
-
-
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     add_model(parser)
@@ -253,7 +238,7 @@ def _parse() -> argparse.Namespace:
         "--variant", action="append", required=True, help="CASCADE @LENGTH or @LENGTH/INNER"
     )
     parser.add_argument(
-        "--alias", type=_alias, action="append", default=[], help="PATH=NAME as rows have it"
+        "--alias", type=alias, action="append", default=[], help="PATH=NAME as rows have it"
     )
     parser.add_argument("--prompts", type=positive, default=4, help="of each kind")
     parser.add_argument("--tokens", type=positive, default=128)

@@ -5,7 +5,11 @@
 
 One model in one process. For each kind of work and batch size, every round runs every variant over
 the same prompts, `--prompts` at least and a batch at a time, before the next round; an untimed
-round comes first, in which `auto` learns.
+round comes first, in which `auto` learns. A batch decodes as many times faster as it is larger, at
+first, so from 2 on there are three times as many prompts: a measurement of half a second says
+little.
+
+The ramp's rows have `of_best_before`: throughput over the best of smaller batches.
 """
 
 from __future__ import annotations
@@ -21,16 +25,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.arguments import add_model, names, positive
+from benchmarks.arguments import add_model, alias, names, positive, renamed
 from benchmarks.machine import pinned_cpus
 from benchmarks.occasion import Occasion, Subject
 from benchmarks.process import guarded
 from benchmarks.rows import RESULTS, Row, append, layout
 from benchmarks.speculation import Variant
-from benchmarks.workloads import KINDS, Workload, load
+from benchmarks.workloads import KINDS, REPETITIVE, Workload, load, token_ids
 from halfbyte import LLM, SamplingParams
 from halfbyte.auto import cost_table
+from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.costs import CostTable
+from halfbyte.cascade.stages import Auto, Ngram, parse_stage
 from halfbyte.cascade.statistics import Statistics
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError
@@ -46,9 +52,10 @@ FIXED = (
     "ngram > {} @2",
     "ngram > {} @4",
     "ngram > {} @8",
-    "ngram > w4a8 > {} @8",
+    "ngram > w4a8 > {} @5/4",
 )
-RAMP = (1, 2, 3, 4, 6, 8, 12, 16)
+RAMP = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+PROMPTS_BATCHED = 3  # times as many, from a batch of 2 on
 
 
 @dataclass(slots=True)
@@ -68,10 +75,11 @@ def main() -> None:
     occasion = Occasion.begin(arguments.name, arguments.threads)
     target = Level.parse(arguments.target)
     batches = RAMP if arguments.ramp else arguments.batches
-    work = load(arguments.data, arguments.kinds, max(*batches, arguments.prompts))
+    counts = {batch: num_prompts(batch, arguments.prompts) for batch in batches}
+    work = load(arguments.data, arguments.kinds, max(counts.values()))
     llm = LLM(
         arguments.model,
-        f"auto > {target}",
+        str(Cascade((Auto(tuple(arguments.offer)), target))),
         arguments.threads,
         planes=arguments.planes,
         max_batch=max(batches),
@@ -80,22 +88,34 @@ def main() -> None:
     )
     runtime = llm.model.runtime
     table = cost_table(runtime, llm.model.pool, target, measure_again=True)
-    variants = [str(target), AUTO]
+    auto = " | ".join([AUTO, *map(str, arguments.offer)])
+    variants = [str(target), auto]
     if not arguments.ramp:
         variants += [text.format(target) for text in arguments.variant or FIXED]
     rows: list[Row] = []
     for kind, prompts in work.items():
+        best: dict[str, float] = {}  # of each variant at smaller batches
         for batch in batches:
-            count = max(1, arguments.prompts // batch) * batch
-            found = measure(llm, variants, prompts[:count], batch, arguments)
+            found = measure(llm, variants, prompts[: counts[batch]], batch, arguments)
             for variant, runs in found.items():
                 details = _details(table, target, batch, variant, runs, found)
+                median = statistics.median(runs.speeds)
+                if arguments.ramp and variant in best:
+                    details["of_best_before"] = median / best[variant]
+                best[variant] = max(median, best.get(variant, 0.0))
                 size = runtime.weight_bytes(target)
-                subject = Subject.ours(layout(arguments.planes), size, variant)
+                shown = renamed(variant, arguments.alias)
+                subject = Subject.ours(layout(arguments.planes), size, shown)
                 metric = f"{'ramp' if arguments.ramp else 'workload'} {kind} x{batch}"
                 rows.append(occasion.row(subject, metric, "tok/s", runs.speeds, details=details))
             _tell(kind, batch, found, rows[-len(found) :])
     append(arguments.output, rows)
+
+
+def num_prompts(batch: int, least: int) -> int:
+    """Of a measurement: whole batches."""
+    wanted = least if batch == 1 else PROMPTS_BATCHED * least
+    return max(1, wanted // batch) * batch
 
 
 def measure(
@@ -124,10 +144,14 @@ def measure(
 
 
 def _subject(llm: LLM, name: str) -> LLM:
-    if name == AUTO:
+    if name.startswith(AUTO):
         return llm
-    cascade, _, length = name.partition("@")
-    return llm.with_cascade(cascade, draft_length=int(length) if length else None)
+    variant = Variant.parse(name)
+    return llm.with_cascade(
+        variant.cascade,
+        draft_length=variant.draft_length or None,
+        inner_length=variant.inner_length or None,
+    )
 
 
 def _decode(llm: LLM, prompts: Sequence[Workload], batch: int, tokens: int) -> Runs:
@@ -137,7 +161,7 @@ def _decode(llm: LLM, prompts: Sequence[Workload], batch: int, tokens: int) -> R
     for at in range(0, len(prompts), batch):
         engine, sequences = llm.engine(), []
         for prompt in prompts[at : at + batch]:
-            sequences.append(Request(llm.model, _ids(llm, prompt), params).sequence)
+            sequences.append(Request(llm.model, token_ids(llm, prompt), params).sequence)
             engine.add(sequences[-1])
         seen = engine.statistics
         try:
@@ -155,13 +179,6 @@ def _decode(llm: LLM, prompts: Sequence[Workload], batch: int, tokens: int) -> R
         contexts += [s.prompt_len + tokens / 2 for s in sequences]
     run.context = statistics.mean(contexts)
     return run
-
-
-def _ids(llm: LLM, prompt: Workload) -> list[int]:
-    if not prompt.is_chat or llm.model.source.chat_template is None:
-        return llm.model.codec.encode(prompt.text)
-    text = llm.model.template.render([{"role": "user", "content": prompt.text}])
-    return llm.model.codec.encode(text, as_chat=True)
 
 
 def predicted_speedup(
@@ -200,8 +217,9 @@ def _details(
     found: dict[str, Runs],
 ) -> dict[str, Any]:
     plain = found[str(target)]
-    fixed = [statistics.median(r.speeds) for name, r in found.items() if name != AUTO]
-    stages = [stage.strip() for stage in variant.partition("@")[0].split(">")]
+    fixed = [statistics.median(r.speeds) for name, r in found.items() if not name.startswith(AUTO)]
+    stages = [] if variant.startswith(AUTO) else list(Variant.parse(variant).cascade.stages)
+    simple = all(isinstance(stage, Level | Ngram) for stage in stages)
     pairs = zip(runs.speeds, plain.speeds, strict=True)
     total = runs.total
     details = {
@@ -215,8 +233,8 @@ def _details(
         "choices": {name: link.cycles for name, link in total.links.items()},
         "table_spread": table.spread,
     }
-    if variant != AUTO and len(stages) <= 2:
-        details["predicted_speedup"] = predicted_speedup(table, target, batch, stages[0], runs)
+    if 0 < len(stages) <= 2 and simple:
+        details["predicted_speedup"] = predicted_speedup(table, target, batch, str(stages[0]), runs)
     return details
 
 
@@ -225,10 +243,13 @@ def _tell(kind: str, batch: int, found: dict[str, Runs], rows: Sequence[Row]) ->
         told = row.details or {}
         predicted = told.get("predicted_speedup")
         print(
-            f"{kind:6} x{batch:<3} {row.cascade:24} {row.spread.median:8.1f} tok/s"
+            f"{kind:6} x{batch:<3} {row.cascade:30} {row.spread.median:8.1f} tok/s"
             f"  x{told['speedup']:.2f}  of best fixed {told['of_best_fixed']:.3f}"
             f"  tau {told['tau']:.2f}  identical {told['identical']}"
-            + (f"  predicted x{predicted:.2f}" if predicted else ""),
+            + (f"  predicted x{predicted:.2f}" if predicted else "")
+            + (
+                f"  of best before {told['of_best_before']:.3f}" if "of_best_before" in told else ""
+            ),
             flush=True,
         )
 
@@ -245,18 +266,28 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--target", default="w8a16")
     parser.add_argument("--kinds", type=names, default=",".join(KINDS))
     parser.add_argument("--batches", type=_counts, default="1,4,16")
-    parser.add_argument("--variant", action="append", help="CASCADE @LENGTH; {} is the target")
+    parser.add_argument(
+        "--variant", action="append", help="CASCADE @LENGTH or @LENGTH/INNER; {} is the target"
+    )
+    parser.add_argument(
+        "--offer", type=parse_stage, action="append", default=[], help="to auto: model:PATH@LEVEL"
+    )
+    parser.add_argument(
+        "--alias", type=alias, action="append", default=[], help="PATH=NAME as rows have it"
+    )
     parser.add_argument("--ramp", action="store_true", help="auto and plain over growing batches")
     parser.add_argument("--prompts", type=positive, default=4, help="a measurement, at least")
     parser.add_argument("--tokens", type=positive, default=128)
     parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--output", type=Path, default=RESULTS / "planner.jsonl")
     arguments = parser.parse_args()
-    unknown = [kind for kind in arguments.kinds if kind not in KINDS]
+    kinds = (*KINDS, *REPETITIVE)
+    unknown = [kind for kind in arguments.kinds if kind not in kinds]
     if unknown:
         raise ArgumentError(
-            "--kinds", got=unknown[0], expected=", ".join(KINDS), fix="choose among those"
+            "--kinds", got=unknown[0], expected=", ".join(kinds), fix="choose among those"
         )
+    arguments.alias = dict(arguments.alias)
     for text in arguments.variant or ():
         Variant.parse(text.format(arguments.target))
     return arguments

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from halfbyte import LLM
 from halfbyte.errors import SourceError
 
 KINDS = ("chat", "code", "maths", "copy", "free")
@@ -106,3 +107,11 @@ def _load(data: Path, kind: str, count: int) -> list[Workload]:
             str(found[0]), got=f"{len(chosen)} texts", expected=f"{count}", fix="ask for fewer"
         )
     return [Workload(kind, source.ask.format(text), source.is_chat) for text in chosen]
+
+
+def token_ids(llm: LLM, prompt: Workload) -> list[int]:
+    """A prompt as the model's tokens: a message by its chat template, where it has one."""
+    if not prompt.is_chat or llm.model.source.chat_template is None:
+        return llm.model.codec.encode(prompt.text)
+    text = llm.model.template.render([{"role": "user", "content": prompt.text}])
+    return llm.model.codec.encode(text, as_chat=True)

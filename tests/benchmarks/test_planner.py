@@ -6,7 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from benchmarks.planner import AUTO, Runs, measure, predicted_speedup
+from benchmarks.arguments import alias, renamed
+from benchmarks.planner import AUTO, Runs, measure, num_prompts, predicted_speedup
 from benchmarks.workloads import KINDS, load
 
 from halfbyte.cascade.costs import CostTable, DraftCost
@@ -49,6 +50,27 @@ def test_missing_and_broken_texts_are_named(data: Path) -> None:
         load(data, ["maths"], 1)
     with pytest.raises(SourceError, match=r"mt_bench\*"):
         load(data / "nowhere", ["chat"], 1)
+
+
+def test_a_measurement_has_whole_batches_and_more_prompts_where_a_batch_is_fast() -> None:
+    assert [num_prompts(batch, 4) for batch in (1, 2, 3, 4, 8, 16, 32)] == [
+        4,
+        12,
+        12,
+        12,
+        8,
+        16,
+        32,
+    ]
+
+
+def test_rows_have_names_in_the_place_of_paths() -> None:
+    assert alias("/a/b.gguf=b") == ("/a/b.gguf", "b")
+    assert renamed("auto | model:/a/b.gguf@w4a8 > w8a16", {"/a/b.gguf": "b"}) == (
+        "auto | model:b@w4a8 > w8a16"
+    )
+    with pytest.raises(argparse.ArgumentTypeError):
+        alias("=b")
 
 
 def test_the_prediction_is_equation_1() -> None:
