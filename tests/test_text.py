@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,6 +42,25 @@ def test_incremental_text_of_any_tokens_equals_decoding_them_at_once(tokens: lis
     detokenizer = Detokenizer(CODEC)
     pieces = [detokenizer.add(t) for t in tokens]
     assert "".join(pieces) + detokenizer.flush() == CODEC.decode(tokens)
+
+
+@given(ids)
+def test_decoding_token_by_token_shows_what_decoding_in_context_shows(tokens: list[int]) -> None:
+    careful = TextCodec(_Source(), VOCAB)
+    assert careful.is_bytewise
+    careful.is_bytewise = False
+    one, other = Detokenizer(CODEC), Detokenizer(careful)
+    assert [one.add(t) for t in tokens] == [other.add(t) for t in tokens]
+    assert one.flush() == other.flush()
+
+
+def test_a_tokenizer_that_joins_words_is_decoded_in_context() -> None:
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"▁a": 0, "▁b": 1}, unk_token="▁a"))
+    words.decoder = tokenizers.decoders.Metaspace()
+    codec = TextCodec(_Source(words.to_str(), tokenizer_info={}), 2)
+    detokenizer = Detokenizer(codec)
+    assert not codec.is_bytewise
+    assert "".join(detokenizer.add(t) for t in (0, 1, 0)) == codec.decode([0, 1, 0]) == "a b a"
 
 
 def test_half_a_character_is_held_back() -> None:

@@ -50,6 +50,9 @@ class TextCodec:
         self._add_bos = bool(info.get("add_bos")) and self.bos_id is not None
         self._vocab_size = vocab_size
         self._alone: dict[int, str] = {}
+        # Whether a text's bytes are those of its tokens in a row, so that whole characters may be
+        # decoded token by token: most tokenizers of today, but none that writes a space for "▁".
+        self.is_bytewise = type(self._tokenizer.decoder).__name__ == "ByteLevel"
 
     @property
     def tokenizer_json(self) -> str:
@@ -145,7 +148,13 @@ class Detokenizer:
 
     def add(self, token: int) -> str:
         """The text that `token` completes, possibly none."""
+        before = len(self._ids)
         self._ids.append(token)
+        if self._codec.is_bytewise and self._read == before:  # nothing is held back
+            alone = self._codec.decode_one(token)
+            if alone and "\ufffd" not in alone:
+                self._context, self._read, self._known = before, before + 1, alone
+                return alone
         return self._advance(hold=True)
 
     def flush(self) -> str:

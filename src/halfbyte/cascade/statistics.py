@@ -168,7 +168,10 @@ class Statistics(Agreement):
 
     def link(self, name: str) -> LinkStatistics:
         """Those of a link, `proposer > judge`."""
-        return self.links.setdefault(name, LinkStatistics())
+        found = self.links.get(name)
+        if found is None:
+            found = self.links[name] = LinkStatistics()
+        return found
 
     def copy(self) -> Statistics:
         """The same counts, which later cycles do not change."""
