@@ -119,10 +119,10 @@ def run_cycle(
         judged = decode(runtime, target, places, burst)
     else:
         judged = verify(runtime, target, [*places, *chunks], [*(d for d, _ in admitted), *none])
-    outcomes = [
-        outcome if cut == 0 else replace(outcome, proposed=outcome.proposed + cut)
-        for outcome, (_, cut) in zip(judged, admitted, strict=False)
-    ]
+    outcomes = judged[: len(sequences)]
+    for i, (_, cut) in enumerate(admitted):
+        if cut:
+            outcomes[i] = replace(outcomes[i], proposed=outcomes[i].proposed + cut)
     verified_at = perf_counter()
 
     # Accept and commit: the longest agreeing prefix, then the target's own next token.

@@ -176,24 +176,26 @@ def _judge(
     outcomes, at = [], 0
     for place, proposed, count in zip(places, proposals, counts, strict=True):
         start = at + len(place.expected)
-        outcome, picked = NOTHING, []
-        if place.samples and not proposed:
-            picked = [start]
-            outcome = Outcome([tokens[start]], [logprobs[start]], 0, 0)
-        elif place.samples:
-            drawn = tokens[start : start + len(proposed) + 1]
-            tree: list[int] | None = None
-            if isinstance(proposed, TokenTree):
-                nodes, most = proposed.walk(drawn), proposed.depth
-                _move(runtime, place, nodes)
-                tree = nodes
-            else:
-                nodes, most = list(range(accept(proposed, drawn))), len(proposed)
+        picked: Seq[int] = ()
+        if not place.samples:
+            outcome = NOTHING
+        elif isinstance(proposed, TokenTree):
+            nodes = proposed.walk(tokens[start : start + len(proposed) + 1])
+            _move(runtime, place, nodes)
             picked = [start, *(start + 1 + node for node in nodes)]
-            emitted = [tokens[r] for r in picked]
-            probable = [logprobs[r] for r in picked]
-            rows = 0 if tree is None else len(proposed)
-            outcome = Outcome(emitted, probable, most, len(nodes), tree=tree, rows=rows)
+            outcome = Outcome(
+                [tokens[r] for r in picked],
+                [logprobs[r] for r in picked],
+                proposed.depth,
+                len(nodes),
+                tree=nodes,
+                rows=len(proposed),
+            )
+        else:
+            accepted = accept(proposed, tokens[start : start + len(proposed)])
+            end = start + accepted + 1
+            picked = range(start, end)
+            outcome = Outcome(tokens[start:end], logprobs[start:end], len(proposed), accepted)
         if place.expected or place.tops:
             outcome = replace(
                 outcome,
