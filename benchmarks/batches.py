@@ -1,11 +1,13 @@
 """Offline batches: all prompts given at once, tokens/s of all together, prompts included.
 
     python -m benchmarks.batches --name smollm2-135m --model smollm2-135m \\
-        --openvino-python VENV/bin/python --openvino-model SMOLLM2.gguf
+        --openvino-python VENV/bin/python --openvino-model SMOLLM2.gguf \\
+        --onnxruntime-python VENV/bin/python --onnxruntime-model DIR
 
 Each round asks every engine once, in a process of its own on the pinned CPUs: the same prompts of
 about 128 tokens, exactly as many new tokens for each. OpenVINO GenAI reads a GGUF file, or what
-optimum-cli exported; its Python is one that has openvino-genai.
+optimum-cli exported; onnxruntime-genai what its model builder made (benchmarks/README.md). Their
+Python is one that has them.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from benchmarks.rows import RESULTS, append, layout
 from benchmarks.serving import prompt_text
 from halfbyte import LLM, SamplingParams, __version__
 
-PEER = Path(__file__).with_name("openvino_batches.py")
+PEERS = ("openvino", "onnxruntime")  # each with a program beside this one
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +80,15 @@ def _contenders(arguments: argparse.Namespace) -> list[Contender]:
         Contender("halfbyte", layout(arguments.planes), cascade, (*ours, "--cascades", cascade))
         for cascade in arguments.cascades
     ]
-    if arguments.openvino_python:
-        peer = (str(arguments.openvino_python), str(PEER), str(arguments.openvino_model))
-        given = json.dumps([_prompts(batch, arguments.prompt_tokens) for batch in arguments.batch])
-        command = (*peer, str(arguments.threads), work[0], given)
-        name = arguments.openvino_model.name.removesuffix(".gguf").rpartition(".")[2]
-        found.append(Contender("openvino-genai", name, "", command))
+    given = json.dumps([_prompts(batch, arguments.prompt_tokens) for batch in arguments.batch])
+    for peer in PEERS:
+        python = getattr(arguments, f"{peer}_python")
+        model: Path | None = getattr(arguments, f"{peer}_model")
+        if python and model:
+            program = Path(__file__).with_name(f"{peer}_batches.py")
+            command = (str(python), str(program), str(model), str(arguments.threads), work[0])
+            name = model.name.removesuffix(".gguf").rpartition(".")[2]
+            found.append(Contender(f"{peer}-genai", name, "", (*command, given)))
     return found
 
 
@@ -127,6 +132,8 @@ def _parse(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--openvino-python", type=Path, help="a Python with openvino-genai")
     parser.add_argument("--openvino-model", type=Path, help="GGUF file or exported directory")
+    parser.add_argument("--onnxruntime-python", type=Path, help="one with onnxruntime-genai")
+    parser.add_argument("--onnxruntime-model", type=Path, help="directory of its model builder")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, default=RESULTS / "batches.jsonl")
     return parser.parse_args(given)

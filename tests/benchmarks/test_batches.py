@@ -21,11 +21,14 @@ def test_every_batch_of_every_engine_is_a_row(
     peer.chmod(0o755)
     arguments = f"x --name tiny --model {talking_model} --cascades w8a8 --batch 1 3 --rounds 2"
     arguments += f" --tokens 8 --prompt-tokens 16 --openvino-python {peer} --openvino-model m.Q4_1"
+    arguments += f" --onnxruntime-python {peer} --onnxruntime-model m.int4"
     monkeypatch.setattr("sys.argv", [*arguments.split(), "--output", str(output)])
     batches.main()
     rows = {(row.engine, row.metric): row for row in read([output])}
-    assert len(rows) == 4
+    assert len(rows) == 6
     assert rows["openvino-genai", "offline batch 3"].spread.median == 9.0
+    assert rows["onnxruntime-genai", "offline batch 1"].spread.median == 7.0
+    assert rows["onnxruntime-genai", "offline batch 1"].format == "int4"
     assert rows["halfbyte", "offline batch 3"].spread.n == 2
     assert all(row.spread.median > 0 for row in rows.values())
 
