@@ -17,7 +17,7 @@ class Recorder:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._now = Snapshot()
-        self._outcomes: Counter[tuple[int, int]] = Counter()
+        self._outcomes: dict[tuple[int, int], int] = {}
 
     def accepted(self, prompt_tokens: int) -> None:
         """A request entered the queue."""
@@ -59,7 +59,7 @@ class Recorder:
         with self._lock:
             self._now.steps += 1
             self._now.choices.update(choices)
-            self._outcomes = Counter(total.outcomes)
+            self._outcomes = dict(total.outcomes)
             for name in _TOTALS:
                 setattr(self._now, name, getattr(total, name))
 
@@ -73,7 +73,7 @@ class Recorder:
         """A copy that nothing changes any more."""
         with self._lock:
             copied = {f.name: _copy(getattr(self._now, f.name)) for f in fields(Snapshot)}
-            seen = Agreement(self._outcomes)
+            seen = Agreement(Counter(self._outcomes))
         return replace(
             Snapshot(**copied),
             proposed_by_position=seen.proposed_by_position,
