@@ -206,6 +206,22 @@ def test_a_model_reads_a_text_only_where_enough_is_still_to_come(
     assert planner._drift.factor(0) == pytest.approx(1.0, rel=0.2)
 
 
+def test_where_answers_are_long_a_text_is_read_at_once() -> None:
+    arm = replace(arms("w4a8")[0], unread=Unread(lambda s: 600, lambda n: n / 600))
+    planner = CostPlanner(TARGET, table(), [arm])
+    for step in range(100):
+        planner.acceptance.observe(arm.sources[0], "another", 4, 4 if step % 5 else 2, step)
+    used = []
+    for _ in range(40):
+        text = Text({"w4a8": [0.95]}, remaining=5000)
+        planner.begin(text)
+        used.append(planner.plan([text])[0].length > 0)
+        text.tokens = range(600 + 2000)
+        planner.release(text)
+    assert not used[0]
+    assert used[-1]
+
+
 def test_passes_beyond_the_depth_of_a_tree_cost_nothing() -> None:
     deep, flat = arms("w4a8")[0], replace(arms("w4a8")[0], depth=2)
     forecaster = Forecaster("w8a16", table(), [deep, flat])

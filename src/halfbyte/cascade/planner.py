@@ -52,8 +52,9 @@ HOPED_COST = 0.9  # of it, then
 HOST_START, HOST_STEP = 5e-5, 1.02
 NEVER = 1 << 62  # tokens
 # What a model has not read of a text is paid for by the tokens still to come: as many as have come,
-# this many at least, and no more than are wanted.
+# or as answers usually have beyond that; this many at least, and no more than are wanted.
 LEAST_HORIZON = 32
+LENGTHS_FADE = 1 / 8  # of the usual length of an answer, with each
 MUCH_UNREAD = 16  # tokens: a call that runs so many first says nothing of what a draft costs
 PACE_FADE = 1 / 12  # of a sequence's tokens a cycle, each cycle
 
@@ -111,6 +112,7 @@ class CostPlanner:
                 raise ValueError("arms that go by evidence of different kinds")
         self._readers = [i for i, arm in enumerate(self.arms) if arm.unread is not None]
         self._begun_at: dict[Decoding, int] = {}  # tokens
+        self._usual_length, self._answers = 0.0, 0  # tokens of an answer
         self._reading: set[int] = set()  # arms whose next call runs much that is unread
         self._step = 0
         self._in_use = PLAIN_ARM
@@ -155,7 +157,11 @@ class CostPlanner:
         for arm in self.arms:
             arm.proposer.release(sequence)
         self.acceptance.forget(sequence)
-        self._begun_at.pop(sequence, None)
+        begun = self._begun_at.pop(sequence, None)
+        if begun is not None:
+            self._answers += 1
+            share = max(LENGTHS_FADE, 1 / self._answers)
+            self._usual_length += share * (len(sequence.tokens) - begun - self._usual_length)
         self._members, self._kept = [], {}
 
     def plan(self, sequences: Seq[Decoding]) -> list[Turn]:
@@ -182,8 +188,8 @@ class CostPlanner:
         """Seconds for what is unread, with each token that may still come."""
         length = len(sequence.tokens)
         come = length - self._begun_at.get(sequence, length)
-        horizon = min(max(LEAST_HORIZON, come), max(1, sequence.remaining))
-        return self._unread(arm, sequence)[1] / horizon
+        expected = max(LEAST_HORIZON, come, self._usual_length - come)
+        return self._unread(arm, sequence)[1] / min(expected, max(1, sequence.remaining))
 
     def _next(self, sequences: Seq[Decoding]) -> list[Turn]:
         self._step += 1
