@@ -4,10 +4,11 @@
     … --ramp: plain decoding and `auto` at growing batch sizes
 
 One model in one process. For each kind of work and batch size, every round runs every variant over
-the same prompts, `--prompts` at least and a batch at a time, before the next round; an untimed
-round comes first, in which `auto` learns. A batch decodes as many times faster as it is larger, at
-first, so from 2 on there are three times as many prompts: a measurement of half a second says
-little.
+the same prompts, `--prompts` at least. Within it the variants take turns batch by batch, since a
+machine shared with others is a fifth slower for seconds on end; `speedup` is the median over
+batches. An untimed round comes first, in which `auto` learns. A batch decodes as many times faster
+as it is larger, at first, so from 2 on there are three times as many prompts: a measurement of half
+a second says little.
 
 The ramp's rows have `of_best_before`: throughput over the best of smaller batches.
 """
@@ -66,7 +67,13 @@ class Runs:
     total: Statistics = field(default_factory=Statistics)
     outputs: list[list[int]] = field(default_factory=list)  # of the first round
     cycles: Counter[tuple[int, int]] = field(default_factory=Counter)  # (sequences, proposed)
-    context: float = 0.0  # mean, halfway through decoding
+    batches: list[float] = field(default_factory=list)  # tokens/s of each batch of each round
+    contexts: list[float] = field(default_factory=list)  # halfway through decoding
+
+    @property
+    def context(self) -> float:
+        """Their mean."""
+        return statistics.mean(self.contexts)
 
 
 def main() -> None:
@@ -129,14 +136,18 @@ def measure(
     subjects = {name: _subject(llm, name) for name in variants}
     found = {name: Runs() for name in variants}
     for turn in range(arguments.rounds + 1):
-        # Each round starts with another variant: none always follows the same neighbour.
-        shift = turn % len(variants)
-        for name in [*variants[shift:], *variants[:shift]]:
-            run = _decode(subjects[name], prompts, batch, arguments.tokens)
+        this = {name: Runs() for name in variants}
+        for number, at in enumerate(range(0, len(prompts), batch)):
+            # Another variant begins each time: none always follows the same neighbour.
+            shift = (turn + number) % len(variants)
+            for name in [*variants[shift:], *variants[:shift]]:
+                _decode(subjects[name], prompts[at : at + batch], arguments.tokens, this[name])
+        for name, run in this.items():
             if turn == 0:
-                found[name].outputs, found[name].context = run.outputs, run.context
+                found[name].outputs, found[name].contexts = run.outputs, run.contexts
                 continue
             found[name].speeds.append(run.total.tokens_per_second)
+            found[name].batches += run.batches
             found[name].total.add(run.total)
             found[name].cycles += run.cycles
         print(f"round {turn} of {arguments.rounds} done", file=sys.stderr, flush=True)
@@ -154,31 +165,28 @@ def _subject(llm: LLM, name: str) -> LLM:
     )
 
 
-def _decode(llm: LLM, prompts: Sequence[Workload], batch: int, tokens: int) -> Runs:
-    """All prompts, a batch after another: outputs, statistics, cycles, the mean context halfway."""
+def _decode(llm: LLM, prompts: Sequence[Workload], tokens: int, run: Runs) -> None:
+    """A batch of prompts; adds its outputs, statistics, cycles and contexts halfway."""
     params = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True)
-    run, contexts = Runs(), []
-    for at in range(0, len(prompts), batch):
-        engine, sequences = llm.engine(), []
-        for prompt in prompts[at : at + batch]:
-            sequences.append(Request(llm.model, token_ids(llm, prompt), params).sequence)
-            engine.add(sequences[-1])
-        seen = engine.statistics
-        try:
-            while engine.has_work:
-                size, proposed, before = seen.cycles, seen.draft_tokens, seen.target_forwards
-                engine.step()
-                if seen.cycles > size:
-                    forwards = seen.target_forwards - before  # several in a burst, all plain
-                    sequences_each = math.ceil((seen.cycles - size) / forwards)
-                    run.cycles[sequences_each, seen.draft_tokens - proposed] += forwards
-        finally:
-            engine.close()
-        run.total.add(seen)
-        run.outputs += [s.emitted for s in sequences]
-        contexts += [s.prompt_len + tokens / 2 for s in sequences]
-    run.context = statistics.mean(contexts)
-    return run
+    engine, sequences = llm.engine(), []
+    for prompt in prompts:
+        sequences.append(Request(llm.model, token_ids(llm, prompt), params).sequence)
+        engine.add(sequences[-1])
+    seen = engine.statistics
+    try:
+        while engine.has_work:
+            size, proposed, before = seen.cycles, seen.draft_tokens, seen.target_forwards
+            engine.step()
+            if seen.cycles > size:
+                forwards = seen.target_forwards - before  # several in a burst, all plain
+                sequences_each = math.ceil((seen.cycles - size) / forwards)
+                run.cycles[sequences_each, seen.draft_tokens - proposed] += forwards
+    finally:
+        engine.close()
+    run.total.add(seen)
+    run.batches.append(seen.tokens_per_second)
+    run.outputs += [s.emitted for s in sequences]
+    run.contexts += [s.prompt_len + tokens / 2 for s in sequences]
 
 
 def predicted_speedup(
@@ -220,7 +228,7 @@ def _details(
     fixed = [statistics.median(r.speeds) for name, r in found.items() if not name.startswith(AUTO)]
     stages = [] if variant.startswith(AUTO) else list(Variant.parse(variant).cascade.stages)
     simple = all(isinstance(stage, Level | Ngram) for stage in stages)
-    pairs = zip(runs.speeds, plain.speeds, strict=True)
+    pairs = zip(runs.batches, plain.batches, strict=True)  # a second apart, on the same prompts
     total = runs.total
     details = {
         "batch": batch,

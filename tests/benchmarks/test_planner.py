@@ -83,7 +83,7 @@ def test_the_prediction_is_equation_1() -> None:
     total.outcomes[4, 2] = 4
     total.outcomes[4, 0] = 1
     total.links["w4a8 > w8a16"] = LinkStatistics(forwards=40)
-    runs = Runs(total=total, context=100.0, cycles=Counter({(1, 4): 10}))
+    runs = Runs(total=total, contexts=[100.0], cycles=Counter({(1, 4): 10}))
     got = predicted_speedup(table, TARGET, 1, "w4a8", runs)
     assert got == pytest.approx(3.8 / ((0.6 + 3 * 0.5) + 1.4))
     assert predicted_speedup(table, TARGET, 1, "w4a8", Runs()) is None
