@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -108,6 +109,18 @@ def random_requests(seed: int, count: int) -> list[Wanted]:
     return wanted
 
 
+def plainly(wanted: Wanted) -> Wanted:
+    """What a burst may hold: no cascade, and logits as they come."""
+    unshaped = replace(
+        wanted.params,
+        repetition_penalty=1.0,
+        frequency_penalty=0.0,
+        logprobs=None,
+        prompt_logprobs=None,
+    )
+    return replace(wanted, params=unshaped, cascade="w8a16")
+
+
 def alone(llm: LLM, wanted: Wanted) -> Completion:
     """Plainly at the target, nothing cached, one thread: the reference."""
     plain = str(Cascade.parse(wanted.cascade).plain)
@@ -148,21 +161,25 @@ def busy(talking_model: Path) -> LLM:
     return LLM(talking_model, "w4a8 > w8a16", 2, num_tokens=NUM_TOKENS, page_size=16, max_rows=96)
 
 
-@pytest.mark.parametrize("restless", [False, True], ids=["fixed", "restless"])
+@pytest.mark.parametrize("mode", ["fixed", "restless", "plain"])
 @pytest.mark.parametrize("seed", range(3))
 def test_every_output_equals_its_solo_plain_run(
-    reference: LLM, busy: LLM, seed: int, restless: bool
+    reference: LLM, busy: LLM, seed: int, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = random.Random(seed)
     options = EngineOptions(
         draft_length=rng.randint(1, 6), max_batch=rng.randint(3, 9), prefill_rows=rng.randint(4, 64)
     )
     wanted = random_requests(seed, 40)
+    if mode == "plain":
+        wanted = [plainly(w) for w in wanted]
     model = busy.model
+    decode = Mock(wraps=model.runtime.decode)
+    monkeypatch.setattr(model.runtime, "decode", decode)
     proposers = Proposers(model.runtime)
     planners = (
         (lambda cascade: RestlessPlanner(seed, proposers, str(cascade.target)))
-        if restless
+        if mode == "restless"
         else None
     )
     engine = Engine(model.runtime, model.pool, busy.cascade, options, planners)
@@ -193,7 +210,10 @@ def test_every_output_equals_its_solo_plain_run(
     assert model.pool.num_free == model.pool.num_pages
     assert engine.preemptions > 0
     assert engine.statistics.cached_tokens > 0
-    assert 0 < engine.statistics.accepted_tokens < engine.statistics.draft_tokens
+    if mode == "plain":
+        assert decode.called  # there were bursts
+    else:
+        assert 0 < engine.statistics.accepted_tokens < engine.statistics.draft_tokens
     assert any(r.sequence.finish_reason == "cancelled" for r in requests)
 
 
