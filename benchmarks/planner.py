@@ -55,6 +55,7 @@ FIXED = (
     "ngram > {} @8",
     "ngram > w4a8 > {} @5/4",
 )
+BATCHES = (1, 4, 16)
 RAMP = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 PROMPTS_BATCHED = 3  # times as many, from a batch of 2 on
 
@@ -81,7 +82,7 @@ def main() -> None:
     os.sched_setaffinity(0, pinned_cpus(arguments.threads))
     occasion = Occasion.begin(arguments.name, arguments.threads)
     target = Level.parse(arguments.target)
-    batches = RAMP if arguments.ramp else arguments.batches
+    batches = arguments.batches or (RAMP if arguments.ramp else BATCHES)
     counts = {batch: num_prompts(batch, arguments.prompts) for batch in batches}
     work = load(arguments.data, arguments.kinds, max(counts.values()))
     llm = LLM(
@@ -273,7 +274,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="directory of the texts")
     parser.add_argument("--target", default="w8a16")
     parser.add_argument("--kinds", type=names, default=",".join(KINDS))
-    parser.add_argument("--batches", type=_counts, default="1,4,16")
+    parser.add_argument("--batches", type=_counts, help="default: 1,4,16; of --ramp 1 to 32")
     parser.add_argument(
         "--variant", action="append", help="CASCADE @LENGTH or @LENGTH/INNER; {} is the target"
     )
