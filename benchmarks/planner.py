@@ -288,8 +288,15 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--prompts", type=positive, default=4, help="a measurement, at least")
     parser.add_argument("--tokens", type=positive, default=128)
     parser.add_argument("--rounds", type=positive, default=5)
-    parser.add_argument("--output", type=Path, default=RESULTS / "planner.jsonl")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="default: planner.jsonl; with offers, beside other second models",
+    )
     arguments = parser.parse_args()
+    if arguments.output is None:
+        name = "hierarchy.jsonl" if arguments.offer else "planner.jsonl"
+        arguments.output = RESULTS / name
     kinds = (*KINDS, *REPETITIVE)
     unknown = [kind for kind in arguments.kinds if kind not in kinds]
     if unknown:
