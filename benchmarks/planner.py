@@ -98,6 +98,7 @@ def main() -> None:
     table = cost_table(runtime, llm.model.pool, target, measure_again=True)
     auto = " | ".join([AUTO, *map(str, arguments.offer)])
     variants = [str(target), auto]
+    what = "ramp" if arguments.ramp else "offered" if arguments.offer else "workload"
     if not arguments.ramp:
         variants += [text.format(target) for text in arguments.variant or FIXED]
     rows: list[Row] = []
@@ -114,7 +115,7 @@ def main() -> None:
                 size = runtime.weight_bytes(target)
                 shown = renamed(variant, arguments.alias)
                 subject = Subject.ours(layout(arguments.planes), size, shown)
-                metric = f"{'ramp' if arguments.ramp else 'workload'} {kind} x{batch}"
+                metric = f"{what} {kind} x{batch}"
                 rows.append(occasion.row(subject, metric, "tok/s", runs.speeds, details=details))
             _tell(kind, batch, found, rows[-len(found) :])
     append(arguments.output, rows)
