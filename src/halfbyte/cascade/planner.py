@@ -511,7 +511,9 @@ class CostPlanner:
         if PLAIN_ARM not in best.arms:
             plain = self._plain
             yield plain, plain.rate / self._hoped_cost(verify_key(plain.rows)), plain.tokens
-        for arm in range(len(self.arms)):
+        for arm, one in enumerate(self.arms):
+            if one.cost.pass_seconds(1, first=True) * self._drift.factor(arm) > self._budget:
+                continue  # not even one token for one sequence
             hopes: list[Seq[float] | None] = [None] * len(contexts)
             for b, sequence in enumerate(self._members):
                 source = self._source(arm, b, self._matches)
@@ -526,7 +528,7 @@ class CostPlanner:
                 short = [None if hope is None else hope[:TRIAL_LENGTH] for hope in hopes]
                 trial = self.forecaster.extended(base, arm, members, short, contexts, base.rate)
                 cycle = hoped if trial is base else trial
-                if self.arms[arm].unread is not None:  # a trial has to pay for all of it
+                if one.unread is not None:  # a trial has to pay for all of it
                     reads = [b for b in members if cycle.arms[b] == arm]
                     unread = sum(self._unread(arm, self._members[b])[1] for b in reads)
                     cycle = cycle._replace(draft_seconds=cycle.draft_seconds + unread)
