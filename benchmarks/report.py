@@ -154,9 +154,12 @@ def _planner_table(model: str, rows: Sequence[Row]) -> str:
         _, kind, batch = metric.split()
         own = [row for row in rows if row.metric == metric]
         auto = [row for row in own if row.cascade.startswith("auto")]
-        fixed = sorted((r for r in own if r not in auto), key=lambda r: r.spread.median)
+        if not auto:
+            continue
+        beside = [r for r in own if r not in auto and r.date == auto[0].date]
+        fixed = sorted(beside, key=lambda r: r.spread.median)
         plain = [row for row in fixed if ">" not in row.cascade]
-        if not auto or not plain:
+        if not plain:
             continue
         best, told = fixed[-1], auto[0].details or {}
         length = (best.details or {}).get("draft_length")
