@@ -217,7 +217,7 @@
         column = make("div", { class: "column" }, make("span", { class: "value" }), make("div", { class: "fill" }), make("span", {}, String(i + 1)));
         box.append(column);
       }
-      column.children[0].textContent = value.toFixed(2).replace(/^0/, "");
+      column.children[0].textContent = String(Math.round(value * 100));
       column.children[1].style.height = `${Math.round(value * 66)}%`;
     });
     box.setAttribute("aria-label", alpha.map((value, i) => `position ${i + 1}: ${Math.round(value * 100)} percent`).join(", "));
