@@ -31,7 +31,7 @@ from benchmarks.machine import pinned_cpus
 from benchmarks.occasion import Occasion, Subject
 from benchmarks.process import guarded
 from benchmarks.rows import RESULTS, Row, append, layout
-from benchmarks.speculation import Variant
+from benchmarks.speculation import Variant, by_variant
 from benchmarks.workloads import KINDS, REPETITIVE, Workload, load, token_ids
 from halfbyte import LLM, SamplingParams
 from halfbyte.auto import cost_table
@@ -160,11 +160,7 @@ def _subject(llm: LLM, name: str) -> LLM:
     if name.startswith(AUTO):
         return llm
     variant = Variant.parse(name)
-    return llm.with_cascade(
-        variant.cascade,
-        draft_length=variant.draft_length or None,
-        inner_length=variant.inner_length or None,
-    )
+    return by_variant(llm, [variant])[variant]
 
 
 def _decode(llm: LLM, prompts: Sequence[Workload], tokens: int, run: Runs) -> None:

@@ -73,25 +73,35 @@ def cost_table(
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
-    """A model or a head beside the weights themselves, and what it costs here."""
+class ModelOffer:
+    """A model beside the weights themselves, and what it costs here."""
 
-    stage: Model | Eagle
-    table: CostTable | None = None  # of a model: its own forwards
-    level_seconds: float = 0.0  # of a head: a level of a tree
+    stage: Model
+    table: CostTable  # of its own forwards
+
+
+@dataclass(frozen=True, slots=True)
+class HeadOffer:
+    """A draft head, and what it costs here."""
+
+    stage: Eagle
+    level_seconds: float  # of a tree
+
+
+Offer = ModelOffer | HeadOffer
 
 
 def offers_of(model: LoadedModel, cascade: Cascade) -> list[Offer]:
     """What an `auto` cascade offers, opened and measured (a model's table is cached)."""
-    offers = []
+    offers: list[Offer] = []
     for stage in cascade.offers:
         if isinstance(stage, Eagle):
-            offers.append(Offer(stage, level_seconds=level_seconds(model.open_head(stage))))
+            offers.append(HeadOffer(stage, level_seconds(model.open_head(stage))))
             continue
         opened, _ = model.opened(stage)
         Cascade((stage.level,)).require(opened.runtime)
         table = cost_table(opened.runtime, opened.pool, stage.level, drafts=[stage.level])
-        offers.append(Offer(stage, table))
+        offers.append(ModelOffer(stage, table))
     return offers
 
 
@@ -129,18 +139,18 @@ def candidates(
         arms.append(Arm(str(level), proposer, cost, (Source(str(level)),), DRAFT_LENGTH))
     arms += [_after_lookup(proposers, level, target, table, lookup) for level in levels[:1]]
     for offer in offers:
-        of = _of_model if isinstance(offer.stage, Model) else _of_head
-        arms += of(proposers, offer, target, lookup)
+        if isinstance(offer, ModelOffer):
+            arms += _of_model(proposers, offer, target, lookup)
+        else:
+            arms += _of_head(proposers, offer, target)
     return arms
 
 
 def _of_model(
-    proposers: Proposers, offer: Offer, target: Level, lookup: NgramProposer
+    proposers: Proposers, offer: ModelOffer, target: Level, lookup: NgramProposer
 ) -> list[Arm]:
     """Another model alone, and after n-grams; its own table says what it costs."""
     stage, table = offer.stage, offer.table
-    assert isinstance(stage, Model)
-    assert table is not None
     cost, name = LevelCost(table, str(stage.level)), str(stage)
     runner, drafter = proposers.runner(stage), proposers.of(Cascade((stage, target)))
     assert isinstance(runner, ModelRunner)
@@ -152,7 +162,7 @@ def _of_model(
     ]
 
 
-def _of_head(proposers: Proposers, offer: Offer, target: Level, lookup: NgramProposer) -> list[Arm]:
+def _of_head(proposers: Proposers, offer: HeadOffer, target: Level) -> list[Arm]:
     """Trees of a head, at several depths; of how many nodes is the planner's choice."""
     stage, one_level = offer.stage, offer.level_seconds
     proposer = proposers.of(Cascade((stage, target)))

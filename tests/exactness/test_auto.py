@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from halfbyte.auto import Offer, candidates, planner_for
+from halfbyte.auto import HeadOffer, ModelOffer, Offer, candidates, planner_for
 from halfbyte.cascade.costs import CostTable, DraftCost
 from halfbyte.cascade.cycle import CycleReport, Turn
 from halfbyte.cascade.planner import CostPlanner
@@ -30,8 +30,8 @@ def _table(draft: float, row: float) -> CostTable:
     return CostTable(rows, (128,), levels, ((0.0,), (0.0,)), drafts)
 
 
-MODEL = Offer(STAGE, _table(0.05, 0.01))
-HEAD = Offer(Eagle("h"), level_seconds=0.05)
+MODEL = ModelOffer(STAGE, _table(0.05, 0.01))
+HEAD = HeadOffer(Eagle("h"), level_seconds=0.05)
 
 
 class Restless(CostPlanner):
