@@ -13,6 +13,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def count(text: str) -> int:
+    """An argparse type: an integer, 0 or more."""
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected 0 or more")
+    return int(text)
+
+
 def names(text: str) -> list[str]:
     """An argparse type: names between commas."""
     found = [name.strip() for name in text.split(",") if name.strip()]

@@ -4,9 +4,11 @@
         --scheme rtn=smollm2-135m --data DIR
 
 DIR holds text_wiki*, gsm8k*.jsonl and humaneval*.jsonl. Every scheme is a checkpoint of the same
-source; each runs at every level and cascade of CONFIGURATIONS, the source at f32. Rows go to
-`--output`; an interrupted run goes on where it stopped. At the end every cascade is held against
-plain decoding at its target: one digest of all tokens and logprobs, or status 1.
+source; each runs at every level and cascade of CONFIGURATIONS (or `--cascades`), the source at f32.
+A count of 0 leaves a task out; only targets are asked how they agree with the source, which runs
+again for each. Rows go to `--output`; an interrupted run goes on where it stopped. At the end every
+cascade is held against plain decoding at its target: one digest of all tokens and logprobs, or
+status 1.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.arguments import positive
+from benchmarks.arguments import count, names, positive
 from benchmarks.process import guarded
 from benchmarks.rows import RESULTS
 from halfbyte.cascade.cascade import Cascade
@@ -33,33 +35,18 @@ from halfbyte.evaluate.tasks.perplexity import Perplexity
 from halfbyte.evaluate.tasks.task import Task
 
 # Targets before the cascades that verify with them.
-CONFIGURATIONS = ("w8a16", "w4a16", "w4a4 > w4a16", "w4a8 > w8a16", "w4a4", "w4a8")
+TARGETS = ("w8a16", "w4a16")
+CONFIGURATIONS = (*TARGETS, "w4a4 > w4a16", "w4a8 > w8a16", "w4a4", "w4a8")
 NUM_TOKENS = 16384
 
 
 def main() -> None:
     arguments = _parse()
-    rows: list[ResultRow] = []
-    source = load_subject(
-        arguments.source,
-        Cascade.parse("f32"),
-        name=f"{arguments.name} source",
-        threads=arguments.threads,
-        num_tokens=NUM_TOKENS,
-    )
-    rows += _run(source, _tasks(arguments, None), arguments)
+    models = [("source", arguments.source, ("f32",))]
     for scheme in arguments.scheme:
         name, _, path = scheme.partition("=")
-        subject = load_subject(
-            path,
-            Cascade.parse(CONFIGURATIONS[0]),
-            name=f"{arguments.name} {name}",
-            threads=arguments.threads,
-            num_tokens=NUM_TOKENS,
-        )
-        for text in CONFIGURATIONS:
-            each = subject.under(Cascade.parse(text))
-            rows += _run(each, _tasks(arguments, each), arguments)
+        models.append((name, path, arguments.cascades))
+    rows = [row for model in models for row in _rows_of(*model, arguments)]
     differing = different(rows)
     for model, cascade, task in differing:
         print(f"NOT EQUAL to its target: {model}, {cascade}, {task}", file=sys.stderr)
@@ -82,6 +69,24 @@ def different(rows: Sequence[ResultRow]) -> list[tuple[str, str, str]]:
     return found
 
 
+def _rows_of(
+    name: str, path: str, cascades: Sequence[str], arguments: argparse.Namespace
+) -> list[ResultRow]:
+    """One model, loaded once."""
+    subject = load_subject(
+        path,
+        Cascade.parse(cascades[0]),
+        name=f"{arguments.name} {name}",
+        threads=arguments.threads,
+        num_tokens=NUM_TOKENS,
+    )
+    rows: list[ResultRow] = []
+    for text in cascades:
+        each = subject.under(Cascade.parse(text))
+        rows += _run(each, _tasks(arguments, each), arguments)
+    return rows
+
+
 def _run(
     subject: Subject, tasks: Sequence[tuple[Task, int]], arguments: argparse.Namespace
 ) -> list[ResultRow]:
@@ -96,22 +101,22 @@ def _run(
     return rows
 
 
-def _tasks(arguments: argparse.Namespace, subject: Subject | None) -> list[tuple[Task, int]]:
-    """(task, limit); `subject` None: the source, which is its own reference."""
+def _tasks(arguments: argparse.Namespace, subject: Subject) -> list[tuple[Task, int]]:
+    """(task, limit)."""
     data = arguments.data
     text = _one(data, "text_wiki*")
     gsm8k = _one(data, "gsm8k*.jsonl")
     tasks: list[tuple[Task, int]] = [(Perplexity(text), arguments.windows)]
-    if subject is not None and subject.llm.cascade.draft is None:
+    if str(subject.llm.cascade) in TARGETS and arguments.agreement:
         stated = f"{arguments.source}@f32"
         reference = Reference(stated, NUM_TOKENS, arguments.threads)
-        tasks.append((Agreement(text, require_reference(reference), stated), arguments.windows))
-    if subject is not None and subject.llm.cascade.draft is not None:
+        tasks.append((Agreement(text, require_reference(reference), stated), arguments.agreement))
+    if subject.llm.cascade.draft is not None:
         tasks.append((Acceptance(gsm8k, 96), arguments.prompts))
     tasks.append((Gsm8k(gsm8k), arguments.gsm8k))
     code = HumanEval(_one(data, "humaneval*.jsonl"), allow_code=True, max_tokens=256)
     tasks.append((code, arguments.humaneval))
-    return tasks
+    return [(task, limit) for task, limit in tasks if limit]
 
 
 def _one(data: Path, pattern: str) -> Path:
@@ -128,12 +133,14 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--name", required=True, help="what rows call the model")
     parser.add_argument("--source", required=True, help="the model at f32")
     parser.add_argument("--scheme", action="append", default=[], help="NAME=CKPT; may be repeated")
+    parser.add_argument("--cascades", type=names, default=CONFIGURATIONS, help="between commas")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--threads", type=positive, default=2)
-    parser.add_argument("--windows", type=positive, default=24, help="of 512 tokens")
-    parser.add_argument("--gsm8k", type=positive, default=16, help="problems")
-    parser.add_argument("--humaneval", type=positive, default=16, help="problems")
-    parser.add_argument("--prompts", type=positive, default=4, help="of acceptance")
+    parser.add_argument("--windows", type=count, default=24, help="of 512 tokens, for perplexity")
+    parser.add_argument("--agreement", type=count, default=0, help="windows, for KL and top-1")
+    parser.add_argument("--gsm8k", type=count, default=16, help="problems")
+    parser.add_argument("--humaneval", type=count, default=16, help="problems")
+    parser.add_argument("--prompts", type=count, default=4, help="of acceptance")
     parser.add_argument("--output", type=Path, default=RESULTS / "fidelity")
     return parser.parse_args()
 
