@@ -3,12 +3,15 @@
     python -m benchmarks.planner --name smollm2-135m --model smollm2-135m --planes 8 --data DIR
     … --ramp: plain decoding and `auto` at growing batch sizes
 
-One model in one process. For each kind of work and batch size, every round runs every variant over
-the same prompts, `--prompts` at least. Within it the variants take turns batch by batch, since a
-machine shared with others is a fifth slower for seconds on end; `speedup` is the median over
-batches. An untimed round comes first, in which `auto` learns. A batch decodes as many times faster
-as it is larger, at first, so from 2 on there are three times as many prompts: a measurement of half
-a second says little.
+One model in one process. For each kind of work and batch size, every round measures every variant
+on the same prompts, `--prompts` at least. They stand in queues of one prompt, or two for each place
+of a batch, and the variants take turns queue by queue, since a machine shared with others is a
+fifth slower for seconds on end. So each measurement has its pair: `speedup` and `of_best_fixed` are
+medians of paired ratios, and `…_interval` is between what they lie with 90% confidence. An untimed
+round comes first, in which `auto` learns.
+
+The batch stays full: when a request ends, the next of the queue begins, from its start again where
+need be, until so many tokens have come as the queue has. Steps with a prompt in them do not count.
 
 The ramp's rows have `of_best_before`: throughput over the best of smaller batches.
 """
@@ -23,12 +26,15 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from benchmarks.arguments import add_model, alias, names, positive, renamed
 from benchmarks.machine import pinned_cpus
 from benchmarks.occasion import Occasion, Subject
+from benchmarks.paired import Ratio
 from benchmarks.process import guarded
 from benchmarks.rows import RESULTS, Row, append, layout
 from benchmarks.speculation import Variant, by_variant
@@ -57,7 +63,7 @@ FIXED = (
 )
 BATCHES = (1, 4, 16)
 RAMP = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
-PROMPTS_BATCHED = 3  # times as many, from a batch of 2 on
+QUEUED = 2  # prompts for each place of a batch, from 2 on
 
 
 @dataclass(slots=True)
@@ -68,7 +74,7 @@ class Runs:
     total: Statistics = field(default_factory=Statistics)
     outputs: list[list[int]] = field(default_factory=list)  # of the first round
     cycles: Counter[tuple[int, int]] = field(default_factory=Counter)  # (sequences, proposed)
-    batches: list[float] = field(default_factory=list)  # tokens/s of each batch of each round
+    queues: list[float] = field(default_factory=list)  # tokens/s of each queue of each round
     contexts: list[float] = field(default_factory=list)  # halfway through decoding
 
     @property
@@ -122,9 +128,14 @@ def main() -> None:
 
 
 def num_prompts(batch: int, least: int) -> int:
-    """Of a measurement: whole batches."""
-    wanted = least if batch == 1 else PROMPTS_BATCHED * least
-    return max(1, wanted // batch) * batch
+    """Of a round: whole queues."""
+    length = queue_length(batch)
+    return -(-least // length) * length
+
+
+def queue_length(batch: int) -> int:
+    """Prompts that one measurement begins with."""
+    return 1 if batch == 1 else QUEUED * batch
 
 
 def measure(
@@ -139,17 +150,19 @@ def measure(
     found = {name: Runs() for name in variants}
     for turn in range(arguments.rounds + 1):
         this = {name: Runs() for name in variants}
-        for number, at in enumerate(range(0, len(prompts), batch)):
+        length = queue_length(batch)
+        for number, at in enumerate(range(0, len(prompts), length)):
             # Another variant begins each time: none always follows the same neighbour.
             shift = (turn + number) % len(variants)
             for name in [*variants[shift:], *variants[:shift]]:
-                _decode(subjects[name], prompts[at : at + batch], arguments.tokens, this[name])
+                queue = prompts[at : at + length]
+                _decode(subjects[name], queue, batch, arguments.tokens, this[name])
         for name, run in this.items():
             if turn == 0:
                 found[name].outputs, found[name].contexts = run.outputs, run.contexts
                 continue
-            found[name].speeds.append(run.total.tokens_per_second)
-            found[name].batches += run.batches
+            found[name].speeds.append(statistics.harmonic_mean(run.queues))
+            found[name].queues += run.queues
             found[name].total.add(run.total)
             found[name].cycles += run.cycles
         print(f"round {turn} of {arguments.rounds} done", file=sys.stderr, flush=True)
@@ -163,18 +176,25 @@ def _subject(llm: LLM, name: str) -> LLM:
     return by_variant(llm, [variant])[variant]
 
 
-def _decode(llm: LLM, prompts: Sequence[Workload], tokens: int, run: Runs) -> None:
-    """A batch of prompts; adds its outputs, statistics, cycles and contexts halfway."""
+def _decode(llm: LLM, queue: Sequence[Workload], batch: int, tokens: int, run: Runs) -> None:
+    """A queue of prompts; adds its speed, outputs, statistics, cycles and contexts halfway."""
     params = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True)
-    engine, sequences = llm.engine(), []
-    for prompt in prompts:
-        sequences.append(Request(llm.model, token_ids(llm, prompt), params).sequence)
-        engine.add(sequences[-1])
+    engine, sequences, following = llm.engine(), [], cycle(queue)
     seen = engine.statistics
+    wanted, counted, seconds = len(queue) * (tokens - 1), 0, 0.0
     try:
-        while engine.has_work:
+        while counted < wanted:
+            while engine.num_waiting + engine.num_running < batch:
+                request = Request(llm.model, token_ids(llm, next(following)), params)
+                sequences.append(request.sequence)
+                engine.add(sequences[-1])
             size, proposed, before = seen.cycles, seen.draft_tokens, seen.target_forwards
+            emitted, prompts = seen.emitted_tokens, seen.prefill_seconds
+            started = perf_counter()
             engine.step()
+            if seen.prefill_seconds == prompts:
+                seconds += perf_counter() - started
+                counted += seen.emitted_tokens - emitted
             if seen.cycles > size:
                 forwards = seen.target_forwards - before  # several in a burst, all plain
                 sequences_each = math.ceil((seen.cycles - size) / forwards)
@@ -182,9 +202,17 @@ def _decode(llm: LLM, prompts: Sequence[Workload], tokens: int, run: Runs) -> No
     finally:
         engine.close()
     run.total.add(seen)
-    run.batches.append(seen.tokens_per_second)
-    run.outputs += [s.emitted for s in sequences]
+    run.queues.append(counted / seconds)
+    run.outputs += [s.emitted for s in sequences[: len(queue)]]
+    run.outputs += [[] for _ in queue[len(sequences) :]]
     run.contexts += [s.prompt_len + tokens / 2 for s in sequences]
+
+
+def agree(ours: Sequence[Sequence[int]], theirs: Sequence[Sequence[int]]) -> bool:
+    """Whether outputs are the same as far as both came; the last of a queue are cut off."""
+    pairs = list(zip(ours, theirs, strict=True))
+    same = all(a[: len(b)] == b[: len(a)] for a, b in pairs)
+    return same and any(a and b for a, b in pairs)
 
 
 def predicted_speedup(
@@ -223,18 +251,22 @@ def _details(
     found: dict[str, Runs],
 ) -> dict[str, Any]:
     plain = found[str(target)]
-    fixed = [statistics.median(r.speeds) for name, r in found.items() if not name.startswith(AUTO)]
+    fixed = [r for name, r in found.items() if not name.startswith(AUTO)]
+    best = max(fixed, key=lambda r: statistics.median(r.speeds))
     stages = [] if variant.startswith(AUTO) else list(Variant.parse(variant).cascade.stages)
     simple = all(isinstance(stage, Level | Ngram) for stage in stages)
-    pairs = zip(runs.batches, plain.batches, strict=True)  # a second apart, on the same prompts
+    speedup, of_best = Ratio.of(runs.queues, plain.queues), Ratio.of(runs.queues, best.queues)
     total = runs.total
     details = {
         "batch": batch,
-        "speedup": statistics.median(ours / theirs for ours, theirs in pairs),
-        "of_best_fixed": statistics.median(runs.speeds) / max(fixed),
+        "pairs": len(runs.queues),
+        "speedup": speedup.median,
+        "speedup_interval": speedup.interval,
+        "of_best_fixed": of_best.median,
+        "of_best_fixed_interval": of_best.interval,
         "tau": total.tau,
         "alpha": total.alpha,
-        "identical": runs.outputs == plain.outputs,
+        "identical": agree(runs.outputs, plain.outputs),
         "shares": total.time_shares,
         "choices": {name: link.cycles for name, link in total.links.items()},
         "table_spread": table.spread,
@@ -248,9 +280,14 @@ def _tell(kind: str, batch: int, found: dict[str, Runs], rows: Sequence[Row]) ->
     for row in sorted(rows, key=lambda row: -row.spread.median):
         told = row.details or {}
         predicted = told.get("predicted_speedup")
+        speedup, of_best = (
+            f"{told[name]:.3f} ({low:.3f} to {high:.3f})"
+            for name in ("speedup", "of_best_fixed")
+            for low, high in (told[f"{name}_interval"],)
+        )
         print(
             f"{kind:6} x{batch:<3} {row.cascade:30} {row.spread.median:8.1f} tok/s"
-            f"  x{told['speedup']:.2f}  of best fixed {told['of_best_fixed']:.3f}"
+            f"  x{speedup}  of best fixed {of_best}"
             f"  tau {told['tau']:.2f}  identical {told['identical']}"
             + (f"  predicted x{predicted:.2f}" if predicted else "")
             + (

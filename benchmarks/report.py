@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.process import guarded
 from benchmarks.quality_tables import report as quality_report
@@ -164,12 +165,19 @@ def _planner_table(model: str, rows: Sequence[Row]) -> str:
         best, told = fixed[-1], auto[0].details or {}
         length = (best.details or {}).get("draft_length")
         name = f"`{best.cascade}`" + (f" {length}" if length else "")
-        speeds = [_speed(plain[0].spread), _speed(auto[0].spread), f"{told['speedup']:.2f}x"]
+        speedup = _ratio(told, "speedup", "x")
+        speeds = [_speed(plain[0].spread), _speed(auto[0].spread), speedup]
         best_speed = f"{name}: {_speed(best.spread)}"
         same = "yes" if told["identical"] else "**no**"
-        against = f"{told['of_best_fixed']:.2f}"
+        against = _ratio(told, "of_best_fixed")
         lines.append(_line([kind, batch.lstrip("x"), *speeds, best_speed, against, same]))
     return f"**{model}**, the planner, tokens/s\n\n" + "\n".join(lines)
+
+
+def _ratio(told: Mapping[str, Any], name: str, unit: str = "") -> str:
+    """A ratio of a row's details, and between what it lies where the row says so."""
+    text, interval = f"{told[name]:.2f}{unit}", told.get(f"{name}_interval")
+    return f"{text} ({interval[0]:.2f}-{interval[1]:.2f})" if interval else text
 
 
 def _cost_table(model: str, rows: Sequence[Row]) -> str:

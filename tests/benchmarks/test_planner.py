@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from benchmarks.arguments import alias, renamed
-from benchmarks.planner import AUTO, Runs, measure, num_prompts, predicted_speedup
+from benchmarks.paired import Ratio
+from benchmarks.planner import AUTO, Runs, agree, measure, num_prompts, predicted_speedup
 from benchmarks.workloads import KINDS, load
 
 from halfbyte.cascade.costs import CostTable, DraftCost
@@ -52,16 +53,22 @@ def test_missing_and_broken_texts_are_named(data: Path) -> None:
         load(data / "nowhere", ["chat"], 1)
 
 
-def test_a_measurement_has_whole_batches_and_more_prompts_where_a_batch_is_fast() -> None:
-    assert [num_prompts(batch, 4) for batch in (1, 2, 3, 4, 8, 16, 32)] == [
-        4,
-        12,
-        12,
-        12,
-        8,
-        16,
-        32,
-    ]
+def test_a_round_has_whole_queues() -> None:
+    assert [num_prompts(batch, 4) for batch in (1, 2, 3, 4, 16)] == [4, 4, 6, 8, 32]
+
+
+def test_a_ratio_lies_between_order_statistics() -> None:
+    few = Ratio.of([1.0, 4.0, 3.0], [1.0, 2.0, 1.0])
+    assert (few.median, few.interval) == (2.0, [1.0, 3.0])
+    # Of 8 tosses fewer than 2 heads: 9 in 256, twice that is 7%; fewer than 3 are too likely.
+    eight = Ratio.of([float(i) for i in range(1, 9)], [1.0] * 8)
+    assert (eight.median, eight.interval) == (4.5, [2.0, 7.0])
+
+
+def test_outputs_agree_as_far_as_both_came() -> None:
+    assert agree([[1, 2, 3], [], [4]], [[1, 2], [7], [4, 5]])
+    assert not agree([[1, 2, 3], [5]], [[1, 2], [4, 5]])
+    assert not agree([[], [4]], [[1], []]), "nothing was compared"
 
 
 def test_rows_have_names_in_the_place_of_paths() -> None:
@@ -102,3 +109,20 @@ def test_all_variants_decode_the_same_tokens(talking_llm: LLM, data: Path) -> No
         assert sum(p * n for (_, p), n in runs.cycles.items()) == runs.total.draft_tokens
         assert len(runs.speeds) == 2
         assert all(speed > 0 for speed in runs.speeds)
+
+
+def test_a_batch_stays_full_until_as_many_tokens_have_come_as_its_queue_has(
+    talking_llm: LLM, data: Path
+) -> None:
+    arguments = argparse.Namespace(rounds=1, tokens=12)
+    auto = talking_llm.with_cascade("auto > w8a16")
+    prompts = load(data, ["chat"], 4)["chat"]
+    found = measure(auto, ["w8a16", AUTO, "ngram > w8a16 @4"], prompts, 2, arguments)
+    for runs in found.values():
+        assert agree(runs.outputs, found["w8a16"].outputs)
+        assert len(runs.queues) == 1
+        decoded = runs.total.emitted_tokens - runs.total.prefill_emitted
+        assert decoded >= 4 * 11
+        alone = sum(n for (size, _), n in runs.cycles.items() if size == 1)
+        # A sequence is alone only while another's prompt runs.
+        assert alone <= runs.total.prefill_emitted
