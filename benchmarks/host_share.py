@@ -39,7 +39,7 @@ class TimedRuntime:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._runtime, name)
-        if name not in ("forward", "forward_sample", "decode", "draft"):
+        if name not in ("forward", "forward_sample", "decode", "draft", "draft_and_verify"):
             return value
 
         def timed(*args: Any) -> Any:

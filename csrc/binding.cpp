@@ -76,6 +76,7 @@ NB_MODULE(_native, m) {
         .def("forward_sample", &NativeModel::forward_sample)
         .def("draft", &NativeModel::draft)
         .def("decode", &NativeModel::decode)
+        .def("draft_and_verify", &NativeModel::draft_and_verify)
         .def("interrupt", &NativeModel::interrupt, "wanted"_a)
         .def("copy_kv", &NativeModel::copy_kv)
         .def("capture_layer", &NativeModel::capture_layer)
@@ -85,8 +86,7 @@ NB_MODULE(_native, m) {
         .def("forward_best", &NativeModel::forward_best)
         .def("read_kv", &NativeModel::read_kv, "layer"_a, "page"_a)
         .def("reduce_head", &NativeModel::reduce_head)
-        .def("bytes_read", &NativeModel::bytes_read, "weight_bits"_a, "act_bits"_a, "head_bits"_a,
-             "head"_a = 0)
+        .def("bytes_read", &NativeModel::bytes_read, "level"_a, "head"_a = 0)
         .def("memory_bytes", &NativeModel::memory_bytes)
         .def_prop_ro("has_lo", &NativeModel::has_lo)
         .def_prop_ro("dense", &NativeModel::dense);

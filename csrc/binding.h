@@ -49,6 +49,15 @@ using AdjustmentArrays =
     std::tuple<Array<std::int32_t, 1>, Array<std::int32_t, 1>, Array<float, 1>, Array<float, 1>,
                Array<float, 1>, Array<std::int32_t, 1>, Array<std::uint32_t, 2>>;
 
+// Weight, activation and head bits.
+using LevelBits = std::tuple<int, int, int>;
+
+// temperatures, top_ks, top_ps, min_ps, seeds, positions [R].
+using SamplingArrays = std::tuple<Array<float, 1>, Array<std::int32_t, 1>, Array<float, 1>,
+                                  Array<float, 1>, Array<std::uint64_t, 1>, Array<std::int32_t, 1>>;
+
+std::vector<SamplingRow> sampling_rows(std::size_t R, const SamplingArrays& arrays);
+
 void bind_suffixes(nb::module_& m);
 
 // Loads one model. Not thread-safe: the Python side holds one lock per runtime.
@@ -74,31 +83,34 @@ class NativeModel {
 
     Result<float> forward(Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> row_starts,
                           Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages,
-                          int weight_bits, int act_bits, int head_bits,
-                          Array<std::int32_t, 1> logit_rows,
+                          LevelBits level, Array<std::int32_t, 1> logit_rows,
                           std::optional<Array<std::int32_t, 2>> paths);
     std::tuple<Result<std::int32_t>, Result<float>, Result<std::int32_t>, Result<float>>
     forward_sample(Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> row_starts,
-                   Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages, int weight_bits,
-                   int act_bits, int head_bits, Array<std::int32_t, 1> logit_rows,
-                   Array<float, 1> temperatures, Array<std::int32_t, 1> top_ks,
-                   Array<float, 1> top_ps, Array<float, 1> min_ps, Array<std::uint64_t, 1> seeds,
-                   Array<std::int32_t, 1> positions, std::optional<Array<std::int32_t, 2>> paths,
+                   Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages, LevelBits level,
+                   Array<std::int32_t, 1> logit_rows, const SamplingArrays& sampling,
+                   std::optional<Array<std::int32_t, 2>> paths,
                    const std::optional<AdjustmentArrays>& adjustments,
                    const std::optional<Array<std::int32_t, 1>>& forced,
                    const std::optional<Array<std::int32_t, 1>>& tops);
     std::tuple<Result<std::int32_t>, Result<std::int32_t>> draft(
         Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages,
-        int weight_bits, int act_bits, int head_bits, Array<std::int32_t, 1> lengths,
-        Array<float, 1> temperatures, Array<std::int32_t, 1> top_ks, Array<float, 1> top_ps,
-        Array<float, 1> min_ps, Array<std::uint64_t, 1> seeds, Array<std::int32_t, 1> positions,
+        LevelBits level, Array<std::int32_t, 1> lengths, const SamplingArrays& sampling,
         const std::optional<AdjustmentArrays>& adjustments, float min_confidence, int head);
     // `length` tokens of each sequence and their logprobs; it may be interrupted.
-    std::tuple<Result<std::int32_t>, Result<float>> decode(
-        Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages,
-        int weight_bits, int act_bits, int head_bits, int length, Array<float, 1> temperatures,
-        Array<std::int32_t, 1> top_ks, Array<float, 1> top_ps, Array<float, 1> min_ps,
-        Array<std::uint64_t, 1> seeds, Array<std::int32_t, 1> positions);
+    std::tuple<Result<std::int32_t>, Result<float>> decode(Array<std::int32_t, 1> tokens,
+                                                           Array<std::int32_t, 1> first,
+                                                           Array<std::int32_t, 2> pages,
+                                                           LevelBits level, int length,
+                                                           const SamplingArrays& sampling);
+    // A draft at one level and the verify of it at another: what was drafted, what was sampled at
+    // the root and at every drafted token, and the seconds of the draft.
+    std::tuple<Result<std::int32_t>, Result<std::int32_t>, Result<std::int32_t>, Result<float>,
+               double>
+    draft_and_verify(Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> first,
+                     Array<std::int32_t, 2> pages, LevelBits level, Array<std::int32_t, 1> lengths,
+                     LevelBits target, const SamplingArrays& sampling, float min_confidence,
+                     int head);
     // True: a `decode` ends after the forward it is in, as does any from now on. Any thread.
     void interrupt(bool wanted) { interrupt_.store(wanted, std::memory_order_relaxed); }
     void copy_kv(Array<std::int32_t, 1> pages, Array<std::int32_t, 1> sources,
@@ -119,11 +131,11 @@ class NativeModel {
     Result<float> read_features(Array<std::int32_t, 1> pages, Array<std::int32_t, 1> positions);
     std::tuple<Result<std::int32_t>, Result<float>, Result<float>> forward_best(
         Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> row_starts,
-        Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages, int weight_bits, int act_bits,
-        int head_bits, Array<std::int32_t, 1> logit_rows,
-        std::optional<Array<std::int32_t, 2>> paths, Array<float, 2> features, int k);
+        Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages, LevelBits level,
+        Array<std::int32_t, 1> logit_rows, std::optional<Array<std::int32_t, 2>> paths,
+        Array<float, 2> features, int k);
 
-    std::size_t bytes_read(int weight_bits, int act_bits, int head_bits, int head);
+    std::size_t bytes_read(LevelBits level, int head);
     std::size_t memory_bytes() { return model_->weights().bytes(); }
     bool has_lo() const;
     bool dense() const { return model_->layers[0].qkv.dense; }
@@ -140,13 +152,8 @@ class NativeModel {
                  const Array<std::int32_t, 1>& logit_rows,
                  const std::optional<Array<std::int32_t, 2>>& paths,
                  const std::int32_t* forwards = nullptr, bool head = false) const;
-    Draft run_draft(const Array<std::int32_t, 1>& tokens, const Array<std::int32_t, 1>& first,
-                    const Array<std::int32_t, 2>& pages, LevelSpec level,
-                    const Array<std::int32_t, 1>& lengths, std::vector<SamplingRow> sampling,
-                    float min_confidence, const ReducedHead* reduced,
-                    const std::atomic<bool>* interrupt);
     const ReducedHead* reduced_head(int number) const;
-    LevelSpec checked_level(int weight_bits, int act_bits, int head_bits) const;
+    LevelSpec checked_level(LevelBits level) const;
     void adjust_rows(const AdjustmentArrays& arrays, std::vector<SamplingRow>& rows) const;
     void force_rows(const Array<std::int32_t, 1>& forced, std::vector<SamplingRow>& rows) const;
     std::size_t most_tops(const Array<std::int32_t, 1>& tops, std::size_t rows) const;

@@ -54,11 +54,10 @@ Result<float> NativeModel::read_features(Array<std::int32_t, 1> pages,
 
 std::tuple<Result<std::int32_t>, Result<float>, Result<float>> NativeModel::forward_best(
     Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> row_starts, Array<std::int32_t, 1> first,
-    Array<std::int32_t, 2> pages, int weight_bits, int act_bits, int head_bits,
-    Array<std::int32_t, 1> logit_rows, std::optional<Array<std::int32_t, 2>> paths,
-    Array<float, 2> features, int k) {
+    Array<std::int32_t, 2> pages, LevelBits level, Array<std::int32_t, 1> logit_rows,
+    std::optional<Array<std::int32_t, 2>> paths, Array<float, 2> features, int k) {
     Step step = checked(tokens, row_starts, first, pages, logit_rows, paths, nullptr, true);
-    const LevelSpec level = checked_level(weight_bits, act_bits, head_bits);
+    const LevelSpec at = checked_level(level);
     const ModelShape& s = model_->shape();
     const std::size_t width = features.shape(1), R = step.num_logit_rows, H = s.hidden;
     expect(s.features > 0 && features.shape(0) == tokens.shape(0) &&
@@ -71,7 +70,7 @@ std::tuple<Result<std::int32_t>, Result<float>, Result<float>> NativeModel::forw
     Best best;
     {
         nb::gil_scoped_release release;
-        best = model_->forward_best(step, level, k, hidden.data());
+        best = model_->forward_best(step, at, k, hidden.data());
     }
     const std::size_t count = k;
     return {to_numpy(std::move(best.tokens), {R, count}),

@@ -1,5 +1,4 @@
-// The steps of a NativeModel: what a forward, a draft and the KV pool are asked for is checked
-// first.
+// The steps of a NativeModel: what a forward and the KV pool are asked for is checked first.
 #include <algorithm>
 
 #include "binding.h"
@@ -25,11 +24,16 @@ bool checked_paths(const Array<std::int32_t, 2>& paths, std::int64_t begin, std:
     return !own.empty();
 }
 
-std::vector<SamplingRow> sampling_rows(std::size_t R, const Array<float, 1>& temperatures,
-                                       const Array<std::int32_t, 1>& top_ks,
-                                       const Array<float, 1>& top_ps, const Array<float, 1>& min_ps,
-                                       const Array<std::uint64_t, 1>& seeds,
-                                       const Array<std::int32_t, 1>& positions) {
+bool allows_any(const std::uint32_t* mask, std::size_t vocab) {
+    for (std::size_t w = 0; w < vocab / 32; ++w)
+        if (mask[w]) return true;
+    return vocab % 32 && (mask[vocab / 32] & ((1u << vocab % 32) - 1));
+}
+
+}  // namespace
+
+std::vector<SamplingRow> sampling_rows(std::size_t R, const SamplingArrays& arrays) {
+    const auto& [temperatures, top_ks, top_ps, min_ps, seeds, positions] = arrays;
     expect(temperatures.shape(0) == R && top_ks.shape(0) == R && top_ps.shape(0) == R &&
                min_ps.shape(0) == R && seeds.shape(0) == R && positions.shape(0) == R,
            "sampling needs one entry a row");
@@ -39,24 +43,15 @@ std::vector<SamplingRow> sampling_rows(std::size_t R, const Array<float, 1>& tem
     return rows;
 }
 
-bool allows_any(const std::uint32_t* mask, std::size_t vocab) {
-    for (std::size_t w = 0; w < vocab / 32; ++w)
-        if (mask[w]) return true;
-    return vocab % 32 && (mask[vocab / 32] & ((1u << vocab % 32) - 1));
-}
-
-}  // namespace
-
 Result<float> NativeModel::forward(Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> row_starts,
                                    Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages,
-                                   int weight_bits, int act_bits, int head_bits,
-                                   Array<std::int32_t, 1> logit_rows,
+                                   LevelBits level, Array<std::int32_t, 1> logit_rows,
                                    std::optional<Array<std::int32_t, 2>> paths) {
     const Step step = checked(tokens, row_starts, first, pages, logit_rows, paths);
-    const LevelSpec level = checked_level(weight_bits, act_bits, head_bits);
+    const LevelSpec at = checked_level(level);
     {
         nb::gil_scoped_release release;
-        model_->forward(step, level);
+        model_->forward(step, at);
     }
     const std::size_t V = model_->shape().vocab, R = step.num_logit_rows;
     std::vector<float> out(R * V);
@@ -67,33 +62,30 @@ Result<float> NativeModel::forward(Array<std::int32_t, 1> tokens, Array<std::int
 std::tuple<Result<std::int32_t>, Result<float>, Result<std::int32_t>, Result<float>>
 NativeModel::forward_sample(Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> row_starts,
                             Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages,
-                            int weight_bits, int act_bits, int head_bits,
-                            Array<std::int32_t, 1> logit_rows, Array<float, 1> temperatures,
-                            Array<std::int32_t, 1> top_ks, Array<float, 1> top_ps,
-                            Array<float, 1> min_ps, Array<std::uint64_t, 1> seeds,
-                            Array<std::int32_t, 1> positions,
+                            LevelBits level, Array<std::int32_t, 1> logit_rows,
+                            const SamplingArrays& sampling,
                             std::optional<Array<std::int32_t, 2>> paths,
                             const std::optional<AdjustmentArrays>& adjustments,
                             const std::optional<Array<std::int32_t, 1>>& forced,
                             const std::optional<Array<std::int32_t, 1>>& tops) {
     const Step step = checked(tokens, row_starts, first, pages, logit_rows, paths);
-    const LevelSpec level = checked_level(weight_bits, act_bits, head_bits);
+    const LevelSpec at = checked_level(level);
     const std::size_t R = step.num_logit_rows;
-    auto sampling = sampling_rows(R, temperatures, top_ks, top_ps, min_ps, seeds, positions);
-    if (adjustments) adjust_rows(*adjustments, sampling);
-    if (forced) force_rows(*forced, sampling);
+    auto rows = sampling_rows(R, sampling);
+    if (adjustments) adjust_rows(*adjustments, rows);
+    if (forced) force_rows(*forced, rows);
     const std::size_t N = tops ? most_tops(*tops, R) : 0;
     std::vector<std::int32_t> top_ids(R * N, -1);
     std::vector<float> top_logprobs(R * N);
     for (std::size_t r = 0; N && r < R; ++r) {
-        sampling[r].tops = (*tops)(r);
-        sampling[r].top_ids = top_ids.data() + r * N;
-        sampling[r].top_logprobs = top_logprobs.data() + r * N;
+        rows[r].tops = (*tops)(r);
+        rows[r].top_ids = top_ids.data() + r * N;
+        rows[r].top_logprobs = top_logprobs.data() + r * N;
     }
     std::vector<Choice> chosen;
     {
         nb::gil_scoped_release release;
-        chosen = model_->forward_sample(step, level, sampling);
+        chosen = model_->forward_sample(step, at, rows);
     }
     std::vector<std::int32_t> ids(R);
     std::vector<float> logprobs(R);
@@ -103,78 +95,6 @@ NativeModel::forward_sample(Array<std::int32_t, 1> tokens, Array<std::int32_t, 1
     }
     return {to_numpy(std::move(ids), {R}), to_numpy(std::move(logprobs), {R}),
             to_numpy(std::move(top_ids), {R, N}), to_numpy(std::move(top_logprobs), {R, N})};
-}
-
-Draft NativeModel::run_draft(const Array<std::int32_t, 1>& tokens,
-                             const Array<std::int32_t, 1>& first,
-                             const Array<std::int32_t, 2>& pages, LevelSpec level,
-                             const Array<std::int32_t, 1>& lengths,
-                             std::vector<SamplingRow> sampling, float min_confidence,
-                             const ReducedHead* reduced, const std::atomic<bool>* interrupt) {
-    const std::size_t B = tokens.shape(0);
-    expect(B > 0 && lengths.shape(0) == B, "draft: one length a sequence");
-    int most = 0;
-    for (std::size_t b = 0; b < B; ++b) {
-        expect(lengths(b) >= 0 && lengths(b) <= 4096, "draft lengths must be 0..4096");
-        most = std::max(most, lengths(b));
-    }
-    std::vector<std::int32_t> starts(B + 1);
-    for (std::size_t b = 0; b <= B; ++b) starts[b] = static_cast<std::int32_t>(b);
-    const std::size_t shape[1] = {B + 1};
-    const Array<std::int32_t, 1> row_starts(starts.data(), 1, shape);
-    const Array<std::int32_t, 1> rows(starts.data(), 1, &B);
-    Step step = checked(tokens, row_starts, first, pages, rows, std::nullopt, lengths.data());
-    step.reduced = reduced;
-    Draft drafted;
-    if (most == 0) {
-        drafted.counts.assign(B, 0);
-        return drafted;
-    }
-    nb::gil_scoped_release release;
-    return model_->draft(step, level, {lengths.data(), lengths.data() + B}, std::move(sampling),
-                         min_confidence, interrupt);
-}
-
-std::tuple<Result<std::int32_t>, Result<std::int32_t>> NativeModel::draft(
-    Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages,
-    int weight_bits, int act_bits, int head_bits, Array<std::int32_t, 1> lengths,
-    Array<float, 1> temperatures, Array<std::int32_t, 1> top_ks, Array<float, 1> top_ps,
-    Array<float, 1> min_ps, Array<std::uint64_t, 1> seeds, Array<std::int32_t, 1> positions,
-    const std::optional<AdjustmentArrays>& adjustments, float min_confidence, int head) {
-    const std::size_t B = tokens.shape(0);
-    const LevelSpec level = checked_level(weight_bits, act_bits, head_bits);
-    auto sampling = sampling_rows(B, temperatures, top_ks, top_ps, min_ps, seeds, positions);
-    if (adjustments) adjust_rows(*adjustments, sampling);
-    Draft drafted = run_draft(tokens, first, pages, level, lengths, std::move(sampling),
-                              min_confidence, reduced_head(head), nullptr);
-    const std::size_t most = B ? drafted.tokens.size() / B : 0;
-    return {to_numpy(std::move(drafted.tokens), {B, most}),
-            to_numpy(std::move(drafted.counts), {B})};
-}
-
-std::tuple<Result<std::int32_t>, Result<float>> NativeModel::decode(
-    Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages,
-    int weight_bits, int act_bits, int head_bits, int length, Array<float, 1> temperatures,
-    Array<std::int32_t, 1> top_ks, Array<float, 1> top_ps, Array<float, 1> min_ps,
-    Array<std::uint64_t, 1> seeds, Array<std::int32_t, 1> positions) {
-    const std::size_t B = tokens.shape(0);
-    expect(length > 0, "decode: at least one token");
-    const std::vector<std::int32_t> each(B, length);
-    const Array<std::int32_t, 1> lengths(each.data(), 1, &B);
-    const LevelSpec level = checked_level(weight_bits, act_bits, head_bits);
-    const Draft decoded =
-        run_draft(tokens, first, pages, level, lengths,
-                  sampling_rows(B, temperatures, top_ks, top_ps, min_ps, seeds, positions), 0,
-                  nullptr, &interrupt_);
-    // Nobody stops before the others.
-    const std::size_t n = static_cast<std::size_t>(decoded.counts[0]);
-    std::vector<std::int32_t> ids(B * n);
-    std::vector<float> logprobs(B * n);
-    for (std::size_t b = 0; b < B; ++b) {
-        std::copy_n(decoded.tokens.data() + b * length, n, ids.data() + b * n);
-        std::copy_n(decoded.logprobs.data() + b * length, n, logprobs.data() + b * n);
-    }
-    return {to_numpy(std::move(ids), {B, n}), to_numpy(std::move(logprobs), {B, n})};
 }
 
 std::tuple<Result<float>, Result<float>, Result<float>, Result<float>, Result<float>>
@@ -191,7 +111,7 @@ NativeModel::capture_layer(int layer, Array<float, 2> x, Array<std::int32_t, 1> 
     const Array<std::int32_t, 1> no_rows(tokens.data(), 1, &none);
     const Step step = checked(Array<std::int32_t, 1>(tokens.data(), 1, &M), row_starts, first,
                               pages, no_rows, std::nullopt);
-    const LevelSpec level = checked_level(weight_bits, act_bits, weight_bits);
+    const LevelSpec level = checked_level({weight_bits, act_bits, weight_bits});
     std::vector<float> qkv(M * hidden), o(M * attended), gate_up(M * hidden), down(M * inner),
         out(M * hidden);
     {
@@ -235,8 +155,8 @@ std::tuple<Result<std::uint8_t>, Result<std::uint8_t>> NativeModel::read_kv(int 
     return {to_numpy(std::move(k), {H, D, S * width}), to_numpy(std::move(v), {H, S, D * width})};
 }
 
-std::size_t NativeModel::bytes_read(int weight_bits, int act_bits, int head_bits, int head) {
-    return model_->bytes_read(checked_level(weight_bits, act_bits, head_bits), reduced_head(head));
+std::size_t NativeModel::bytes_read(LevelBits level, int head) {
+    return model_->bytes_read(checked_level(level), reduced_head(head));
 }
 
 bool NativeModel::has_lo() const {
@@ -295,7 +215,8 @@ const ReducedHead* NativeModel::reduced_head(int number) const {
     return number ? reduced_[number - 1] : nullptr;
 }
 
-LevelSpec NativeModel::checked_level(int weight_bits, int act_bits, int head_bits) const {
+LevelSpec NativeModel::checked_level(LevelBits level) const {
+    const auto [weight_bits, act_bits, head_bits] = level;
     const bool dense = model_->layers[0].qkv.dense;
     expect(dense == (weight_bits == 32), "f32 needs dense weights, the other levels planes");
     expect(dense || weight_bits == 4 || (weight_bits == 8 && has_lo()),

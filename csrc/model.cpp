@@ -1,7 +1,6 @@
 #include "model.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 namespace halfbyte {
@@ -153,101 +152,6 @@ std::vector<Choice> Model::forward_sample(const Step& step, LevelSpec level,
         sample_rows(sampling, out, thread);
     });
     return out;
-}
-
-Draft Model::draft(const Step& step, LevelSpec level, const std::vector<std::int32_t>& lengths,
-                   std::vector<SamplingRow> sampling, float min_confidence,
-                   const std::atomic<bool>* interrupt) {
-    const int B = step.sequences;
-    const int most = *std::max_element(lengths.begin(), lengths.end());
-    Draft result;
-    result.tokens.assign(static_cast<std::size_t>(B) * most, 0);
-    result.logprobs.assign(static_cast<std::size_t>(B) * most, 0);
-    result.counts.assign(B, 0);
-
-    // The sequences still drafting, compacted: which one, its rows and its pages.
-    std::vector<std::int32_t> active, tokens, starts, first, pages, rows;
-    std::vector<SamplingRow> how;
-    std::vector<Choice> drawn(B);
-    const auto compact = [&](auto&& keep) {
-        std::size_t n = 0;
-        for (std::size_t i = 0; i < active.size(); ++i) {
-            if (!keep(i)) continue;
-            active[n] = active[i];
-            tokens[n] = tokens[i];
-            first[n] = first[i];
-            how[n] = how[i];
-            ++n;
-        }
-        active.resize(n);
-        tokens.resize(n);
-        first.resize(n);
-        how.resize(n);
-    };
-    const auto next = [&] {
-        const int n = static_cast<int>(active.size());
-        starts.resize(n + 1);
-        rows.resize(n);
-        pages.resize(static_cast<std::size_t>(n) * step.page_columns);
-        for (int i = 0; i <= n; ++i) starts[i] = i;
-        for (int i = 0; i < n; ++i) {
-            rows[i] = i;
-            std::copy_n(step.pages + static_cast<std::size_t>(active[i]) * step.page_columns,
-                        step.page_columns,
-                        pages.begin() + static_cast<std::size_t>(i) * step.page_columns);
-        }
-        Step one{n,
-                 n,
-                 tokens.data(),
-                 starts.data(),
-                 first.data(),
-                 pages.data(),
-                 step.page_columns,
-                 rows.data(),
-                 n};
-        one.reduced = step.reduced;
-        begin_step(one);
-    };
-    for (int b = 0; b < B; ++b) {
-        active.push_back(b);
-        tokens.push_back(step.tokens[b]);
-        first.push_back(step.first[b]);
-        how.push_back(sampling[b]);
-    }
-    compact([&](std::size_t i) { return lengths[active[i]] > 0; });
-    if (active.empty()) return result;
-    reserve({.num_logit_rows = static_cast<int>(active.size())});
-    next();
-    pool_.run([&](int thread) {
-        while (true) {
-            run_layers(level, thread);
-            run_head(level, thread);
-            sample_rows(how, drawn, thread);
-            pool_.barrier();
-            if (thread == 0) {
-                compact([&](std::size_t i) {
-                    const int b = active[i];
-                    const bool sure =
-                        drawn[i].token >= 0 &&
-                        (min_confidence <= 0 || std::exp(drawn[i].logprob) >= min_confidence);
-                    if (!sure) return false;
-                    const std::size_t at = static_cast<std::size_t>(b) * most + result.counts[b]++;
-                    result.tokens[at] = drawn[i].token;
-                    result.logprobs[at] = drawn[i].logprob;
-                    tokens[i] = drawn[i].token;
-                    ++first[i];
-                    ++how[i].position;
-                    how[i].adjust.mask = nullptr;  // it was made for the first token
-                    return result.counts[b] < lengths[b];
-                });
-                if (interrupt && interrupt->load(std::memory_order_relaxed)) active.clear();
-                if (!active.empty()) next();
-            }
-            pool_.barrier();
-            if (active.empty()) return;
-        }
-    });
-    return result;
 }
 
 }  // namespace halfbyte

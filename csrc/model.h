@@ -96,6 +96,13 @@ struct Draft {
     std::vector<std::int32_t> counts;  // [B]
 };
 
+// A draft and its verify.
+struct Speculation {
+    Draft drafted;
+    double draft_seconds = 0;
+    std::vector<Choice> sampled;  // at each root and each of its drafted tokens
+};
+
 // Rows that a thread can prepare alone (model_layers.cpp).
 constexpr int kRedundantRows = 8;
 
@@ -149,6 +156,10 @@ class Model {
     Draft draft(const Step& step, LevelSpec level, const std::vector<std::int32_t>& lengths,
                 std::vector<SamplingRow> sampling, float min_confidence,
                 const std::atomic<bool>* interrupt = nullptr);
+    // `draft`, then `forward_sample` at `target` of what it drafted, after the same roots.
+    Speculation draft_and_verify(const Step& roots, LevelSpec level,
+                                 const std::vector<std::int32_t>& lengths, LevelSpec target,
+                                 const std::vector<SamplingRow>& sampling, float min_confidence);
 
     // Runs layer l over rows x [M][hidden] of the residual stream in place of embedded tokens.
     void capture_layer(const Step& step, LevelSpec level, int l, const float* x,

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.config import Level, ModelConfig
-from halfbyte.runtime.protocol import Batch, Decoded, Drafted, Sampled, Sampling
+from halfbyte.runtime.protocol import Batch, Decoded, Drafted, Sampled, Sampling, Speculated
 from halfbyte.runtime.reference import own_slots, row_contexts
-from halfbyte.runtime.stepwise import decode_stepwise
+from halfbyte.runtime.stepwise import decode_stepwise, draft_and_verify_stepwise
 
 VOCAB = 97
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -134,6 +134,21 @@ class FakeRuntime:
                 tokens[b, i] = token
                 counts[b] = i + 1
         return Drafted(tokens, counts)
+
+    def draft_and_verify(
+        self,
+        batch: Batch,
+        level: Level,
+        lengths: NDArray[np.int32],
+        target: Level,
+        sampling: Sampling,
+        min_confidence: float,
+        head: int = 0,
+    ) -> Speculated:
+        self.calls.append(("draft_and_verify", len(batch.tokens)))
+        return draft_and_verify_stepwise(
+            self, batch, level, lengths, target, sampling, min_confidence, head
+        )
 
     def decode(self, batch: Batch, level: Level, length: int, sampling: Sampling) -> Decoded:
         self.calls.append(("decode", len(batch.tokens)))

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 _I32 = NDArray[np.int32]
 _F32 = NDArray[np.float32]
 _Adjustments = tuple[_I32, _I32, _F32, _F32, _F32, _I32, NDArray[np.uint32]]
+_Sampling = tuple[_F32, _I32, _F32, _F32, NDArray[np.uint64], _I32]
+_LevelBits = tuple[int, int, int]  # weights, activations, head
 _Part = tuple[NDArray[np.uint8], NDArray[np.uint8] | None, NDArray[np.uint16], _F32 | None]
 
 def tiers() -> list[str]: ...
@@ -81,9 +83,7 @@ class NativeModel:
         row_starts: _I32,
         first_positions: _I32,
         page_tables: _I32,
-        weight_bits: int,
-        act_bits: int,
-        head_bits: int,
+        level: _LevelBits,
         logit_rows: _I32,
         paths: _I32 | None,
     ) -> _F32: ...
@@ -93,16 +93,9 @@ class NativeModel:
         row_starts: _I32,
         first_positions: _I32,
         page_tables: _I32,
-        weight_bits: int,
-        act_bits: int,
-        head_bits: int,
+        level: _LevelBits,
         logit_rows: _I32,
-        temperatures: _F32,
-        top_ks: _I32,
-        top_ps: _F32,
-        min_ps: _F32,
-        seeds: NDArray[np.uint64],
-        positions: _I32,
+        sampling: _Sampling,
         paths: _I32 | None,
         adjustments: _Adjustments | None,
         forced: _I32 | None,
@@ -113,16 +106,9 @@ class NativeModel:
         tokens: _I32,
         first_positions: _I32,
         page_tables: _I32,
-        weight_bits: int,
-        act_bits: int,
-        head_bits: int,
+        level: _LevelBits,
         lengths: _I32,
-        temperatures: _F32,
-        top_ks: _I32,
-        top_ps: _F32,
-        min_ps: _F32,
-        seeds: NDArray[np.uint64],
-        positions: _I32,
+        sampling: _Sampling,
         adjustments: _Adjustments | None,
         min_confidence: float,
         head: int,
@@ -132,17 +118,22 @@ class NativeModel:
         tokens: _I32,
         first_positions: _I32,
         page_tables: _I32,
-        weight_bits: int,
-        act_bits: int,
-        head_bits: int,
+        level: _LevelBits,
         length: int,
-        temperatures: _F32,
-        top_ks: _I32,
-        top_ps: _F32,
-        min_ps: _F32,
-        seeds: NDArray[np.uint64],
-        positions: _I32,
+        sampling: _Sampling,
     ) -> tuple[_I32, _F32]: ...
+    def draft_and_verify(
+        self,
+        tokens: _I32,
+        first_positions: _I32,
+        page_tables: _I32,
+        level: _LevelBits,
+        lengths: _I32,
+        target: _LevelBits,
+        sampling: _Sampling,
+        min_confidence: float,
+        head: int,
+    ) -> tuple[_I32, _I32, _I32, _F32, float]: ...
     def interrupt(self, wanted: bool) -> None: ...
     def copy_kv(self, pages: _I32, sources: _I32, targets: _I32) -> None: ...
     def capture_layer(
@@ -164,9 +155,7 @@ class NativeModel:
         row_starts: _I32,
         first_positions: _I32,
         page_tables: _I32,
-        weight_bits: int,
-        act_bits: int,
-        head_bits: int,
+        level: _LevelBits,
         logit_rows: _I32,
         paths: _I32 | None,
         features: _F32,
@@ -174,7 +163,7 @@ class NativeModel:
     ) -> tuple[_I32, _F32, _F32]: ...
     def read_kv(self, layer: int, page: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]: ...
     def reduce_head(self, ids: _I32) -> int: ...
-    def bytes_read(self, weight_bits: int, act_bits: int, head_bits: int, head: int = 0) -> int: ...
+    def bytes_read(self, level: _LevelBits, head: int = 0) -> int: ...
     def memory_bytes(self) -> int: ...
     @property
     def has_lo(self) -> bool: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,10 +38,10 @@ def test_fates_name_every_emitted_token_once(proposed: int, data: st.DataObject)
     assert fates[-1] is last
 
 
-def _sequence(pool: PagePool, prompt: list[int]) -> Sequence:
+def _sequence(pool: PagePool, prompt: list[int], choice: Choice = GREEDY) -> Sequence:
     table = PageTable(pool, 400)
     table.grow(200)
-    return Sequence(prompt, table=table, choice=GREEDY, limit=100, stop_ids=frozenset())
+    return Sequence(prompt, table=table, choice=choice, limit=100, stop_ids=frozenset())
 
 
 def _cycle(
@@ -98,3 +99,23 @@ def test_a_cycle_with_nothing_proposed_never_calls_the_draft() -> None:
     for cascade, length in itertools.product(["w8a16", "w4a8 > w8a16"], [0]):
         _cycle(runtime, cascade, [sequence], [length])
     assert [verb for verb, _ in runtime.calls] == ["forward_sample", "forward_sample"]
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=6), st.sampled_from([0.0, 0.4]))
+def test_one_call_for_a_draft_and_its_verify_says_what_two_say(
+    lengths: list[int], min_confidence: float
+) -> None:
+    found = []
+    for choice in (GREEDY, replace(GREEDY, tops=1)):  # whoever wants more gets two calls
+        runtime = FakeRuntime(num_pages=128, page_size=4, disagree_percent=30)
+        sequence = _sequence(PagePool(128, 4), [5], choice)
+        reports = [
+            _cycle(runtime, "w4a8 > w8a16", [sequence], [length], min_confidence)
+            for length in lengths
+        ]
+        outcomes = [(o.tokens, o.proposed, o.accepted) for r in reports for o in r.outcomes]
+        links = [(k.name, k.forwards, k.bytes_read, k.rounds) for r in reports for k in r.links]
+        found.append((outcomes, links, [(r.rows, r.prompt_rows) for r in reports]))
+        one_call = sum(verb == "draft_and_verify" for verb, _ in runtime.calls)
+        assert one_call == (sum(n > 0 for n in lengths) if choice is GREEDY else 0)
+    assert found[0] == found[1]

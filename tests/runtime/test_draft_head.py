@@ -198,9 +198,7 @@ def test_a_head_runs_no_plain_forward(kind: str) -> None:
             np.array([0, 1], np.int32),
             np.zeros(1, np.int32),
             np.zeros((1, 1), np.int32),
-            8,
-            16,
-            8,
+            (8, 16, 8),
             np.zeros(1, np.int32),
             None,
         )

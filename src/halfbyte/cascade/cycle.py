@@ -18,8 +18,10 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import TypeGuard
 
 from halfbyte.cascade.decoding import Decoding
+from halfbyte.cascade.drafter import Drafter
 from halfbyte.cascade.proposer import Ask, Link, Proposer
 from halfbyte.cascade.tree import TokenTree
 from halfbyte.cascade.verify import Draft, Outcome, Place, decode, verify
@@ -100,16 +102,20 @@ def run_cycle(
     drafts: list[Draft] = [[] for _ in sequences]
     work: list[tuple[Proposer, list[int], list[Ask], Link]] = []
     links: list[Link] = []
+    judged: list[Outcome] = []
     for proposer, members in _by_proposer(plan).items():
         asks = [_ask(sequences[i], plan[i]) for i in members]
-        answer = proposer.propose(asks)
+        if _fits_one_call(proposer, runtime, asks, len(sequences) + len(chunks)):
+            answer, judged = proposer.draft_and_verify(asks, target)
+        else:
+            answer = proposer.propose(asks)
         for i, tokens in zip(members, answer.tokens, strict=True):
             drafts[i] = tokens
         name = f"{proposer.name} > {target}"
         link = Link(name, answer.forwards, answer.bytes_read, answer.seconds)
         work.append((proposer, members, asks, link))
         links += [link, *(inner.renumbered(members) for inner in answer.inner)]
-    drafted_at = perf_counter()
+    drafted_at = started + answer.seconds if judged else perf_counter()
 
     # Verify: pending token and proposals, one forward at the target level, every row sampled.
     places = [_place(s) for s in sequences]
@@ -117,7 +123,7 @@ def run_cycle(
     none: list[Draft] = [[] for _ in chunks]
     if burst > 1:
         judged = decode(runtime, target, places, burst)
-    else:
+    elif not judged:
         judged = verify(runtime, target, [*places, *chunks], [*(d for d, _ in admitted), *none])
     outcomes = judged[: len(sequences)]
     for i, (_, cut) in enumerate(admitted):
@@ -137,6 +143,21 @@ def run_cycle(
     forwards = len(outcomes[0].tokens) if burst > 1 else 1
     chunk_outcomes = judged[len(sequences) :]
     return CycleReport(outcomes, links, *seconds, prompt_rows, rows, chunk_outcomes, forwards)
+
+
+def _fits_one_call(
+    proposer: Proposer, runtime: Runtime, asks: Seq[Ask], count: int
+) -> TypeGuard[Drafter]:
+    """Whether a level drafts for all `count` places, that have roots only and nothing special."""
+    return (
+        isinstance(proposer, Drafter)
+        and proposer.shares(runtime)
+        and len(asks) == count
+        and all(
+            ask.root_position == len(ask.sequence.tokens) - 1 and not ask.sequence.choice.is_special
+            for ask in asks
+        )
+    )
 
 
 def _ask(sequence: Decoding, turn: Turn) -> Ask:

@@ -34,6 +34,11 @@ class Choice:
     shaper: Shaper | None = field(default=None, compare=False)
     _rows: dict[int, Rows] = field(default_factory=dict, init=False, compare=False, repr=False)
 
+    @property
+    def is_special(self) -> bool:
+        """Whether more is wanted of a position than a token and its logprob."""
+        return bool(self.tops or self.shaper)
+
     def rows(self, count: int) -> Rows:
         """So many rows drawn in this way; made once, and not to be written to."""
         found = self._rows.get(count)

@@ -12,7 +12,9 @@ from halfbyte.cascade.decoding import Decoding
 from halfbyte.cascade.proposer import Ask, Proposals
 from halfbyte.cascade.runner import Runner, SharedRunner, readable
 from halfbyte.cascade.shaping import Changes, adjustments_of
-from halfbyte.cascade.verify import Outcome, Place, batch_of, sampling_of, verify
+from halfbyte.cascade.verify import Outcome, Place, judge, roots_of, verify
+from halfbyte.config import Level
+from halfbyte.runtime.protocol import Drafted, Runtime
 
 
 class Drafter:
@@ -65,6 +67,34 @@ class Drafter:
         seconds = perf_counter() - started
         return Proposals(tokens, forwards, forwards * self._forward_bytes, seconds)
 
+    def shares(self, runtime: Runtime) -> bool:
+        """Whether it runs a level of the weights of `runtime` itself, in the same KV."""
+        return isinstance(self._runner, SharedRunner) and self._runner.runtime is runtime
+
+    def draft_and_verify(self, asks: Seq[Ask], target: Level) -> tuple[Proposals, list[Outcome]]:
+        """`propose`, and `verify` of it, in one call of the runtime both share.
+
+        For sequences that have nothing to run but their roots, and nothing special.
+        """
+        places = list(self._runner.enter(asks).values())
+        lengths = [ask.length for ask in asks]
+        roots, sampling = roots_of(places)
+        done = self._runner.runtime.draft_and_verify(
+            roots,
+            self._runner.level,
+            np.array(lengths, dtype=np.int32),
+            target,
+            sampling,
+            self._min_confidence,
+            self._runner.head,
+        )
+        tokens = _taken(done.drafted)
+        rows = [len(proposed) + 1 for proposed in tokens]
+        outcomes = judge(self._runner.runtime, places, tokens, rows, done.sampled)
+        forwards = _forwards(done.drafted, lengths)
+        read = forwards * self._forward_bytes
+        return Proposals(tokens, forwards, read, done.draft_seconds), outcomes
+
     def _catch_up(self, places: dict[int, Place], tokens: list[list[int]]) -> dict[int, Place]:
         """Run what the model has not seen and draw each first token: the roots of those sure."""
         runtime, level = self._runner.runtime, self._runner.level
@@ -88,21 +118,29 @@ class Drafter:
     def _run(self, roots: dict[int, Place], asks: Seq[Ask], tokens: list[list[int]]) -> int:
         """Decode on from the roots; returns how many forwards that took."""
         places = list(roots.values())
-        rows = [place.tokens[0] for place in places]
-        positions = [place.first + 1 for place in places]
         lengths = [asks[i].length - len(tokens[i]) for i in roots]
-        sampling = sampling_of([place.choice for place in places], positions, [1] * len(places))
+        batch, sampling = roots_of(places)
         sampling.adjustments = adjustments_of([self._shape(asks[i], tokens[i]) for i in roots])
         drafted = self._runner.runtime.draft(
-            batch_of(rows, list(range(len(rows) + 1)), places),
+            batch,
             self._runner.level,
             np.array(lengths, dtype=np.int32),
             sampling,
             self._min_confidence,
             self._runner.head,
         )
-        counts: list[int] = drafted.counts.tolist()
-        for i, row, count in zip(roots, drafted.tokens.tolist(), counts, strict=True):
-            tokens[i] = tokens[i] + row[:count]
-        # A sequence that stopped early ran one forward more than it proposed.
-        return max(min(n + 1, most) for n, most in zip(counts, lengths, strict=True))
+        for i, proposed in zip(roots, _taken(drafted), strict=True):
+            tokens[i] = tokens[i] + proposed
+        return _forwards(drafted, lengths)
+
+
+def _taken(drafted: Drafted) -> list[list[int]]:
+    """The proposals, one a sequence."""
+    counts: list[int] = drafted.counts.tolist()
+    return [row[:count] for row, count in zip(drafted.tokens.tolist(), counts, strict=True)]
+
+
+def _forwards(drafted: Drafted, lengths: Seq[int]) -> int:
+    """Over the drafter's weights; a sequence that stopped early ran one more than it proposed."""
+    counts: list[int] = drafted.counts.tolist()
+    return max(min(n + 1, most) for n, most in zip(counts, lengths, strict=True))

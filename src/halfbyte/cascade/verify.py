@@ -145,7 +145,7 @@ def verify(
     if special:
         sampling = _specialised(sampling, places, proposals, counts)
     sampled = runtime.forward_sample(batch, level, np.array(sampled_rows, dtype=np.int32), sampling)
-    return _judge(runtime, places, proposals, counts, sampled)
+    return judge(runtime, places, proposals, counts, sampled)
 
 
 def decode(runtime: Runtime, level: Level, places: Seq[Place], length: int) -> list[Outcome]:
@@ -154,24 +154,20 @@ def decode(runtime: Runtime, level: Level, places: Seq[Place], length: int) -> l
     The outcomes are those of as many `verify` with nothing proposed, put together. The places have
     their roots only and nothing special. All get equally many.
     """
-    count = len(places)
-    sampling = sampling_of(
-        [place.choice for place in places], [place.first + 1 for place in places], [1] * count
-    )
-    roots = batch_of([place.tokens[0] for place in places], list(range(count + 1)), places)
+    roots, sampling = roots_of(places)
     decoded = runtime.decode(roots, level, length, sampling)
     drawn = zip(decoded.tokens.tolist(), decoded.logprobs.tolist(), strict=True)
     return [Outcome(tokens, logprobs, 0, 0) for tokens, logprobs in drawn]
 
 
-def _judge(
+def judge(
     runtime: Runtime,
     places: Seq[Place],
     proposals: Seq[Draft],
     counts: list[int],
     sampled: Sampled,
 ) -> list[Outcome]:
-    """What each place got; `counts[b]` rows were sampled for place b."""
+    """What each place got of what was sampled; `counts[b]` of the rows are those of place b."""
     tokens, logprobs = sampled.tokens.tolist(), sampled.logprobs.tolist()
     outcomes, at = [], 0
     for place, proposed, count in zip(places, proposals, counts, strict=True):
@@ -291,6 +287,14 @@ def batch_of(
         page_tables=tables[0][None] if len(tables) == 1 else np.array(tables),
         paths=paths,
     )
+
+
+def roots_of(places: Seq[Place]) -> tuple[Batch, Sampling]:
+    """The rows of places that have their roots only, and how what follows these is drawn."""
+    tokens, ones = [place.tokens[0] for place in places], [1] * len(places)
+    positions = [place.first + 1 for place in places]
+    sampling = sampling_of([place.choice for place in places], positions, ones)
+    return batch_of(tokens, list(range(len(places) + 1)), places), sampling
 
 
 def sampling_of(choices: list[Choice], positions: list[int], counts: list[int]) -> Sampling:

@@ -202,7 +202,7 @@ class Engine:
             return 1
         burst = min(burst, *(p.plain_for(members) for p, members in by_planner.items()))
         for sequence in step.decode:
-            if sequence.shaper is not None or sequence.choice.tops:
+            if sequence.choice.is_special:
                 return 1
             burst = min(burst, sequence.remaining)
         for sequence in step.decode:

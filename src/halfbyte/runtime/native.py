@@ -24,6 +24,7 @@ from halfbyte.runtime.protocol import (
     LayerPass,
     Sampled,
     Sampling,
+    Speculated,
     check_head_ids,
     fresh_pages,
 )
@@ -116,7 +117,7 @@ class NativeRuntime:
             batch.row_starts,
             batch.first_positions,
             batch.page_tables,
-            *self._bits(level),
+            self._bits(level),
             logit_rows,
             batch.paths,
         )
@@ -130,14 +131,9 @@ class NativeRuntime:
             batch.row_starts,
             batch.first_positions,
             batch.page_tables,
-            *self._bits(level),
+            self._bits(level),
             logit_rows,
-            sampling.temperatures,
-            sampling.top_ks,
-            sampling.top_ps,
-            sampling.min_ps,
-            sampling.seeds,
-            sampling.positions,
+            _how(sampling),
             batch.paths,
             _arrays(sampling.adjustments),
             sampling.forced,
@@ -161,14 +157,9 @@ class NativeRuntime:
             batch.tokens,
             batch.first_positions,
             batch.page_tables,
-            *self._bits(level),
+            self._bits(level),
             lengths,
-            sampling.temperatures,
-            sampling.top_ks,
-            sampling.top_ps,
-            sampling.min_ps,
-            sampling.seeds,
-            sampling.positions,
+            _how(sampling),
             _arrays(sampling.adjustments),
             min_confidence,
             head,
@@ -181,16 +172,35 @@ class NativeRuntime:
             batch.tokens,
             batch.first_positions,
             batch.page_tables,
-            *self._bits(level),
+            self._bits(level),
             length,
-            sampling.temperatures,
-            sampling.top_ks,
-            sampling.top_ps,
-            sampling.min_ps,
-            sampling.seeds,
-            sampling.positions,
+            _how(sampling),
         )
         return Decoded(tokens, logprobs)
+
+    def draft_and_verify(
+        self,
+        batch: Batch,
+        level: Level,
+        lengths: NDArray[np.int32],
+        target: Level,
+        sampling: Sampling,
+        min_confidence: float,
+        head: int = 0,
+    ) -> Speculated:
+        """A draft and its verify in one native call."""
+        drafted, counts, tokens, logprobs, seconds = self._model.draft_and_verify(
+            batch.tokens,
+            batch.first_positions,
+            batch.page_tables,
+            self._bits(level),
+            lengths,
+            self._bits(target),
+            _how(sampling),
+            min_confidence,
+            head,
+        )
+        return Speculated(Drafted(drafted, counts), Sampled(tokens, logprobs), seconds)
 
     def interrupt(self, *, wanted: bool) -> None:
         """Whether `decode` is to end after the forward it is in."""
@@ -250,7 +260,7 @@ class NativeRuntime:
 
     def weight_bytes(self, level: Level, head: int = 0) -> int:
         """Bytes of weights one forward reads."""
-        return self._model.bytes_read(*self._bits(level), head)
+        return self._model.bytes_read(self._bits(level), head)
 
     def memory_bytes(self) -> int:
         """Bytes of all weights in memory."""
@@ -259,6 +269,10 @@ class NativeRuntime:
     def _bits(self, level: Level) -> tuple[int, int, int]:
         head = level.head_bits or self._head_bits.get(level.weight_bits, level.weight_bits)
         return level.weight_bits, level.act_bits, head
+
+
+def _how(s: Sampling) -> _native._Sampling:
+    return s.temperatures, s.top_ks, s.top_ps, s.min_ps, s.seeds, s.positions
 
 
 def _arrays(a: Adjustments | None) -> _native._Adjustments | None:

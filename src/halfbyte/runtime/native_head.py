@@ -81,7 +81,7 @@ class NativeHead:
             batch.row_starts,
             batch.first_positions,
             batch.page_tables,
-            *_bits(level),
+            _bits(level),
             rows,
             batch.paths,
             features,
@@ -91,7 +91,7 @@ class NativeHead:
 
     def weight_bytes(self, level: Level) -> int:
         """Bytes of weights one forward reads."""
-        return self._model.bytes_read(*_bits(level))
+        return self._model.bytes_read(_bits(level))
 
 
 def _bits(level: Level) -> tuple[int, int, int]:

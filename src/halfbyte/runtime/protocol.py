@@ -116,6 +116,16 @@ class Decoded:
     logprobs: NDArray[np.float32]  # [B, n] as `Sampled.logprobs`
 
 
+@dataclass(slots=True)
+class Speculated:
+    """What B sequences got from a draft and its verify."""
+
+    drafted: Drafted
+    # Of every root and of each token drafted after it, Σ 1 + counts[b] rows in order.
+    sampled: Sampled
+    draft_seconds: float
+
+
 @dataclass(frozen=True, slots=True)
 class LayerPass:
     """What one layer's products read, transforms done, and what it made of the residual stream."""
@@ -204,6 +214,22 @@ class Runtime(Protocol):
 
         Tokens, logprobs and KV are those of as many calls of `forward_sample` with one row a
         sequence. `batch` and `sampling` are as for `draft`, without adjustments.
+        """
+
+    def draft_and_verify(
+        self,
+        batch: Batch,
+        level: Level,
+        lengths: NDArray[np.int32],
+        target: Level,
+        sampling: Sampling,
+        min_confidence: float,
+        head: int = 0,
+    ) -> Speculated:
+        """`draft` at `level`, then `forward_sample` at `target` of the roots and what was drafted.
+
+        One call: tokens, logprobs and KV are those of the two. Arguments are as for `draft`,
+        without adjustments; pages reach one position further, and all rows fit one forward.
         """
 
     def interrupt(self, *, wanted: bool) -> None:

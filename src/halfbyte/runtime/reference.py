@@ -20,6 +20,7 @@ from halfbyte.runtime.protocol import (
     LayerPass,
     Sampled,
     Sampling,
+    Speculated,
     check_head_ids,
     fresh_pages,
 )
@@ -36,7 +37,7 @@ from halfbyte.runtime.reference_ops import (
 )
 from halfbyte.runtime.reference_sampling import adjustments_of, sample_rows
 from halfbyte.runtime.reference_weights import Layer, load_model
-from halfbyte.runtime.stepwise import decode_stepwise
+from halfbyte.runtime.stepwise import decode_stepwise, draft_and_verify_stepwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +195,21 @@ class ReferenceRuntime:
     def decode(self, batch: Batch, level: Level, length: int, sampling: Sampling) -> Decoded:
         """`forward_sample` a token."""
         return decode_stepwise(self, batch, level, length, sampling, lambda: self._interrupted)
+
+    def draft_and_verify(
+        self,
+        batch: Batch,
+        level: Level,
+        lengths: NDArray[np.int32],
+        target: Level,
+        sampling: Sampling,
+        min_confidence: float,
+        head: int = 0,
+    ) -> Speculated:
+        """`draft`, then `forward_sample`."""
+        return draft_and_verify_stepwise(
+            self, batch, level, lengths, target, sampling, min_confidence, head
+        )
 
     def interrupt(self, *, wanted: bool) -> None:
         """Whether `decode` is to end after the forward it is in."""

@@ -1,16 +1,17 @@
-"""`Runtime.decode` by its definition: `forward_sample` a token."""
+"""Calls of a runtime that are several forwards, by their definition."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from time import perf_counter
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.config import Level
-from halfbyte.runtime.protocol import Batch, Decoded, Sampled, Sampling
+from halfbyte.runtime.protocol import Batch, Decoded, Drafted, Sampled, Sampling, Speculated
 
 
 class Stepping(Protocol):
@@ -19,6 +20,17 @@ class Stepping(Protocol):
     def forward_sample(
         self, batch: Batch, level: Level, logit_rows: NDArray[np.int32], sampling: Sampling
     ) -> Sampled:
+        """See `protocol.Runtime`."""
+
+    def draft(
+        self,
+        batch: Batch,
+        level: Level,
+        lengths: NDArray[np.int32],
+        sampling: Sampling,
+        min_confidence: float,
+        head: int = 0,
+    ) -> Drafted:
         """See `protocol.Runtime`."""
 
 
@@ -44,3 +56,36 @@ def decode_stepwise(
         if interrupted():
             break
     return Decoded(np.stack(tokens[1:], axis=1), np.stack(logprobs, axis=1))
+
+
+def draft_and_verify_stepwise(
+    runtime: Stepping,
+    batch: Batch,
+    level: Level,
+    lengths: NDArray[np.int32],
+    target: Level,
+    sampling: Sampling,
+    min_confidence: float,
+    head: int = 0,
+) -> Speculated:
+    """See `protocol.Runtime.draft_and_verify`."""
+    started = perf_counter()
+    drafted = runtime.draft(batch, level, lengths, sampling, min_confidence, head)
+    seconds = perf_counter() - started
+    counts = drafted.counts + np.int32(1)
+    rows = [
+        np.append(batch.tokens[b], drafted.tokens[b, : counts[b] - 1]) for b in range(len(counts))
+    ]
+    starts = np.append(np.int32(0), np.cumsum(counts, dtype=np.int32))
+    offsets = np.concatenate([np.arange(n, dtype=np.int32) for n in counts])
+    how = Sampling(
+        temperatures=sampling.temperatures.repeat(counts),
+        top_ks=sampling.top_ks.repeat(counts),
+        top_ps=sampling.top_ps.repeat(counts),
+        min_ps=sampling.min_ps.repeat(counts),
+        seeds=sampling.seeds.repeat(counts),
+        positions=sampling.positions.repeat(counts) + offsets,
+    )
+    whole = replace(batch, tokens=np.concatenate(rows), row_starts=starts)
+    every = np.arange(starts[-1], dtype=np.int32)
+    return Speculated(drafted, runtime.forward_sample(whole, target, every, how), seconds)

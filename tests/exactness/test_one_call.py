@@ -1,4 +1,4 @@
-"""Several plain tokens in one native call are those of as many calls, bit for bit."""
+"""Several forwards in one native call give what as many calls do, bit for bit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from halfbyte.config import Level
 from halfbyte.runtime.protocol import Batch, Decoded, Runtime, Sampling
-from halfbyte.runtime.stepwise import decode_stepwise
+from halfbyte.runtime.stepwise import decode_stepwise, draft_and_verify_stepwise
 from tests.runtimes import build, every_runtime, every_tier, random_tokens
 from tests.tiny_models import tiny
 
@@ -115,3 +115,60 @@ def test_a_burst_beyond_its_pages_is_refused(kind: str) -> None:
     for length in (0, -1, 60, 4097, 1 << 30):
         with pytest.raises(ValueError, match=r"page|length|token"):
             runtime.decode(batch, Level.parse("w8a16"), length, sampling)
+
+
+@pytest.mark.parametrize("head", [False, True], ids=["whole head", "reduced head"])
+@pytest.mark.parametrize("min_confidence", [0.0, 0.05])
+@pytest.mark.parametrize("levels", ["w4a8 > w8a16", "w4a4 > w4a16", "w8a8 > w8a16"])
+@every_runtime
+def test_a_draft_and_its_verify_are_the_two_calls(
+    kind: str, levels: str, min_confidence: float, head: bool
+) -> None:
+    draft, target = (Level.parse(part) for part in levels.split(" > "))
+    lengths = np.array([5, 0, 3], dtype=np.int32)
+    found = []
+    for one_call in (True, False):
+        runtime = _runtime(kind)
+        batch, sampling = _prefill(runtime, target, runtime.config.vocab_size)
+        number = runtime.reduce_head(np.arange(0, 90, 2, dtype=np.int32)) if head else 0
+        how = (lengths, target, sampling, min_confidence, number)
+        if one_call:
+            done = runtime.draft_and_verify(batch, draft, *how)
+        else:
+            done = draft_and_verify_stepwise(runtime, batch, draft, *how)
+        counts = done.drafted.counts.tolist()
+        drafted = [row[:n] for row, n in zip(done.drafted.tokens.tolist(), counts, strict=True)]
+        sampled = done.sampled.tokens.tolist(), done.sampled.logprobs.tobytes()
+        assert len(sampled[0]) == sum(counts) + len(PROMPTS)
+        assert done.draft_seconds > 0
+        found.append((drafted, sampled, _kv(runtime, batch.page_tables)))
+    assert found[0] == found[1]
+    assert len(found[0][0][1]) == 0 < len(found[0][0][0]) + len(found[0][0][2])
+
+
+@every_runtime
+def test_where_both_levels_are_one_every_draft_is_right(kind: str) -> None:
+    runtime, level = _runtime(kind), Level.parse("w8a16")
+    batch, sampling = _prefill(runtime, level, runtime.config.vocab_size)
+    lengths = np.array([4, 2, 6], dtype=np.int32)
+    done = runtime.draft_and_verify(batch, level, lengths, level, sampling, 0.0)
+    assert done.drafted.counts.tolist() == lengths.tolist()
+    at = 0
+    for row, length in zip(done.drafted.tokens.tolist(), lengths.tolist(), strict=True):
+        assert done.sampled.tokens[at : at + length].tolist() == row[:length]
+        at += length + 1
+
+
+@every_tier
+def test_a_draft_whose_verify_does_not_fit_is_refused(kind: str) -> None:
+    level = Level.parse("w8a16")
+    runtime = build(kind, tiny("llama"), num_tokens=PAGES * len(PROMPTS) * 16, max_rows=100)
+    batch, sampling = _prefill(runtime, level, runtime.config.vocab_size)
+    room = PAGES * 16 - batch.first_positions  # [B] slots from the root on
+    for lengths in (room, [-1, 0, 0], [4097, 0, 0], [50, 40, 20], [1, 2], []):
+        with pytest.raises(ValueError, match=r"page|length|rows"):
+            runtime.draft_and_verify(
+                batch, level, np.array(lengths, dtype=np.int32), level, sampling, 0.0
+            )
+    last = np.array([0, 0, room[2] - 1], dtype=np.int32)
+    assert runtime.draft_and_verify(batch, level, last, level, sampling, 0.0).drafted.counts[2]
