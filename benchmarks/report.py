@@ -23,12 +23,13 @@ from benchmarks.rows import RESULTS, Row, Spread, read
 from benchmarks.transforms import table as transforms_table
 from halfbyte.errors import SourceError
 from halfbyte.evaluate import result_rows, tables
+from halfbyte.evaluate.result_rows import ResultRow
 
 PARTS: Mapping[str, Callable[[], str]] = {
     "benchmarks": lambda: report(read(sorted(RESULTS.glob("*.jsonl")))),
     "quality": lambda: quality_report(read([RESULTS / "quality" / "schemes.jsonl"])),
     "transforms": lambda: transforms_table(read([RESULTS / "quality" / "transforms.jsonl"])),
-    "fidelity": lambda: tables.report(result_rows.read(RESULTS / "fidelity" / "rows.jsonl")),
+    "fidelity": lambda: fidelity_report(result_rows.read(RESULTS / "fidelity" / "rows.jsonl")),
 }
 
 
@@ -74,6 +75,16 @@ def regenerated(path: Path, parts: Mapping[str, Callable[[], str]] = PARTS) -> s
             fix="put them where it goes",
         )
     return text
+
+
+def fidelity_report(rows: Sequence[ResultRow]) -> str:
+    """Tables of each source model: perplexities of two vocabularies are not comparable."""
+    models = dict.fromkeys(row.model.rpartition(" ")[0] for row in rows)
+    parts = [
+        tables.report([row for row in rows if row.model.rpartition(" ")[0] == model])
+        for model in models
+    ]
+    return "\n\n".join(parts)
 
 
 def report(rows: Sequence[Row]) -> str:

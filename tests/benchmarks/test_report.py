@@ -3,11 +3,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.report import regenerated, report
+from benchmarks.report import fidelity_report, regenerated, report
 from benchmarks.rows import Row, Spread
 
 from halfbyte.errors import SourceError
 from tests.benchmarks.test_rows import make_row
+from tests.evaluate.test_report import PLAIN as FIDELITY_ROW
 
 
 def test_the_last_row_about_a_thing_counts() -> None:
@@ -88,3 +89,12 @@ def test_a_file_without_markers_is_refused(tmp_path: Path) -> None:
     path.write_text("text", encoding="utf-8")
     with pytest.raises(SourceError, match="markers"):
         regenerated(path)
+
+
+def test_models_of_two_vocabularies_share_no_fidelity_table() -> None:
+    row = replace(FIDELITY_ROW, model="small rtn")
+    text = fidelity_report([row, replace(row, model="small gptq"), replace(row, model="large rtn")])
+    tables = [part for part in text.split("\n\n") if part.startswith("| model")]
+    assert ["large" in table for table in tables] == [False, True]
+    assert "small rtn" in tables[0]
+    assert "small gptq" in tables[0]
