@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from halfbyte import LLM, SamplingParams
-from halfbyte.calibration.quantize import WIDE, QuantizeOptions, quantize
+from halfbyte.calibration.quantize import QuantizeOptions, four_bit_defaults, quantize
 from halfbyte.calibration.text import Amount
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError, HalfbyteError
@@ -75,8 +77,16 @@ def test_gptq_of_four_planes_has_wide_inputs_unless_asked_otherwise(tmp_path, so
         return seen[-1]
 
     seen: list[dict[str, int]] = []
-    assert wide(planes=4) == wide(planes=4, wide=WIDE) != {}
+    assert wide(planes=4) == wide(planes=4, wide=0.22) != {}
     assert wide(planes=4, wide=0.0) == wide(planes=8) == wide(planes=4, scheme="rtn") == {}
+
+
+def test_rows_that_are_wide_take_larger_groups_and_smaller_shares(source):
+    config = open_source(source).config
+    assert four_bit_defaults(config) == (32, 0.22)
+    large = replace(config, hidden_size=1536, intermediate_size=8960, num_heads=12, head_dim=128)
+    assert four_bit_defaults(large) == (64, 0.07)
+    assert four_bit_defaults(replace(large, intermediate_size=8992)) == (32, 0.22)
 
 
 @pytest.mark.parametrize(

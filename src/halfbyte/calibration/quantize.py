@@ -15,9 +15,9 @@ from halfbyte.calibration.job import Job, Progress, run_job
 from halfbyte.calibration.passes import LayerPasses
 from halfbyte.calibration.text import Amount, read_sequences, sample_sequences
 from halfbyte.calibration.work import WorkDirectory
-from halfbyte.config import GROUP_SIZES
+from halfbyte.config import GROUP_SIZES, ModelConfig
 from halfbyte.errors import ArgumentError
-from halfbyte.formats.names import expected_matrices
+from halfbyte.formats.names import expected_matrices, site_inputs
 from halfbyte.formats.weights import Weights
 from halfbyte.importers.cache import source_identity
 from halfbyte.importers.convert import QUANTIZED_NOTE, check_group, open_source
@@ -30,7 +30,7 @@ from halfbyte.runtime.protocol import LayerRuntime
 
 Tell = Callable[[str], None]
 _RECIPE = 2  # grows when a scheme changes its result: half-finished runs of others are left alone
-WIDE = 0.125  # docs/quantize.md has the evidence
+GROUP = 32
 _FLOAT = ("F32", "F16", "BF16")
 
 
@@ -40,8 +40,9 @@ class QuantizeOptions:
 
     scheme: str = "gptq"
     planes: int = 8
-    group: int = 32
-    # Share of every row's inputs at 8 bits whatever the level; None: WIDE of `gptq` of 4 planes.
+    # Inputs per scale, and the share of every row's inputs at 8 bits whatever the level. None:
+    # GROUP and no share, but of `gptq` with 4 planes `four_bit_defaults`.
+    group: int | None = None
     wide: float | None = None
     calibration: Path | None = None  # None: text sampled from the model
     amount: Amount = field(default_factory=Amount)
@@ -51,7 +52,7 @@ class QuantizeOptions:
     def __post_init__(self) -> None:
         if self.planes not in (4, 8):
             raise ArgumentError("planes", got=self.planes, expected="4 or 8", fix="choose one")
-        if self.group not in GROUP_SIZES:
+        if self.group is not None and self.group not in GROUP_SIZES:
             raise ArgumentError("group", got=self.group, expected="32, 64 or 128", fix="choose one")
         if not 0 <= self.seed < 2**63:
             raise ArgumentError("seed", got=self.seed, expected="0 to 2^63 - 1", fix="choose one")
@@ -68,11 +69,26 @@ def quantize(
 ) -> Path:
     """Quantize `src` into the new checkpoint `dest`; `tell` hears what a user should know."""
     scheme = scheme_named(options.scheme)
-    if options.wide is None and options.planes == 4 and options.scheme == "gptq":
-        options = replace(options, wide=WIDE)
+    if options.planes == 4 and options.scheme == "gptq" and None in (options.group, options.wide):
+        group, wide = four_bit_defaults(open_source(_model(src)).config)
+        options = replace(
+            options,
+            group=group if options.group is None else options.group,
+            wide=wide if options.wide is None else options.wide,
+        )
     if options.wide:
         scheme = with_wide_inputs(scheme, options.wide)
     return quantize_by(scheme, src, dest, options, restart=restart, progress=progress, tell=tell)
+
+
+def four_bit_defaults(config: ModelConfig) -> tuple[int, float]:
+    """Group size and share of wide inputs of `gptq` of 4 planes (docs/quantize.md, Evidence).
+
+    About the bits that Q4_K_M has: it falls back to larger formats where rows are narrow.
+    """
+    if config.hidden_size < 1024 or any(n % 64 for n in site_inputs(config).values()):
+        return GROUP, 0.22
+    return 64, 0.07
 
 
 def quantize_by(
@@ -86,12 +102,10 @@ def quantize_by(
     tell: Tell = lambda message: None,
 ) -> Path:
     """`quantize` with a scheme of the caller's, whose settings `options.scheme` must name."""
-    path = locate(src)
-    if is_checkpoint(path):
-        fix = "name the model it was made of (a GGUF file, a Hugging Face directory or an alias)"
-        raise ArgumentError("source", got=f"{src} (a checkpoint)", expected="a model", fix=fix)
+    path = _model(src)
     source = open_source(path)
-    check_group(source.config, options.group)
+    group = options.group or GROUP
+    check_group(source.config, group)
     settings = _settings(path, options, calibrated=scheme.needs_calibration)
     with WorkDirectory(Path(dest), settings, restart=restart) as work:
         tokens = passes = None
@@ -99,10 +113,17 @@ def quantize_by(
             tokens = _tokens(path, source, options, work, tell)
             length = tokens.shape[1]
             passes = LayerPasses(_runtimes(options.threads), length)
-        job = Job(
-            source, scheme, Grid(options.planes, options.group), _notes(source, options, tokens)
-        )
+        job = Job(source, scheme, Grid(options.planes, group), _notes(source, options, tokens))
         return run_job(job, Path(dest), work, tokens, passes, progress)
+
+
+def _model(src: str | Path) -> Path:
+    """Where a model that can be quantized is."""
+    path = locate(src)
+    if is_checkpoint(path):
+        fix = "name the model it was made of (a GGUF file, a Hugging Face directory or an alias)"
+        raise ArgumentError("source", got=f"{src} (a checkpoint)", expected="a model", fix=fix)
+    return path
 
 
 def _tokens(
@@ -140,7 +161,7 @@ def _settings(path: Path, options: QuantizeOptions, *, calibrated: bool) -> dict
         "source": hashlib.sha256(source_identity(path).encode()).hexdigest(),
         "scheme": options.scheme,
         "planes": options.planes,
-        "group": options.group,
+        "group": options.group or GROUP,
     }
     if options.wide:
         settings["wide"] = options.wide

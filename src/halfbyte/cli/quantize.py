@@ -22,12 +22,18 @@ def quantize(
         "gptq"
     ),
     planes: Annotated[int, typer.Option(help="8: 4-bit and 8-bit levels; 4: 4-bit alone.")] = 8,
-    group: Annotated[int, typer.Option(help="Inputs per scale: 32, 64 or 128.")] = 32,
+    group: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            help="Inputs per scale: 32, 64 or 128.  "
+            "[default: 64 for gptq with --planes 4 where rows are 1024 wide, else 32]"
+        ),
+    ] = None,
     wide: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(
             help="Share of every row's inputs that keep 8 bits at every level.  "
-            "[default: 0.125 for gptq with --planes 4, else 0]"
+            "[default: for gptq with --planes 4, 0.22 or, with groups of 64, 0.07; else 0]"
         ),
     ] = None,
     calibration: Annotated[
