@@ -56,6 +56,10 @@ using LevelBits = std::tuple<int, int, int>;
 using SamplingArrays = std::tuple<Array<float, 1>, Array<std::int32_t, 1>, Array<float, 1>,
                                   Array<float, 1>, Array<std::uint64_t, 1>, Array<std::int32_t, 1>>;
 
+using Speculated =
+    std::tuple<std::vector<std::vector<std::int32_t>>, std::vector<std::vector<float>>,
+               std::vector<std::int32_t>, int, double>;
+
 std::vector<SamplingRow> sampling_rows(std::size_t R, const SamplingArrays& arrays);
 
 void bind_suffixes(nb::module_& m);
@@ -103,14 +107,12 @@ class NativeModel {
                                                            Array<std::int32_t, 2> pages,
                                                            LevelBits level, int length,
                                                            const SamplingArrays& sampling);
-    // A draft at one level and the verify of it at another: what was drafted, what was sampled at
-    // the root and at every drafted token, and the seconds of the draft.
-    std::tuple<Result<std::int32_t>, Result<std::int32_t>, Result<std::int32_t>, Result<float>,
-               double>
-    draft_and_verify(Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> first,
-                     Array<std::int32_t, 2> pages, LevelBits level, Array<std::int32_t, 1> lengths,
-                     LevelBits target, const SamplingArrays& sampling, float min_confidence,
-                     int head);
+    // A draft at one level and the verify of it at another: tokens and logprobs of each sequence,
+    // how many it proposed, the draft's forwards and seconds.
+    Speculated draft_and_verify(Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> first,
+                                Array<std::int32_t, 2> pages, LevelBits level,
+                                Array<std::int32_t, 1> lengths, LevelBits target,
+                                const SamplingArrays& sampling, float min_confidence, int head);
     // True: a `decode` ends after the forward it is in, as does any from now on. Any thread.
     void interrupt(bool wanted) { interrupt_.store(wanted, std::memory_order_relaxed); }
     void copy_kv(Array<std::int32_t, 1> pages, Array<std::int32_t, 1> sources,

@@ -81,11 +81,11 @@ std::tuple<Result<std::int32_t>, Result<float>> NativeModel::decode(
     return {to_numpy(std::move(ids), {B, n}), to_numpy(std::move(logprobs), {B, n})};
 }
 
-std::tuple<Result<std::int32_t>, Result<std::int32_t>, Result<std::int32_t>, Result<float>, double>
-NativeModel::draft_and_verify(Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> first,
-                              Array<std::int32_t, 2> pages, LevelBits level,
-                              Array<std::int32_t, 1> lengths, LevelBits target,
-                              const SamplingArrays& sampling, float min_confidence, int head) {
+Speculated NativeModel::draft_and_verify(Array<std::int32_t, 1> tokens,
+                                         Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages,
+                                         LevelBits level, Array<std::int32_t, 1> lengths,
+                                         LevelBits target, const SamplingArrays& sampling,
+                                         float min_confidence, int head) {
     const std::size_t B = tokens.shape(0);
     const LevelSpec draft_level = checked_level(level), target_level = checked_level(target);
     const auto wanted = checked_lengths(lengths, B);
@@ -104,16 +104,8 @@ NativeModel::draft_and_verify(Array<std::int32_t, 1> tokens, Array<std::int32_t,
         done =
             model_->draft_and_verify(roots, draft_level, wanted, target_level, how, min_confidence);
     }
-    const std::size_t most = done.drafted.tokens.size() / B, R = done.sampled.size();
-    std::vector<std::int32_t> ids(R);
-    std::vector<float> logprobs(R);
-    for (std::size_t r = 0; r < R; ++r) {
-        ids[r] = done.sampled[r].token;
-        logprobs[r] = done.sampled[r].logprob;
-    }
-    return {to_numpy(std::move(done.drafted.tokens), {B, most}),
-            to_numpy(std::move(done.drafted.counts), {B}), to_numpy(std::move(ids), {R}),
-            to_numpy(std::move(logprobs), {R}), done.draft_seconds};
+    return {std::move(done.tokens), std::move(done.logprobs), std::move(done.proposed),
+            done.forwards, done.draft_seconds};
 }
 
 }  // namespace halfbyte

@@ -96,11 +96,14 @@ struct Draft {
     std::vector<std::int32_t> counts;  // [B]
 };
 
-// A draft and its verify.
+// What each sequence got of a draft and its verify: the drafted tokens that the target sampled too,
+// and one more of its own.
 struct Speculation {
-    Draft drafted;
+    std::vector<std::vector<std::int32_t>> tokens;  // [B]
+    std::vector<std::vector<float>> logprobs;       // [B]
+    std::vector<std::int32_t> proposed;             // [B]
+    int forwards = 0;                               // of the draft
     double draft_seconds = 0;
-    std::vector<Choice> sampled;  // at each root and each of its drafted tokens
 };
 
 // Rows that a thread can prepare alone (model_layers.cpp).
@@ -156,7 +159,7 @@ class Model {
     Draft draft(const Step& step, LevelSpec level, const std::vector<std::int32_t>& lengths,
                 std::vector<SamplingRow> sampling, float min_confidence,
                 const std::atomic<bool>* interrupt = nullptr);
-    // `draft`, then `forward_sample` at `target` of what it drafted, after the same roots.
+    // `draft`, then `forward_sample` at `target` of the roots and what was drafted after each.
     Speculation draft_and_verify(const Step& roots, LevelSpec level,
                                  const std::vector<std::int32_t>& lengths, LevelSpec target,
                                  const std::vector<SamplingRow>& sampling, float min_confidence);

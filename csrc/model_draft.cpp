@@ -107,9 +107,8 @@ Speculation Model::draft_and_verify(const Step& roots, LevelSpec level,
                                     const std::vector<SamplingRow>& sampling,
                                     float min_confidence) {
     const auto started = std::chrono::steady_clock::now();
+    Draft drafted = draft(roots, level, lengths, sampling, min_confidence);
     Speculation done;
-    Draft& drafted = done.drafted;
-    drafted = draft(roots, level, lengths, sampling, min_confidence);
     done.draft_seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
 
@@ -119,10 +118,13 @@ Speculation Model::draft_and_verify(const Step& roots, LevelSpec level,
     std::vector<SamplingRow> how;
     for (int b = 0; b < roots.sequences; ++b) {
         const std::int32_t* proposed = drafted.tokens.data() + b * most;
+        const std::int32_t count = drafted.counts[b];
+        // One that stopped early ran a forward more than it proposed.
+        done.forwards = std::max(done.forwards, std::min(count + 1, lengths[b]));
         tokens.push_back(roots.tokens[b]);
-        tokens.insert(tokens.end(), proposed, proposed + drafted.counts[b]);
+        tokens.insert(tokens.end(), proposed, proposed + count);
         starts.push_back(static_cast<std::int32_t>(tokens.size()));
-        for (int i = 0; i <= drafted.counts[b]; ++i) {
+        for (int i = 0; i <= count; ++i) {
             rows.push_back(static_cast<std::int32_t>(rows.size()));
             how.push_back(sampling[b]);
             how.back().position += i;
@@ -134,7 +136,18 @@ Speculation Model::draft_and_verify(const Step& roots, LevelSpec level,
     step.row_starts = starts.data();
     step.logit_rows = rows.data();
     step.reduced = nullptr;
-    done.sampled = forward_sample(step, target, how);
+    const std::vector<Choice> sampled = forward_sample(step, target, how);
+
+    for (int b = 0; b < roots.sequences; ++b) {
+        auto& got = done.tokens.emplace_back();
+        auto& logprobs = done.logprobs.emplace_back();
+        for (int m = starts[b]; m < starts[b + 1]; ++m) {
+            got.push_back(sampled[m].token);
+            logprobs.push_back(sampled[m].logprob);
+            if (m + 1 < starts[b + 1] && tokens[m + 1] != sampled[m].token) break;
+        }
+    }
+    done.proposed = std::move(drafted.counts);
     return done;
 }
 

@@ -136,27 +136,28 @@ def test_a_draft_and_its_verify_are_the_two_calls(
             done = runtime.draft_and_verify(batch, draft, *how)
         else:
             done = draft_and_verify_stepwise(runtime, batch, draft, *how)
-        counts = done.drafted.counts.tolist()
-        drafted = [row[:n] for row, n in zip(done.drafted.tokens.tolist(), counts, strict=True)]
-        sampled = done.sampled.tokens.tolist(), done.sampled.logprobs.tobytes()
-        assert len(sampled[0]) == sum(counts) + len(PROMPTS)
         assert done.draft_seconds > 0
-        found.append((drafted, sampled, _kv(runtime, batch.page_tables)))
+        said = done.tokens, done.logprobs, done.proposed, done.forwards
+        found.append((said, _kv(runtime, batch.page_tables)))
     assert found[0] == found[1]
-    assert len(found[0][0][1]) == 0 < len(found[0][0][0]) + len(found[0][0][2])
+    tokens, _, proposed, forwards = found[0][0]
+    assert (proposed[1], len(tokens[1])) == (0, 1)
+    assert max(proposed) <= forwards <= 5
+    assert all(1 <= len(t) <= n + 1 for t, n in zip(tokens, proposed, strict=True))
 
 
 @every_runtime
 def test_where_both_levels_are_one_every_draft_is_right(kind: str) -> None:
     runtime, level = _runtime(kind), Level.parse("w8a16")
     batch, sampling = _prefill(runtime, level, runtime.config.vocab_size)
-    lengths = np.array([4, 2, 6], dtype=np.int32)
-    done = runtime.draft_and_verify(batch, level, lengths, level, sampling, 0.0)
-    assert done.drafted.counts.tolist() == lengths.tolist()
-    at = 0
-    for row, length in zip(done.drafted.tokens.tolist(), lengths.tolist(), strict=True):
-        assert done.sampled.tokens[at : at + length].tolist() == row[:length]
-        at += length + 1
+    plain = runtime.decode(batch, level, 7, sampling).tokens.tolist()
+    lengths = [4, 2, 6]
+    done = runtime.draft_and_verify(
+        batch, level, np.array(lengths, dtype=np.int32), level, sampling, 0.0
+    )
+    assert done.proposed == lengths
+    assert done.forwards == max(lengths)
+    assert done.tokens == [row[: n + 1] for row, n in zip(plain, lengths, strict=True)]
 
 
 @every_tier
@@ -171,4 +172,5 @@ def test_a_draft_whose_verify_does_not_fit_is_refused(kind: str) -> None:
                 batch, level, np.array(lengths, dtype=np.int32), level, sampling, 0.0
             )
     last = np.array([0, 0, room[2] - 1], dtype=np.int32)
-    assert runtime.draft_and_verify(batch, level, last, level, sampling, 0.0).drafted.counts[2]
+    done = runtime.draft_and_verify(batch, level, last, level, sampling, 0.0)
+    assert done.proposed == last.tolist()

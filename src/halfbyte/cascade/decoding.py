@@ -73,6 +73,10 @@ class Decoding(Protocol):
         """Positions whose KV was written at the target level."""
 
     @property
+    def is_prefilled(self) -> bool:
+        """Whether everything before the pending token is committed."""
+
+    @property
     def remaining(self) -> int:
         """Tokens that may still be emitted."""
 

@@ -9,12 +9,12 @@ from time import perf_counter
 import numpy as np
 
 from halfbyte.cascade.decoding import Decoding
-from halfbyte.cascade.proposer import Ask, Proposals
+from halfbyte.cascade.proposer import Ask, Link, Proposals
 from halfbyte.cascade.runner import Runner, SharedRunner, readable
 from halfbyte.cascade.shaping import Changes, adjustments_of
-from halfbyte.cascade.verify import Outcome, Place, judge, roots_of, verify
+from halfbyte.cascade.verify import Outcome, Place, roots_of, verify
 from halfbyte.config import Level
-from halfbyte.runtime.protocol import Drafted, Runtime
+from halfbyte.runtime.protocol import Runtime
 
 
 class Drafter:
@@ -71,13 +71,14 @@ class Drafter:
         """Whether it runs a level of the weights of `runtime` itself, in the same KV."""
         return isinstance(self._runner, SharedRunner) and self._runner.runtime is runtime
 
-    def draft_and_verify(self, asks: Seq[Ask], target: Level) -> tuple[Proposals, list[Outcome]]:
+    def draft_and_verify(
+        self, sequences: Seq[Decoding], lengths: Seq[int], target: Level
+    ) -> tuple[Link, list[Outcome]]:
         """`propose`, and `verify` of it, in one call of the runtime both share.
 
         For sequences that have nothing to run but their roots, and nothing special.
         """
-        places = list(self._runner.enter(asks).values())
-        lengths = [ask.length for ask in asks]
+        places = [Place([s.pending], s.committed_len, s.page_row, s.choice) for s in sequences]
         roots, sampling = roots_of(places)
         done = self._runner.runtime.draft_and_verify(
             roots,
@@ -88,12 +89,12 @@ class Drafter:
             self._min_confidence,
             self._runner.head,
         )
-        tokens = _taken(done.drafted)
-        rows = [len(proposed) + 1 for proposed in tokens]
-        outcomes = judge(self._runner.runtime, places, tokens, rows, done.sampled)
-        forwards = _forwards(done.drafted, lengths)
-        read = forwards * self._forward_bytes
-        return Proposals(tokens, forwards, read, done.draft_seconds), outcomes
+        each = zip(done.tokens, done.logprobs, done.proposed, strict=True)
+        outcomes = [Outcome(t, logprobs, n, len(t) - 1) for t, logprobs, n in each]
+        read = done.forwards * self._forward_bytes
+        rounds = [(i, o.proposed, o.accepted) for i, o in enumerate(outcomes)]
+        link = Link(f"{self.name} > {target}", done.forwards, read, done.draft_seconds, rounds)
+        return link, outcomes
 
     def _catch_up(self, places: dict[int, Place], tokens: list[list[int]]) -> dict[int, Place]:
         """Run what the model has not seen and draw each first token: the roots of those sure."""
@@ -129,18 +130,8 @@ class Drafter:
             self._min_confidence,
             self._runner.head,
         )
-        for i, proposed in zip(roots, _taken(drafted), strict=True):
-            tokens[i] = tokens[i] + proposed
-        return _forwards(drafted, lengths)
-
-
-def _taken(drafted: Drafted) -> list[list[int]]:
-    """The proposals, one a sequence."""
-    counts: list[int] = drafted.counts.tolist()
-    return [row[:count] for row, count in zip(drafted.tokens.tolist(), counts, strict=True)]
-
-
-def _forwards(drafted: Drafted, lengths: Seq[int]) -> int:
-    """Over the drafter's weights; a sequence that stopped early ran one more than it proposed."""
-    counts: list[int] = drafted.counts.tolist()
-    return max(min(n + 1, most) for n, most in zip(counts, lengths, strict=True))
+        counts: list[int] = drafted.counts.tolist()
+        for i, row, count in zip(roots, drafted.tokens.tolist(), counts, strict=True):
+            tokens[i] = tokens[i] + row[:count]
+        # A sequence that stopped early ran one forward more than it proposed.
+        return max(min(n + 1, most) for n, most in zip(counts, lengths, strict=True))

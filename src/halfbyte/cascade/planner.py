@@ -14,9 +14,10 @@ faster than the others count less (proportional fairness; Kelly, 1997). Otherwis
 is easy to predict would take rows that slow down all, be done early and leave the rest a half-empty
 batch.
 
-Choosing costs time too. What is known changes slowly, so it is looked over in a *review*, after 1,
-2, 4 … `REVIEW_AFTER` cycles; in between a cycle does what the review, or a cycle after it with the
-same matches, found best. A match is looked for when it could have become long enough to pay.
+Choosing costs time too. What is known changes slowly, so it is looked over in a *review*, after
+`REVIEW_FIRST`, twice that … `REVIEW_AFTER` cycles; in between a cycle does what the review, or a
+cycle after it with the same matches, found best. A match is looked for when it could have become
+long enough to pay.
 """
 
 from __future__ import annotations
@@ -41,12 +42,12 @@ HYSTERESIS = 0.01  # share by which another arm must be better than the one in u
 # The same for matches in a plain batch: who comes ahead is done early and leaves a smaller batch,
 # often at the same price.
 BATCH_MARGIN = 0.06
-REVIEW_AFTER = 32  # cycles at most
+REVIEW_FIRST, REVIEW_AFTER = 4, 32  # cycles between two, after a change and at most
 EXPLORATION = 0.003  # share of the time that trials may lose
 SAVED_TRIALS = 4.0  # one-row steps that the budget may be saved up to
 TRIAL_LENGTH = 2  # tokens a trial proposes at most
 TRIAL_EVERY = 16  # cycles between looks at whether a trial is worth it
-COSTS_EVERY = 4  # cycles, of a plan that has not just changed
+COSTS_EVERY = 4  # cycles
 STALE_COST = 512  # cycles after which a cost not seen may have changed
 HOPED_COST = 0.9  # of it, then
 HOST_START, HOST_STEP = 5e-5, 1.02
@@ -133,7 +134,7 @@ class CostPlanner:
         self._paces: dict[Decoding, tuple[int, float]] = {}  # tokens then, tokens a cycle
         self._paced_at = 0
         self._weights: list[float] = []  # [B]
-        self._patience = 1
+        self._patience = REVIEW_FIRST
         self._review_at = 0
         self._tries_at = 0
         self._matches: list[int] = []  # [B] step of the evidence, -1: none
@@ -219,7 +220,7 @@ class CostPlanner:
         self._digest()
         self._kept = {}
         if sequences != self._members:
-            self._members, self._patience, self._rate = sequences, 1, 0.0
+            self._members, self._patience, self._rate = sequences, REVIEW_FIRST, 0.0
         self._contexts = [s.committed_len for s in sequences]
         self._weigh()
         everyone = range(len(sequences))
@@ -235,7 +236,8 @@ class CostPlanner:
         self._plain = self.forecaster.plain(self._contexts)
         self._usual = self._best_level(self._plain, self._gains, self._contexts)
         used = _arm_of(self._usual)
-        self._patience = min(2 * self._patience, REVIEW_AFTER) if used == self._in_use else 1
+        is_steady = used == self._in_use
+        self._patience = min(2 * self._patience, REVIEW_AFTER) if is_steady else REVIEW_FIRST
         self._in_use = used
         self._review_at = self._step + self._patience
         self._weigh_matches()
@@ -429,7 +431,7 @@ class CostPlanner:
                     )
                 by_arm.setdefault(arm, []).append(b)
         if note.step >= self._costs_at:
-            self._costs_at = note.step + min(COSTS_EVERY, self._patience)
+            self._costs_at = note.step + COSTS_EVERY
             self._learn_costs(note, by_arm)
         seconds /= self._drift.common
         self._budget += EXPLORATION * seconds

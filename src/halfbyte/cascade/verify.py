@@ -145,7 +145,7 @@ def verify(
     if special:
         sampling = _specialised(sampling, places, proposals, counts)
     sampled = runtime.forward_sample(batch, level, np.array(sampled_rows, dtype=np.int32), sampling)
-    return judge(runtime, places, proposals, counts, sampled)
+    return _judge(runtime, places, proposals, counts, sampled)
 
 
 def decode(runtime: Runtime, level: Level, places: Seq[Place], length: int) -> list[Outcome]:
@@ -160,7 +160,7 @@ def decode(runtime: Runtime, level: Level, places: Seq[Place], length: int) -> l
     return [Outcome(tokens, logprobs, 0, 0) for tokens, logprobs in drawn]
 
 
-def judge(
+def _judge(
     runtime: Runtime,
     places: Seq[Place],
     proposals: Seq[Draft],

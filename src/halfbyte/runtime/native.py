@@ -189,7 +189,7 @@ class NativeRuntime:
         head: int = 0,
     ) -> Speculated:
         """A draft and its verify in one native call."""
-        drafted, counts, tokens, logprobs, seconds = self._model.draft_and_verify(
+        done = self._model.draft_and_verify(
             batch.tokens,
             batch.first_positions,
             batch.page_tables,
@@ -200,7 +200,7 @@ class NativeRuntime:
             min_confidence,
             head,
         )
-        return Speculated(Drafted(drafted, counts), Sampled(tokens, logprobs), seconds)
+        return Speculated(*done)
 
     def interrupt(self, *, wanted: bool) -> None:
         """Whether `decode` is to end after the forward it is in."""

@@ -120,9 +120,12 @@ class Decoded:
 class Speculated:
     """What B sequences got from a draft and its verify."""
 
-    drafted: Drafted
-    # Of every root and of each token drafted after it, Σ 1 + counts[b] rows in order.
-    sampled: Sampled
+    # Of each, the longest beginning of its draft that the target sampled too, and one token of the
+    # target's own.
+    tokens: list[list[int]]
+    logprobs: list[list[float]]  # as `Sampled.logprobs`
+    proposed: list[int]  # [B] tokens drafted
+    forwards: int  # of the draft
     draft_seconds: float
 
 

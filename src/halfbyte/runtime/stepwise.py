@@ -72,8 +72,8 @@ def draft_and_verify_stepwise(
     started = perf_counter()
     drafted = runtime.draft(batch, level, lengths, sampling, min_confidence, head)
     seconds = perf_counter() - started
-    counts = drafted.counts + np.int32(1)
-    rows = [
+    counts = drafted.counts + np.int32(1)  # rows
+    texts = [
         np.append(batch.tokens[b], drafted.tokens[b, : counts[b] - 1]) for b in range(len(counts))
     ]
     starts = np.append(np.int32(0), np.cumsum(counts, dtype=np.int32))
@@ -86,6 +86,14 @@ def draft_and_verify_stepwise(
         seeds=sampling.seeds.repeat(counts),
         positions=sampling.positions.repeat(counts) + offsets,
     )
-    whole = replace(batch, tokens=np.concatenate(rows), row_starts=starts)
+    whole = replace(batch, tokens=np.concatenate(texts), row_starts=starts)
     every = np.arange(starts[-1], dtype=np.int32)
-    return Speculated(drafted, runtime.forward_sample(whole, target, every, how), seconds)
+    sampled = runtime.forward_sample(whole, target, every, how)
+    tokens, logprobs = [], []
+    for text, begin, end in zip(texts, starts[:-1], starts[1:], strict=True):
+        agrees = text[1:] == sampled.tokens[begin : end - 1]
+        kept = begin + np.logical_and.accumulate(agrees).sum() + 1
+        tokens.append(sampled.tokens[begin:kept].tolist())
+        logprobs.append(sampled.logprobs[begin:kept].tolist())
+    forwards = int(np.minimum(counts, lengths).max(initial=0))
+    return Speculated(tokens, logprobs, drafted.counts.tolist(), forwards, seconds)
