@@ -148,8 +148,11 @@ class Engine:
             for sequence, outcome in zip([*batch, *(s for s, _ in parts)], outcomes, strict=True):
                 if sequence in firsts:
                     sequence.score(firsts[sequence], outcome)
-        self._learn(step, plan, report, by_planner)
+        decoding = report.of(range(len(step.decode)))
+        self._learn(step, plan, decoding, by_planner)
         self._settle(batch, report, len(step.decode))
+        if step.decode:
+            record_cycle(decoding, self.statistics, [s.statistics for s in step.decode])
         self._clock(step, report, perf_counter() - started)
         return closed + batch
 
@@ -223,14 +226,10 @@ class Engine:
         self,
         step: Step,
         plan: list[Turn],
-        report: CycleReport,
+        decoding: CycleReport,
         by_planner: dict[Planner, list[Sequence]],
     ) -> None:
-        """Record the cycle of those that decode, and let their planners see it."""
-        if not step.decode:
-            return
-        decoding = report.of(range(len(step.decode)))
-        record_cycle(decoding, self.statistics, [s.statistics for s in step.decode])
+        """Let the planners of those that decode see their cycle."""
         for planner, members in by_planner.items():
             if len(by_planner) == 1:
                 planner.learn(members, plan, decoding)
@@ -242,10 +241,6 @@ class Engine:
         """Keep what each got, name its full pages, free the rest, and end those that are done."""
         for i, (sequence, outcome) in enumerate(zip(batch, report.outcomes, strict=True)):
             kept = sequence.settle(outcome)
-            if outcome.proposed == 0 and kept < len(outcome.tokens):
-                # Cycles of a burst past its end are none of a sequence's.
-                for statistics in (self.statistics, sequence.statistics):
-                    statistics.outcomes[0, 0] -= len(outcome.tokens) - kept
             for statistics in (self.statistics, sequence.statistics):
                 statistics.emitted_tokens += kept
                 statistics.prefill_emitted += kept if i >= decoding else 0

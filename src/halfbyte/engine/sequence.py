@@ -129,13 +129,18 @@ class Sequence:
         self.table.shrink(0)
 
     def settle(self, outcome: Outcome) -> int:
-        """Keep a cycle's tokens up to the first that ends the sequence; returns how many."""
+        """Keep a cycle's tokens up to the first that ends the sequence; returns how many.
+
+        The outcome is cut to these: what a burst computed past the end is nobody's.
+        """
         kept = self._kept(outcome.tokens)
         dropped = len(outcome.tokens) - kept
         if dropped:
             del self.tokens[-dropped:]
+            del outcome.tokens[kept:]
+            del outcome.logprobs[kept:]
             self.committed_len = min(self.committed_len, len(self.tokens))
-        self.logprobs += outcome.logprobs[:kept]
+        self.logprobs += outcome.logprobs
         self.tops += outcome.tops[:kept]
         self.fates += outcome.fates()[:kept]
         if self.finish_reason is None and self.remaining == 0:
