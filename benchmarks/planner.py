@@ -11,7 +11,8 @@ medians of paired ratios, and `…_interval` is between what they lie with 90% c
 round comes first, in which `auto` learns.
 
 The batch stays full: when a request ends, the next of the queue begins, from its start again where
-need be, until so many tokens have come as the queue has. Steps with a prompt in them do not count.
+need be, until so many tokens have come as the queue has. From the first round on prompts are in the
+prefix cache, so that what is measured is decoding.
 
 The ramp's rows have `of_best_before`: throughput over the best of smaller batches.
 """
@@ -28,7 +29,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 from benchmarks.arguments import add_model, alias, names, positive, renamed
@@ -97,8 +97,7 @@ def main() -> None:
         arguments.threads,
         planes=arguments.planes,
         max_batch=max(batches),
-        num_tokens=max(batches) * (arguments.tokens + 1024),
-        prefix_cache=False,
+        num_tokens=max(counts.values()) * (arguments.tokens + 1024),
     )
     runtime = llm.model.runtime
     table = cost_table(runtime, llm.model.pool, target, measure_again=True)
@@ -173,28 +172,22 @@ def _subject(llm: LLM, name: str) -> LLM:
     if name.startswith(AUTO):
         return llm
     variant = Variant.parse(name)
-    return by_variant(llm, [variant])[variant]
+    return by_variant(llm, [variant])[variant].with_cascade(variant.cascade, prefix_cache=True)
 
 
 def _decode(llm: LLM, queue: Sequence[Workload], batch: int, tokens: int, run: Runs) -> None:
     """A queue of prompts; adds its speed, outputs, statistics, cycles and contexts halfway."""
     params = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True)
     engine, sequences, following = llm.engine(), [], cycle(queue)
-    seen = engine.statistics
-    wanted, counted, seconds = len(queue) * (tokens - 1), 0, 0.0
+    seen, wanted = engine.statistics, len(queue) * (tokens - 1)
     try:
-        while counted < wanted:
+        while seen.emitted_tokens - seen.prefill_emitted < wanted:
             while engine.num_waiting + engine.num_running < batch:
                 request = Request(llm.model, token_ids(llm, next(following)), params)
                 sequences.append(request.sequence)
                 engine.add(sequences[-1])
             size, proposed, before = seen.cycles, seen.draft_tokens, seen.target_forwards
-            emitted, prompts = seen.emitted_tokens, seen.prefill_seconds
-            started = perf_counter()
             engine.step()
-            if seen.prefill_seconds == prompts:
-                seconds += perf_counter() - started
-                counted += seen.emitted_tokens - emitted
             if seen.cycles > size:
                 forwards = seen.target_forwards - before  # several in a burst, all plain
                 sequences_each = math.ceil((seen.cycles - size) / forwards)
@@ -202,7 +195,7 @@ def _decode(llm: LLM, queue: Sequence[Workload], batch: int, tokens: int, run: R
     finally:
         engine.close()
     run.total.add(seen)
-    run.queues.append(counted / seconds)
+    run.queues.append(seen.tokens_per_second)
     run.outputs += [s.emitted for s in sequences[: len(queue)]]
     run.outputs += [[] for _ in queue[len(sequences) :]]
     run.contexts += [s.prompt_len + tokens / 2 for s in sequences]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Sequence as Seq
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 from hypothesis import given, settings
@@ -69,6 +70,28 @@ def test_a_mixed_batch_does_better_than_any_one_choice_for_all() -> None:
     assert _auto(planner, texts()) > 1.05 * fixed
     plan = planner.plan(texts())
     assert plan[0].length > plan[3].length
+
+
+def test_who_is_ahead_waits_unless_others_join() -> None:
+    """Nobody joined: rows go to those that are not ahead. One came for one that left: to all."""
+    planner = _planner("ngram")
+    texts = [Text({}, match=4) for _ in range(4)]
+    for text in texts:
+        planner.begin(text)
+        for step in range(200):
+            planner.acceptance.observe(planner.arms[0].sources[3], text, 4, 4, step)
+    assert all(turn.length > 0 for turn in planner.plan(texts))
+    texts[0].commit([0] * 40)
+    planner._review_at = 0
+    ahead, *others = planner.plan(texts)
+    assert ahead.length == 0
+    assert all(turn.length > 0 for turn in others)
+    planner.release(texts.pop())
+    planner.begin(newcomer := Text({}, match=0))
+    assert all(turn.length > 0 for turn in planner.plan([*texts, newcomer])[:3])
+    for text in [*texts, newcomer]:
+        planner.release(text)
+    assert not planner._is_joined, "nobody runs: the next ones begin a batch of their own"
 
 
 def test_text_that_becomes_predictable_is_noticed() -> None:
@@ -279,6 +302,43 @@ def test_the_best_cycle_is_the_best_of_all_for_one_sequence(data: st.DataObject)
             seconds += forecaster.linear_seconds(1 + length) + one + length * more
             best = max(best, (1 + sum(row[:length])) / seconds)
     assert got.rate >= best / 1.011, "within the hysteresis"
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.floats(0, 1)), min_size=2, max_size=3))
+def test_matches_in_a_plain_batch_make_the_best_cycle_of_all(
+    batch: list[tuple[int, float]],
+) -> None:
+    """Against brute force over every length of every sequence."""
+    planner = CostPlanner(TARGET, table(), arms("ngram", length=4))
+    texts = [Text({}, match=match) for match, _ in batch]
+    for text, (match, alpha) in zip(texts, batch, strict=True):
+        for step in range(100):
+            if match:
+                source = planner.arms[0].sources[match - 1]
+                accepted = sum(step % 10 < 10 * alpha**j for j in range(1, 5))
+                planner.acceptance.observe(source, text, 4, accepted, step)
+    planner.plan(texts)
+    planner._budget = 0.0  # no trials
+    lengths = [turn.length for turn in planner._looked_up()]
+    forecaster, plain = planner.forecaster, planner._plain
+    more = forecaster.attention(texts[0].committed_len)[1]
+    looking = planner.arms[0].cost.pass_seconds(len(texts), first=True)
+    gains = [
+        planner.acceptance.gains(planner.arms[0].sources[match - 1], text) if match else ()
+        for (match, _), text in zip(batch, texts, strict=True)
+    ]
+
+    def rate(lengths: Seq[int]) -> float:
+        tokens = plain.tokens + sum(sum(g[:n]) for g, n in zip(gains, lengths, strict=True))
+        rows = sum(lengths)
+        attention = plain.attention_seconds + rows * more
+        seconds = forecaster.verify_seconds(plain.rows + rows, attention)
+        return tokens / (seconds + forecaster.proposing_host_seconds + looking * (rows > 0))
+
+    best = max(map(rate, product(*(range(1 + min(4, len(g))) for g in gains))))
+    assert rate(lengths) >= best / 1.011, "within the hysteresis"
+    assert all(n == 0 or match > 0 for n, (match, _) in zip(lengths, batch, strict=True))
 
 
 @given(st.lists(st.tuples(st.integers(0, 3000), st.floats(0, 1)), min_size=2, max_size=8))

@@ -9,10 +9,9 @@ tried now and then, but only if it could win at the hopeful end of what is known
 `EXPLORATION` of the time spent, charged with what trials really lost. Choices depend on timings;
 the output does not depend on choices.
 
-Tokens of a batch are weighed so that nobody waits for others: those of a sequence that has been
-faster than the others count less (proportional fairness; Kelly, 1997). Otherwise one sequence that
-is easy to predict would take rows that slow down all, be done early and leave the rest a half-empty
-batch.
+In a batch that nobody joins, all wait for the last: a token of a sequence that is ahead of others
+only lets it leave sooner, which spares forwards a row each, not forwards. So there it counts less,
+the more it is ahead. Where others come in the place of those who leave, tokens count alike.
 
 Choosing costs time too. What is known changes slowly, so it is looked over in a *review*, after
 `REVIEW_FIRST`, twice that … `REVIEW_AFTER` cycles; in between a cycle does what the review, or a
@@ -23,6 +22,7 @@ long enough to pay.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
@@ -39,9 +39,6 @@ from halfbyte.cascade.forecast import PLAIN_ARM, Cycle, Forecaster, Gains, verif
 from halfbyte.config import Level
 
 HYSTERESIS = 0.01  # share by which another arm must be better than the one in use
-# The same for matches in a plain batch: who comes ahead is done early and leaves a smaller batch,
-# often at the same price.
-BATCH_MARGIN = 0.06
 REVIEW_FIRST, REVIEW_AFTER = 4, 32  # cycles between two, after a change and at most
 EXPLORATION = 0.003  # share of the time that trials may lose
 SAVED_TRIALS = 4.0  # one-row steps that the budget may be saved up to
@@ -56,8 +53,10 @@ NEVER = 1 << 62  # tokens
 # or as answers usually have beyond that; this many at least, and no more than are wanted.
 LEAST_HORIZON = 32
 LENGTHS_FADE = 1 / 8  # of the usual length of an answer, with each
+# In a batch that nobody joins, a token counts by how many have come to the last sequence and to its
+# own, `HEAD_START` more each: their ratio to a power, so that a lead of an eighth halves it.
+HEAD_START, LEAD_POWER = 16, 6
 MUCH_UNREAD = 16  # tokens: a call that runs so many first says nothing of what a draft costs
-PACE_FADE = 1 / 12  # of a sequence's tokens a cycle, each cycle
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +78,6 @@ class _Note(NamedTuple):
     sequences: Seq[Decoding]
     plan: Seq[Turn]
     report: CycleReport
-
-
-class _Offer(NamedTuple):
-    """What looking up promises one sequence."""
-
-    turn: Turn
-    tokens: float
-    attention_seconds: float
 
 
 class CostPlanner:
@@ -113,6 +104,8 @@ class CostPlanner:
                 raise ValueError("arms that go by evidence of different kinds")
         self._readers = [i for i, arm in enumerate(self.arms) if arm.unread is not None]
         self._begun_at: dict[Decoding, int] = {}  # tokens
+        self._has_left = self._is_joined = False  # since nobody ran: one has left, one came then
+        self._weights: list[float] = []  # [B] what a token counts
         self._usual_length, self._answers = 0.0, 0  # tokens of an answer
         self._reading: set[int] = set()  # arms whose next call runs much that is unread
         self._step = 0
@@ -131,9 +124,6 @@ class CostPlanner:
         self._gains: list[Gains] = []  # [arms][B]; of arms that go by evidence, of its present step
         self._usual = self._plain = self.forecaster.plain([])  # where nothing matches
         self._rate = 0.0  # of the cycle chosen then
-        self._paces: dict[Decoding, tuple[int, float]] = {}  # tokens then, tokens a cycle
-        self._paced_at = 0
-        self._weights: list[float] = []  # [B]
         self._patience = REVIEW_FIRST
         self._review_at = 0
         self._tries_at = 0
@@ -142,15 +132,14 @@ class CostPlanner:
         self._pays: list[list[bool]] = []  # [B][steps] whether a match might pay
         self._look_at: list[int] = []  # [B] tokens from which on a match might
         self._price = 0.0  # tokens that a row must bring
-        self._offers: list[dict[int, _Offer]] = []  # [B] by step of the evidence
         self._kept: dict[tuple[int, ...], list[Turn]] = {}  # by `_told`
 
     def begin(self, sequence: Decoding) -> None:
         """Tell every proposer."""
         for arm in self.arms:
             arm.proposer.begin(sequence)
-        if self._readers:
-            self._begun_at[sequence] = len(sequence.tokens)
+        self._begun_at[sequence] = len(sequence.tokens)
+        self._is_joined |= self._has_left
 
     def release(self, sequence: Decoding) -> None:
         """Tell every proposer; what the sequence showed stays."""
@@ -163,7 +152,10 @@ class CostPlanner:
             self._answers += 1
             share = max(LENGTHS_FADE, 1 / self._answers)
             self._usual_length += share * (len(sequence.tokens) - begun - self._usual_length)
-        self._members, self._kept = [], {}
+        self._members = [member for member in self._members if member is not sequence]
+        self._review_at = 0
+        self._has_left = bool(self._begun_at)
+        self._is_joined &= self._has_left
 
     def plan(self, sequences: Seq[Decoding]) -> list[Turn]:
         """The best cycle known, or a trial."""
@@ -220,9 +212,11 @@ class CostPlanner:
         self._digest()
         self._kept = {}
         if sequences != self._members:
-            self._members, self._patience, self._rate = sequences, REVIEW_FIRST, 0.0
+            if not set(sequences) & set(self._members):
+                self._patience = REVIEW_FIRST
+            self._members, self._rate = sequences, 0.0
         self._contexts = [s.committed_len for s in sequences]
-        self._weigh()
+        self._weights = self._weighed(sequences)
         everyone = range(len(sequences))
         self._gains = [
             [self._worth(arm.sources[0], b) for b in everyone]
@@ -251,17 +245,14 @@ class CostPlanner:
         tried = self._tried(best)
         return turns if tried is best else self._turns(tried)
 
-    def _weigh(self) -> None:
-        """What a token of each sequence counts, on average 1."""
-        cycles, before = self._step - self._paced_at, self._paces
-        keep, self._paces, self._paced_at = (1.0 - PACE_FADE) ** cycles, {}, self._step
-        for sequence in self._members:
-            length, (known, pace) = len(sequence.tokens), before.get(sequence, (0, 1.0))
-            if known:
-                pace += (1.0 - keep) * ((length - known) / cycles - pace)
-            self._paces[sequence] = length, pace
-        each = [1.0 / max(pace, 1.0) for _, pace in self._paces.values()]
-        self._weights = [w * len(each) / sum(each) for w in each]
+    def _weighed(self, sequences: Seq[Decoding]) -> list[float]:
+        """What a token of each counts: 1, or less for those that are ahead (see above)."""
+        if self._is_joined or len(sequences) == 1:
+            return [1.0] * len(sequences)
+        lengths = [(s, len(s.tokens)) for s in sequences]
+        come = [HEAD_START + now - self._begun_at.get(s, now) for s, now in lengths]
+        least = min(come)
+        return [(least / each) ** LEAD_POWER for each in come]
 
     def _worth(self, source: Source, b: int) -> Seq[float]:
         """What the token at each position of a proposal for a sequence is expected to count."""
@@ -270,7 +261,6 @@ class CostPlanner:
 
     def _weigh_matches(self) -> None:
         """For each sequence, which steps of evidence might pay at all."""
-        self._offers = [{} for _ in self._members]
         if self._lookups:
             arm = self.arms[self._lookups[0]]
             self._price = price = self._plain.rate * self.forecaster.row_seconds(self._plain.rows)
@@ -352,32 +342,34 @@ class CostPlanner:
         return self._with_matches(self._plain, self._usual, self._gains, self._contexts)
 
     def _looked_up(self) -> list[Turn]:
-        """As `_turns(_chosen())` for a batch that is plain but for matches, in less time: each
-        proposes as many tokens as bring the price of their rows, and all of them do or none."""
-        arm, forecaster = self._lookups[0], self.forecaster
-        turns, tokens, rows = [PLAIN] * len(self._told), self._plain.tokens, self._plain.rows
-        attention, count = self._plain.attention_seconds, 0
-        for b, step in enumerate(self._told):
-            if step >= 0:
-                offer = self._offers[b].get(step)
-                if offer is None:
-                    offer = self._offers[b][step] = self._offer(arm, b, step)
-                turns[b], count = offer.turn, count + 1
-                tokens += offer.tokens
-                rows += offer.turn.length
-                attention += offer.attention_seconds
-        seconds = self.arms[arm].cost.pass_seconds(count, first=True) * self._drift.factor(arm)
-        seconds += forecaster.verify_seconds(rows, attention) + forecaster.proposing_host_seconds
-        if tokens > seconds * self._plain.rate * (1 + BATCH_MARGIN):
-            return turns
-        return [PLAIN] * len(self._told)
-
-    def _offer(self, arm: int, b: int, step: int) -> _Offer:
-        """Of an arm for one sequence whose evidence has come to a step."""
-        gains = self._worth(self.arms[arm].sources[step], b)[: self.arms[arm].max_length]
-        length = sum(gain > self._price for gain in gains)
-        more = self.forecaster.attention(self._contexts[b])[1]
-        return _Offer(Turn(self.arms[arm].proposer, length), sum(gains[:length]), length * more)
+        """As `_turns(_chosen())` for a batch that is plain but for matches: the likeliest tokens of
+        all of them, as many as are best."""
+        arm, forecaster, plain = self.arms[self._lookups[0]], self.forecaster, self._plain
+        offers = [
+            (gain, b)
+            for b, step in enumerate(self._told)
+            if step >= 0
+            for gain in self._worth(arm.sources[step], b)[: arm.max_length]
+            if gain > self._price
+        ]
+        offers.sort(reverse=True)  # gains of a sequence never rise, so its first tokens come first
+        looking = arm.cost.pass_seconds(len(self._told), first=True)
+        looking *= self._drift.factor(self._lookups[0])
+        looking += forecaster.proposing_host_seconds
+        tokens, rows, attention = plain.tokens, plain.rows, plain.attention_seconds
+        best, count = plain.rate * (1 + HYSTERESIS), 0
+        for n, (gain, b) in enumerate(offers):
+            tokens += gain
+            rows += 1
+            attention += forecaster.attention(self._contexts[b])[1]
+            rate = tokens / (looking + forecaster.verify_seconds(rows, attention))
+            if rate > best:
+                best, count = rate, n + 1
+        lengths = Counter(b for _, b in offers[:count])
+        return [
+            Turn(arm.proposer, lengths[b]) if b in lengths else PLAIN
+            for b in range(len(self._told))
+        ]
 
     def _turns(self, cycle: Cycle) -> list[Turn]:
         return [
@@ -397,8 +389,6 @@ class CostPlanner:
         self._notes.append(
             _Note(now, self._step, self._trial, matches, reading, sequences, plan, report)
         )
-        if report.links and len(sequences) > 1:  # some came ahead of others
-            self._review_at = min(self._review_at, self._step + 2)
 
     def _digest(self) -> None:
         """Look into what was noted."""
