@@ -195,6 +195,19 @@ def test_a_match_is_looked_for_when_it_may_have_become_long_enough() -> None:
     assert plans[-1] > 0
 
 
+def test_matches_are_looked_for_more_seldom_where_nothing_was_proposed_for_long() -> None:
+    planner, text = _planner("ngram"), Text({"ngram": [0.9]}, match=0)
+    simulation = Simulation()
+    run(planner.plan, planner.learn, [text], 24, simulation)
+    planner._review_at = 1 << 40
+    late = planner.plain_for([text])
+    assert late >= 24 // 4
+    text.match = 4
+    run(planner.plan, planner.learn, [text], 12, simulation)
+    assert any(name == "ngram" for name, _ in simulation.choices)
+    assert planner.plain_for([text]) < late
+
+
 @pytest.mark.parametrize(("wanted", "is_used"), [(100, False), (100_000, True)])
 def test_a_model_reads_a_text_only_where_enough_is_still_to_come(
     wanted: int, is_used: bool

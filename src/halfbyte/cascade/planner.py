@@ -44,6 +44,7 @@ EXPLORATION = 0.003  # share of the time that trials may lose
 SAVED_TRIALS = 4.0  # one-row steps that the budget may be saved up to
 TRIAL_LENGTH = 2  # tokens a trial proposes at most
 TRIAL_EVERY = 16  # cycles between looks at whether a trial is worth it
+LATE_LOOK = 1 / 4  # of the cycles since something was proposed: a look for matches may be so late
 COSTS_EVERY = 4  # cycles
 STALE_COST = 512  # cycles after which a cost not seen may have changed
 HOPED_COST = 0.9  # of it, then
@@ -125,6 +126,7 @@ class CostPlanner:
         self._usual = self._plain = self.forecaster.plain([])  # where nothing matches
         self._rate = 0.0  # of the cycle chosen then
         self._patience = REVIEW_FIRST
+        self._proposed_at = 0
         self._review_at = 0
         self._tries_at = 0
         self._matches: list[int] = []  # [B] step of the evidence, -1: none
@@ -201,10 +203,12 @@ class CostPlanner:
         return turns
 
     def plain_for(self, sequences: Seq[Decoding]) -> int:
-        """Until the next review, or until a match might pay."""
+        """Until the next review, or until a match might pay; where nothing did for long, a little
+        longer, since a look costs more than a match found a token late."""
         if self._trial is not None:
             return 1
         look = min(at - len(s.tokens) for at, s in zip(self._look_at, sequences, strict=True))
+        look = max(look, int(LATE_LOOK * (self._step - self._proposed_at)))
         return max(1, min(look, self._review_at - self._step))
 
     def _review(self, sequences: list[Decoding]) -> list[Turn]:
@@ -384,7 +388,9 @@ class CostPlanner:
         the processor's caches, the first cycle looked into takes several times as long as others.
         """
         self._step += report.target_forwards - 1  # a burst is as many cycles
-        matches = self._matches[:] if report.links else ()
+        matches: Seq[int] = ()
+        if report.links:
+            matches, self._proposed_at = self._matches[:], self._step
         now, reading = perf_counter(), self._reading
         self._notes.append(
             _Note(now, self._step, self._trial, matches, reading, sequences, plan, report)
