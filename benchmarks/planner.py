@@ -10,8 +10,9 @@ fifth slower for seconds on end. So each measurement has its pair: `speedup` and
 medians of paired ratios, and `…_interval` is between what they lie with 90% confidence. An untimed
 round comes first, in which `auto` learns.
 
-The batch stays full: when a request ends, the next of the queue begins, from its start again where
-need be, until so many tokens have come as the queue has. From the first round on prompts are in the
+The batch stays full, as one that has long been running: the first requests end one after another,
+cut short, and when one ends the next of the queue begins, from its start again where need be, until
+so many tokens have come as the queue has. From the first round on prompts are in the
 prefix cache, so that what is measured is decoding.
 
 The ramp's rows have `of_best_before`: throughput over the best of smaller batches.
@@ -177,12 +178,14 @@ def _subject(llm: LLM, name: str) -> LLM:
 
 def _decode(llm: LLM, queue: Sequence[Workload], batch: int, tokens: int, run: Runs) -> None:
     """A queue of prompts; adds its speed, outputs, statistics, cycles and contexts halfway."""
-    params = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True)
     engine, sequences, following = llm.engine(), [], cycle(queue)
     seen, wanted = engine.statistics, len(queue) * (tokens - 1)
     try:
         while seen.emitted_tokens - seen.prefill_emitted < wanted:
             while engine.num_waiting + engine.num_running < batch:
+                # The first ones end one after another, as in a batch that has long been running.
+                length = max(1, tokens * min(len(sequences) + 1, batch) // batch)
+                params = SamplingParams(temperature=0.0, max_tokens=length, ignore_eos=True)
                 request = Request(llm.model, token_ids(llm, next(following)), params)
                 sequences.append(request.sequence)
                 engine.add(sequences[-1])
