@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from halfbyte.cascade.arms import LearnedCost, Unread
 from halfbyte.cascade.cycle import CycleReport, Turn
+from halfbyte.cascade.decoding import Decoding
 from halfbyte.cascade.drift import Drift
 from halfbyte.cascade.forecast import PLAIN_ARM, Cycle, Forecaster
-from halfbyte.cascade.planner import CostPlanner
+from halfbyte.cascade.planner import REVIEW_FIRST, CostPlanner
 from halfbyte.cascade.verify import Outcome
 from halfbyte.config import Level
 from tests.cascade.simulation import NamedProposer, Simulation, Text, arms, run, table
@@ -281,6 +282,34 @@ def test_a_released_sequence_is_forgotten_everywhere() -> None:
     assert not any(text in arm.proposer.live for arm in planner.arms)  # type: ignore[attr-defined]
     assert text not in planner.acceptance._own
     assert text not in planner.acceptance._estimates
+    assert not planner._members
+
+
+def test_a_plain_batch_that_one_leaves_is_reviewed_when_another_comes_or_soon() -> None:
+    planner, texts = _planner("ngram"), [Text({"ngram": [0.9]}) for _ in range(4)]
+    for text in texts:
+        planner.begin(text)
+    run(planner.plan, planner.learn, list(texts), 40, Simulation())
+    reviewed, review = [], planner._review
+
+    def watched(sequences: list[Decoding]) -> list[Turn]:
+        reviewed.append(len(sequences))
+        return review(sequences)
+
+    planner._review = watched  # type: ignore[method-assign]
+    planner.release(texts.pop())
+    for text in texts:
+        text.match = 4
+    run(planner.plan, planner.learn, list(texts), 1, Simulation())
+    assert not reviewed
+    assert planner.plain_for(texts) == 1
+    texts.append(Text({"ngram": [0.9]}))
+    planner.begin(texts[-1])
+    run(planner.plan, planner.learn, list(texts), 1, Simulation())
+    assert reviewed == [4]
+    planner.release(texts.pop())
+    run(planner.plan, planner.learn, list(texts), REVIEW_FIRST, Simulation())
+    assert reviewed[1] == 3
 
 
 def test_no_sequence_and_no_arm_are_plans_too() -> None:

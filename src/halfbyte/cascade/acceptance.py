@@ -86,12 +86,12 @@ class _Counts:
 class _Estimate:
     """Gains of one request from one source, kept until more is known."""
 
-    __slots__ = ("gains", "own_seen", "shared_seen")
+    __slots__ = ("gains", "shared", "shared_seen")
 
-    def __init__(self, gains: tuple[float, ...], own_seen: int, shared_seen: int) -> None:
+    def __init__(self, gains: tuple[float, ...], shared: _Counts) -> None:
         self.gains = gains
-        self.own_seen = own_seen
-        self.shared_seen = shared_seen
+        self.shared = shared
+        self.shared_seen = shared.seen
 
 
 class Acceptance:
@@ -118,6 +118,7 @@ class Acceptance:
             return
         own = self._own.setdefault(request, {}).setdefault(source, _Counts())
         shared = self._shared.setdefault(source, _Counts())
+        self._estimates.get(request, {}).pop(source, None)
         for counts, fade in ((shared, SHARED_FADE), (own, OWN_FADE)):
             if source.is_tree:
                 counts.add_nodes(asked, tree or (), fade, step)
@@ -131,17 +132,14 @@ class Acceptance:
 
     def gains(self, source: Source, request: object) -> tuple[float, ...]:
         """[POSITIONS] chance that the token at each position becomes output; never rising."""
-        own = self._own.get(request, {}).get(source, self._nothing)
-        shared = self._shared.get(source, self._nothing)
-        known = self._estimates.setdefault(request, {})
-        found = known.get(source)
-        if (
-            found is None
-            or found.own_seen != own.seen
-            or shared.seen - found.shared_seen >= REFRESH
-        ):
-            gains = gains_of(source, _alphas(source, shared, own))
-            found = known[source] = _Estimate(gains, own.seen, shared.seen)
+        # A review asks for every source of every sequence.
+        known = self._estimates.get(request)
+        found = known.get(source) if known is not None else None
+        if found is None or found.shared.seen - found.shared_seen >= REFRESH:
+            own = self._own.get(request, {}).get(source, self._nothing)
+            shared = self._shared.setdefault(source, _Counts())
+            found = _Estimate(gains_of(source, _alphas(source, shared, own)), shared)
+            self._estimates.setdefault(request, {})[source] = found
         return found.gains
 
     def hopeful_gains(self, source: Source, request: object, step: int) -> tuple[float, ...]:

@@ -154,9 +154,10 @@ class CostPlanner:
             self._answers += 1
             share = max(LENGTHS_FADE, 1 / self._answers)
             self._usual_length += share * (len(sequence.tokens) - begun - self._usual_length)
-        self._members = [member for member in self._members if member is not sequence]
-        self._review_at = 0
+        self._review_at = min(self._review_at, self._step + REVIEW_FIRST)
         self._has_left = bool(self._begun_at)
+        if not self._has_left:
+            self._members = []
         self._is_joined &= self._has_left
 
     def plan(self, sequences: Seq[Decoding]) -> list[Turn]:
@@ -192,6 +193,9 @@ class CostPlanner:
         if self._step >= self._review_at or self._members != sequences:
             if not sequences:
                 return []
+            is_idle = self._proposed_at < self._step - 1
+            if is_idle and self._step < self._review_at and set(sequences) < set(self._members):
+                return [PLAIN] * len(sequences)  # one left; most often another comes at once
             return self._review(list(sequences))
         self._look()
         told = tuple(self._told)
@@ -205,7 +209,7 @@ class CostPlanner:
     def plain_for(self, sequences: Seq[Decoding]) -> int:
         """Until the next review, or until a match might pay; where nothing did for long, a little
         longer, since a look costs more than a match found a token late."""
-        if self._trial is not None:
+        if self._trial is not None or self._members != sequences:
             return 1
         look = min(at - len(s.tokens) for at, s in zip(self._look_at, sequences, strict=True))
         look = max(look, int(LATE_LOOK * (self._step - self._proposed_at)))
