@@ -395,6 +395,8 @@ class CostPlanner:
         matches: Seq[int] = ()
         if report.links:
             matches, self._proposed_at = self._matches[:], self._step
+            if not self._is_joined and len(sequences) > 1:  # some may have come ahead
+                self._review_at = min(self._review_at, self._step + REVIEW_FIRST)
         now, reading = perf_counter(), self._reading
         self._notes.append(
             _Note(now, self._step, self._trial, matches, reading, sequences, plan, report)
