@@ -227,7 +227,9 @@ def _serving_table(model: str, rows: Sequence[Row]) -> str:
 
 
 def _batches_table(model: str, rows: Sequence[Row]) -> str:
-    """One line an engine: tokens a second by how many prompts were given at once."""
+    """One line an engine of the last run: tokens a second by prompts given at once."""
+    last = max(row.date for row in rows)
+    rows = [row for row in rows if row.date == last]
     counts = sorted({int(row.metric.split()[-1]) for row in rows})
     lines = _head(["engine", "weights", *(f"{count} prompts" for count in counts)])
     for name in dict.fromkeys((row.engine, row.format, row.cascade) for row in rows):
