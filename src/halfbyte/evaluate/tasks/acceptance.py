@@ -28,7 +28,8 @@ from halfbyte.evaluate.subject import Subject
 from halfbyte.evaluate.tasks.task import Item, Metric, Record, ratio
 from halfbyte.llm import LLM
 from halfbyte.params import SamplingParams
-from halfbyte.runtime.protocol import Batch, Runtime, Sampled, Sampling
+from halfbyte.runtime.protocol import Batch, Runtime, Sampled, Sampling, Speculated
+from halfbyte.runtime.stepwise import draft_and_verify_stepwise
 
 DRAFT_LENGTHS = (2, 3, 4, 5, 6)
 MAX_TOKENS = 128
@@ -83,6 +84,10 @@ class VerifyRecorder:
                     proposals = batch.tokens[rows[0] + 1 : end].tolist()
                     self.agreements.note(proposals, [drawn[row] for row in rows[:-1]])
         return sampled
+
+    def draft_and_verify(self, *arguments: Any) -> Speculated:
+        """See `Runtime`; as two calls, so that the verify is seen."""
+        return draft_and_verify_stepwise(cast(Runtime, self), *arguments)
 
 
 class Acceptance:
