@@ -154,6 +154,10 @@ class NativeModel {
                  const Array<std::int32_t, 1>& logit_rows,
                  const std::optional<Array<std::int32_t, 2>>& paths,
                  const std::int32_t* forwards = nullptr, bool head = false) const;
+    // One row a sequence; `starts` is 0 .. B and outlives the step, `forwards` as above.
+    Step checked_roots(const Array<std::int32_t, 1>& tokens, const Array<std::int32_t, 1>& first,
+                       const Array<std::int32_t, 2>& pages, const std::vector<std::int32_t>& starts,
+                       const std::vector<std::int32_t>& forwards) const;
     const ReducedHead* reduced_head(int number) const;
     LevelSpec checked_level(LevelBits level) const;
     void adjust_rows(const AdjustmentArrays& arrays, std::vector<SamplingRow>& rows) const;

@@ -1,23 +1,23 @@
 // Calls of a NativeModel that are several forwards: a draft, plain decoding, a draft and its
 // verify. What they are asked for is checked first, for all of them.
 #include <algorithm>
+#include <numeric>
 
 #include "binding.h"
 
 namespace halfbyte {
 namespace {
 
-// A span as the array it would be.
-Array<std::int32_t, 1> view(const std::vector<std::int32_t>& values) {
-    const std::size_t count = values.size();
+// The first `count` values as the array they would be.
+Array<std::int32_t, 1> view(const std::vector<std::int32_t>& values, std::size_t count) {
     return Array<std::int32_t, 1>(values.data(), 1, &count);
 }
 
-// One row a sequence: its root.
-std::vector<std::int32_t> numbers(std::size_t count) {
-    std::vector<std::int32_t> each(count);
-    for (std::size_t i = 0; i < count; ++i) each[i] = static_cast<std::int32_t>(i);
-    return each;
+// 0 .. B: where the rows of B sequences with one row each start, and which these are.
+std::vector<std::int32_t> one_row_each(std::size_t B) {
+    std::vector<std::int32_t> starts(B + 1);
+    std::iota(starts.begin(), starts.end(), 0);
+    return starts;
 }
 
 std::vector<std::int32_t> checked_lengths(const Array<std::int32_t, 1>& lengths, std::size_t B) {
@@ -30,6 +30,16 @@ std::vector<std::int32_t> checked_lengths(const Array<std::int32_t, 1>& lengths,
 
 }  // namespace
 
+Step NativeModel::checked_roots(const Array<std::int32_t, 1>& tokens,
+                                const Array<std::int32_t, 1>& first,
+                                const Array<std::int32_t, 2>& pages,
+                                const std::vector<std::int32_t>& starts,
+                                const std::vector<std::int32_t>& forwards) const {
+    const std::size_t B = starts.size() - 1;
+    return checked(tokens, view(starts, B + 1), first, pages, view(starts, B), std::nullopt,
+                   forwards.data());
+}
+
 std::tuple<Result<std::int32_t>, Result<std::int32_t>> NativeModel::draft(
     Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages,
     LevelBits level, Array<std::int32_t, 1> lengths, const SamplingArrays& sampling,
@@ -37,9 +47,8 @@ std::tuple<Result<std::int32_t>, Result<std::int32_t>> NativeModel::draft(
     const std::size_t B = tokens.shape(0);
     const LevelSpec at = checked_level(level);
     const auto wanted = checked_lengths(lengths, B);
-    const auto starts = numbers(B + 1), rows = numbers(B);
-    Step roots =
-        checked(tokens, view(starts), first, pages, view(rows), std::nullopt, wanted.data());
+    const auto starts = one_row_each(B);
+    Step roots = checked_roots(tokens, first, pages, starts, wanted);
     roots.reduced = reduced_head(head);
     auto how = sampling_rows(B, sampling);
     if (adjustments) adjust_rows(*adjustments, how);
@@ -60,10 +69,9 @@ std::tuple<Result<std::int32_t>, Result<float>> NativeModel::decode(
     expect(length > 0, "decode: at least one token");
     const LevelSpec at = checked_level(level);
     const std::vector<std::int32_t> each(B, length);
-    const auto wanted = checked_lengths(view(each), B);
-    const auto starts = numbers(B + 1), rows = numbers(B);
-    const Step roots =
-        checked(tokens, view(starts), first, pages, view(rows), std::nullopt, wanted.data());
+    const auto wanted = checked_lengths(view(each, B), B);
+    const auto starts = one_row_each(B);
+    const Step roots = checked_roots(tokens, first, pages, starts, wanted);
     auto how = sampling_rows(B, sampling);
     Draft decoded;
     {
@@ -93,9 +101,8 @@ Speculated NativeModel::draft_and_verify(Array<std::int32_t, 1> tokens,
     std::int64_t most_rows = 0;
     for (std::int32_t& rows : rows_of) most_rows += ++rows;
     expect(most_rows <= model_->max_rows(), "rows must be 1..max_rows");
-    const auto starts = numbers(B + 1), rows = numbers(B);
-    Step roots =
-        checked(tokens, view(starts), first, pages, view(rows), std::nullopt, rows_of.data());
+    const auto starts = one_row_each(B);
+    Step roots = checked_roots(tokens, first, pages, starts, rows_of);
     roots.reduced = reduced_head(head);
     const auto how = sampling_rows(B, sampling);
     Speculation done;

@@ -8,6 +8,8 @@ Every other level agrees with the target except at pseudo-random prefixes.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -135,20 +137,9 @@ class FakeRuntime:
                 counts[b] = i + 1
         return Drafted(tokens, counts)
 
-    def draft_and_verify(
-        self,
-        batch: Batch,
-        level: Level,
-        lengths: NDArray[np.int32],
-        target: Level,
-        sampling: Sampling,
-        min_confidence: float,
-        head: int = 0,
-    ) -> Speculated:
+    def draft_and_verify(self, batch: Batch, *arguments: Any) -> Speculated:
         self.calls.append(("draft_and_verify", len(batch.tokens)))
-        return draft_and_verify_stepwise(
-            self, batch, level, lengths, target, sampling, min_confidence, head
-        )
+        return draft_and_verify_stepwise(self, batch, *arguments)
 
     def decode(self, batch: Batch, level: Level, length: int, sampling: Sampling) -> Decoded:
         self.calls.append(("decode", len(batch.tokens)))

@@ -5,37 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from time import perf_counter
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.config import Level
-from halfbyte.runtime.protocol import Batch, Decoded, Drafted, Sampled, Sampling, Speculated
-
-
-class Stepping(Protocol):
-    """What is stepped."""
-
-    def forward_sample(
-        self, batch: Batch, level: Level, logit_rows: NDArray[np.int32], sampling: Sampling
-    ) -> Sampled:
-        """See `protocol.Runtime`."""
-
-    def draft(
-        self,
-        batch: Batch,
-        level: Level,
-        lengths: NDArray[np.int32],
-        sampling: Sampling,
-        min_confidence: float,
-        head: int = 0,
-    ) -> Drafted:
-        """See `protocol.Runtime`."""
+from halfbyte.runtime.protocol import Batch, Decoded, Runtime, Sampling, Speculated
 
 
 def decode_stepwise(
-    runtime: Stepping,
+    runtime: Runtime,
     batch: Batch,
     level: Level,
     length: int,
@@ -59,7 +38,7 @@ def decode_stepwise(
 
 
 def draft_and_verify_stepwise(
-    runtime: Stepping,
+    runtime: Runtime,
     batch: Batch,
     level: Level,
     lengths: NDArray[np.int32],
