@@ -5,10 +5,10 @@
 
 DIR holds text_wiki*, gsm8k*.jsonl and humaneval*.jsonl. Every scheme is a checkpoint of the same
 source; each runs at every level and cascade of CONFIGURATIONS (or `--cascades`), the source at f32.
-A count of 0 leaves a task out; only targets are asked how they agree with the source, which runs
-again for each. Rows go to `--output`; an interrupted run goes on where it stopped. At the end every
-cascade is held against plain decoding at its target: one digest of all tokens and logprobs, or
-status 1.
+Without `--source` its rows are left out, and its memory spared. A count of 0 leaves a task out;
+only targets are asked how they agree with the source, which runs again for each. Rows go to
+`--output`; an interrupted run goes on where it stopped. At the end every cascade is held against
+plain decoding at its target: one digest of all tokens and logprobs, or status 1.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from benchmarks.arguments import count, names, positive
 from benchmarks.process import guarded
 from benchmarks.rows import RESULTS
 from halfbyte.cascade.cascade import Cascade
-from halfbyte.errors import SourceError
+from halfbyte.errors import ArgumentError, SourceError
 from halfbyte.evaluate.reference import Reference, require_reference
 from halfbyte.evaluate.result_rows import ResultRow
 from halfbyte.evaluate.run import evaluate
@@ -42,7 +42,7 @@ NUM_TOKENS = 16384
 
 def main() -> None:
     arguments = _parse()
-    models = [("source", arguments.source, ("f32",))]
+    models = [("source", arguments.source, ("f32",))] if arguments.source else []
     for scheme in arguments.scheme:
         name, _, path = scheme.partition("=")
         models.append((name, path, arguments.cascades))
@@ -131,7 +131,7 @@ def _one(data: Path, pattern: str) -> Path:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--name", required=True, help="what rows call the model")
-    parser.add_argument("--source", required=True, help="the model at f32")
+    parser.add_argument("--source", help="the model at f32")
     parser.add_argument("--scheme", action="append", default=[], help="NAME=CKPT; may be repeated")
     parser.add_argument("--cascades", type=names, default=CONFIGURATIONS, help="between commas")
     parser.add_argument("--data", type=Path, required=True)
@@ -142,7 +142,11 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--humaneval", type=count, default=16, help="problems")
     parser.add_argument("--prompts", type=count, default=4, help="of acceptance")
     parser.add_argument("--output", type=Path, default=RESULTS / "fidelity")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.agreement and not arguments.source:
+        fix = "name it, or leave --agreement out"
+        raise ArgumentError("--agreement", got="no --source", expected="the model", fix=fix)
+    return arguments
 
 
 if __name__ == "__main__":
