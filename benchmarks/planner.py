@@ -4,16 +4,9 @@
     … --ramp: plain decoding and `auto` at growing batch sizes
 
 One model in one process. For each kind of work and batch size, every round measures every variant
-on the same prompts, `--prompts` at least. They stand in queues of one prompt, or two for each place
-of a batch, and the variants take turns queue by queue, since a machine shared with others is a
-fifth slower for seconds on end. So each measurement has its pair: `speedup` and `of_best_fixed` are
-medians of paired ratios, and `…_interval` is between what they lie with 90% confidence. An untimed
-round comes first, in which `auto` learns.
-
-The batch stays full, as one that has long been running: the first requests end one after another,
-cut short, and when one ends the next of the queue begins, from its start again where need be, until
-so many tokens have come as the queue has. From the first round on prompts are in the
-prefix cache, so that what is measured is decoding.
+on the same queues of prompts (`benchmarks.queues`), `--prompts` at least. So each measurement has
+its pair: `speedup` and `of_best_fixed` are medians of paired ratios, and `…_interval` is between
+what they lie with 90% confidence.
 
 The ramp's rows have `of_best_before`: throughput over the best of smaller batches.
 """
@@ -21,14 +14,9 @@ The ramp's rows have `of_best_before`: throughput over the best of smaller batch
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import statistics
-import sys
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +25,18 @@ from benchmarks.machine import pinned_cpus
 from benchmarks.occasion import Occasion, Subject
 from benchmarks.paired import Ratio
 from benchmarks.process import guarded
+from benchmarks.queues import AUTO, Runs, agree, measure, num_prompts
 from benchmarks.rows import RESULTS, Row, append, layout
-from benchmarks.speculation import Variant, by_variant
-from benchmarks.workloads import KINDS, REPETITIVE, Workload, load, token_ids
-from halfbyte import LLM, SamplingParams
+from benchmarks.speculation import Variant
+from benchmarks.workloads import KINDS, REPETITIVE, load
+from halfbyte import LLM
 from halfbyte.auto import cost_table
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.costs import CostTable
 from halfbyte.cascade.stages import Auto, Ngram, parse_stage
-from halfbyte.cascade.statistics import Statistics
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError
-from halfbyte.request import Request
 
-AUTO = "auto"
 FIXED = (
     "w4a8 > {} @1",
     "w4a8 > {} @2",
@@ -64,24 +50,6 @@ FIXED = (
 )
 BATCHES = (1, 4, 16)
 RAMP = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
-QUEUED = 2  # prompts for each place of a batch, from 2 on
-
-
-@dataclass(slots=True)
-class Runs:
-    """One variant on one kind of work at one batch size."""
-
-    speeds: list[float] = field(default_factory=list)  # tokens/s of each round
-    total: Statistics = field(default_factory=Statistics)
-    outputs: list[list[int]] = field(default_factory=list)  # of the first round
-    cycles: Counter[tuple[int, int]] = field(default_factory=Counter)  # (sequences, proposed)
-    queues: list[float] = field(default_factory=list)  # tokens/s of each queue of each round
-    contexts: list[float] = field(default_factory=list)  # halfway through decoding
-
-    @property
-    def context(self) -> float:
-        """Their mean."""
-        return statistics.mean(self.contexts)
 
 
 def main() -> None:
@@ -92,26 +60,32 @@ def main() -> None:
     batches = arguments.batches or (RAMP if arguments.ramp else BATCHES)
     counts = {batch: num_prompts(batch, arguments.prompts) for batch in batches}
     work = load(arguments.data, arguments.kinds, max(counts.values()))
+    variants = [str(target), " | ".join([AUTO, *map(str, arguments.offer)])]
+    if not arguments.ramp:
+        variants += [text.format(target) for text in arguments.variant or FIXED]
     llm = LLM(
         arguments.model,
         str(Cascade((Auto(tuple(arguments.offer)), target))),
         arguments.threads,
         planes=arguments.planes,
         max_batch=max(batches),
-        num_tokens=max(counts.values()) * (arguments.tokens + 1024),
+        num_tokens=_room(arguments, variants, counts),
     )
     runtime = llm.model.runtime
     table = cost_table(runtime, llm.model.pool, target, measure_again=True)
-    auto = " | ".join([AUTO, *map(str, arguments.offer)])
-    variants = [str(target), auto]
     what = "ramp" if arguments.ramp else "offered" if arguments.offer else "workload"
-    if not arguments.ramp:
-        variants += [text.format(target) for text in arguments.variant or FIXED]
     rows: list[Row] = []
     for kind, prompts in work.items():
         best: dict[str, float] = {}  # of each variant at smaller batches
         for batch in batches:
-            found = measure(llm, variants, prompts[: counts[batch]], batch, arguments)
+            found = measure(
+                llm,
+                variants,
+                prompts[: counts[batch]],
+                batch,
+                tokens=arguments.tokens,
+                rounds=arguments.rounds,
+            )
             for variant, runs in found.items():
                 details = _details(table, target, batch, variant, runs, found)
                 median = statistics.median(runs.speeds)
@@ -127,88 +101,10 @@ def main() -> None:
     append(arguments.output, rows)
 
 
-def num_prompts(batch: int, least: int) -> int:
-    """Of a round: whole queues."""
-    length = queue_length(batch)
-    return -(-least // length) * length
-
-
-def queue_length(batch: int) -> int:
-    """Prompts that one measurement begins with."""
-    return 1 if batch == 1 else QUEUED * batch
-
-
-def measure(
-    llm: LLM,
-    variants: Sequence[str],
-    prompts: Sequence[Workload],
-    batch: int,
-    arguments: argparse.Namespace,
-) -> dict[str, Runs]:
-    """Interleaved rounds; the first, untimed, warms up and lets `auto` learn the work."""
-    subjects = {name: _subject(llm, name) for name in variants}
-    found = {name: Runs() for name in variants}
-    for turn in range(arguments.rounds + 1):
-        this = {name: Runs() for name in variants}
-        length = queue_length(batch)
-        for number, at in enumerate(range(0, len(prompts), length)):
-            # Another variant begins each time: none always follows the same neighbour.
-            shift = (turn + number) % len(variants)
-            for name in [*variants[shift:], *variants[:shift]]:
-                queue = prompts[at : at + length]
-                _decode(subjects[name], queue, batch, arguments.tokens, this[name])
-        for name, run in this.items():
-            if turn == 0:
-                found[name].outputs, found[name].contexts = run.outputs, run.contexts
-                continue
-            found[name].speeds.append(statistics.harmonic_mean(run.queues))
-            found[name].queues += run.queues
-            found[name].total.add(run.total)
-            found[name].cycles += run.cycles
-        print(f"round {turn} of {arguments.rounds} done", file=sys.stderr, flush=True)
-    return found
-
-
-def _subject(llm: LLM, name: str) -> LLM:
-    if name.startswith(AUTO):
-        return llm
-    variant = Variant.parse(name)
-    return by_variant(llm, [variant])[variant].with_cascade(variant.cascade, prefix_cache=True)
-
-
-def _decode(llm: LLM, queue: Sequence[Workload], batch: int, tokens: int, run: Runs) -> None:
-    """A queue of prompts; adds its speed, outputs, statistics, cycles and contexts halfway."""
-    engine, sequences, following = llm.engine(), [], cycle(queue)
-    seen, wanted = engine.statistics, len(queue) * (tokens - 1)
-    try:
-        while seen.emitted_tokens - seen.prefill_emitted < wanted:
-            while engine.num_waiting + engine.num_running < batch:
-                # The first ones end one after another, as in a batch that has long been running.
-                length = max(1, tokens * min(len(sequences) + 1, batch) // batch)
-                params = SamplingParams(temperature=0.0, max_tokens=length, ignore_eos=True)
-                request = Request(llm.model, token_ids(llm, next(following)), params)
-                sequences.append(request.sequence)
-                engine.add(sequences[-1])
-            size, proposed, before = seen.cycles, seen.draft_tokens, seen.target_forwards
-            engine.step()
-            if seen.cycles > size:
-                forwards = seen.target_forwards - before  # several in a burst, all plain
-                sequences_each = math.ceil((seen.cycles - size) / forwards)
-                run.cycles[sequences_each, seen.draft_tokens - proposed] += forwards
-    finally:
-        engine.close()
-    run.total.add(seen)
-    run.queues.append(seen.tokens_per_second)
-    run.outputs += [s.emitted for s in sequences[: len(queue)]]
-    run.outputs += [[] for _ in queue[len(sequences) :]]
-    run.contexts += [s.prompt_len + tokens / 2 for s in sequences]
-
-
-def agree(ours: Sequence[Sequence[int]], theirs: Sequence[Sequence[int]]) -> bool:
-    """Whether outputs are the same as far as both came; the last of a queue are cut off."""
-    pairs = list(zip(ours, theirs, strict=True))
-    same = all(a[: len(b)] == b[: len(a)] for a, b in pairs)
-    return same and any(a and b for a, b in pairs)
+def _room(arguments: argparse.Namespace, variants: Sequence[str], counts: dict[int, int]) -> int:
+    """Tokens of KV: every prompt once, since variants share it, and what all of them are at."""
+    decoding = len(variants) * max(counts) * (arguments.tokens + 64)
+    return max(counts.values()) * 1024 + decoding
 
 
 def predicted_speedup(

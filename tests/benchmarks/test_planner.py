@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from benchmarks.arguments import alias, renamed
 from benchmarks.paired import Ratio
-from benchmarks.planner import AUTO, Runs, agree, measure, num_prompts, predicted_speedup
+from benchmarks.planner import predicted_speedup
+from benchmarks.queues import AUTO, Runs, agree, measure, num_prompts
 from benchmarks.workloads import KINDS, load
 
 from halfbyte.cascade.costs import CostTable, DraftCost
@@ -97,10 +98,10 @@ def test_the_prediction_is_equation_1() -> None:
 
 
 def test_all_variants_decode_the_same_tokens(talking_llm: LLM, data: Path) -> None:
-    arguments = argparse.Namespace(rounds=2, tokens=12)
     auto = talking_llm.with_cascade("auto > w8a16")
     prompts = load(data, ["chat"], 2)["chat"]
-    found = measure(auto, ["w8a16", AUTO, "ngram > w4a8 > w8a16 @6"], prompts, 1, arguments)
+    variants = ["w8a16", AUTO, "ngram > w4a8 > w8a16 @6"]
+    found = measure(auto, variants, prompts, 1, tokens=12, rounds=2)
     for runs in found.values():
         assert runs.outputs == found["w8a16"].outputs
         assert len(runs.outputs) == 2
@@ -114,10 +115,9 @@ def test_all_variants_decode_the_same_tokens(talking_llm: LLM, data: Path) -> No
 def test_a_batch_stays_full_until_as_many_tokens_have_come_as_its_queue_has(
     talking_llm: LLM, data: Path
 ) -> None:
-    arguments = argparse.Namespace(rounds=1, tokens=12)
     auto = talking_llm.with_cascade("auto > w8a16")
     prompts = load(data, ["chat"], 4)["chat"]
-    found = measure(auto, ["w8a16", AUTO, "ngram > w8a16 @4"], prompts, 2, arguments)
+    found = measure(auto, ["w8a16", AUTO, "ngram > w8a16 @4"], prompts, 2, tokens=12, rounds=1)
     for runs in found.values():
         assert agree(runs.outputs, found["w8a16"].outputs)
         assert len(runs.queues) == 1
