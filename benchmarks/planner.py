@@ -6,7 +6,8 @@
 One model in one process. For each kind of work and batch size, every round measures every variant
 on the same queues of prompts (`benchmarks.queues`), `--prompts` at least. So each measurement has
 its pair: `speedup` and `of_best_fixed` are medians of paired ratios, and `…_interval` is between
-what they lie with 90% confidence.
+what they lie with 90% confidence. Predictions are by the mean of cost tables measured before each
+queue, for the machine of one minute is not that of the next.
 
 The ramp's rows have `of_best_before`: throughput over the best of smaller batches.
 """
@@ -28,11 +29,11 @@ from benchmarks.process import guarded
 from benchmarks.queues import AUTO, Runs, agree, measure, num_prompts
 from benchmarks.rows import RESULTS, Row, append, layout
 from benchmarks.speculation import Variant
-from benchmarks.workloads import KINDS, REPETITIVE, load
+from benchmarks.workloads import KINDS, REPETITIVE, Workload, load
 from halfbyte import LLM
 from halfbyte.auto import cost_table
 from halfbyte.cascade.cascade import Cascade
-from halfbyte.cascade.costs import CostTable
+from halfbyte.cascade.costs import CostTable, DraftCost
 from halfbyte.cascade.stages import Auto, Ngram, parse_stage
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError
@@ -72,20 +73,12 @@ def main() -> None:
         num_tokens=_room(arguments, variants, counts),
     )
     runtime = llm.model.runtime
-    table = cost_table(runtime, llm.model.pool, target, measure_again=True)
     what = "ramp" if arguments.ramp else "offered" if arguments.offer else "workload"
     rows: list[Row] = []
     for kind, prompts in work.items():
         best: dict[str, float] = {}  # of each variant at smaller batches
         for batch in batches:
-            found = measure(
-                llm,
-                variants,
-                prompts[: counts[batch]],
-                batch,
-                tokens=arguments.tokens,
-                rounds=arguments.rounds,
-            )
+            found, table = _measured(llm, variants, prompts[: counts[batch]], batch, arguments)
             for variant, runs in found.items():
                 details = _details(table, target, batch, variant, runs, found)
                 median = statistics.median(runs.speeds)
@@ -105,6 +98,49 @@ def _room(arguments: argparse.Namespace, variants: Sequence[str], counts: dict[i
     """Tokens of KV: every prompt once, since variants share it, and what all of them are at."""
     decoding = len(variants) * max(counts) * (arguments.tokens + 64)
     return max(counts.values()) * 1024 + decoding
+
+
+def _measured(
+    llm: LLM,
+    variants: Sequence[str],
+    prompts: Sequence[Workload],
+    batch: int,
+    arguments: argparse.Namespace,
+) -> tuple[dict[str, Runs], CostTable]:
+    """Runs of every variant, and the costs of those minutes."""
+    runtime, pool, tables = llm.model.runtime, llm.model.pool, []
+
+    def before() -> None:
+        tables.append(cost_table(runtime, pool, llm.cascade.target, measure_again=True))
+
+    tokens, rounds = arguments.tokens, arguments.rounds
+    found = measure(llm, variants, prompts, batch, tokens=tokens, rounds=rounds, before=before)
+    return found, mean_table(tables)
+
+
+def mean_table(tables: Sequence[CostTable]) -> CostTable:
+    """Of the same points."""
+    first = tables[0]
+
+    def mean(*seconds: float) -> float:
+        return statistics.fmean(seconds)
+
+    return CostTable(
+        rows=first.rows,
+        contexts=first.contexts,
+        linear={name: tuple(map(mean, *(t.linear[name] for t in tables))) for name in first.linear},
+        attention=tuple(
+            tuple(map(mean, *rows)) for rows in zip(*(t.attention for t in tables), strict=True)
+        ),
+        drafts={
+            name: DraftCost(
+                mean(*(t.drafts[name].first for t in tables)),
+                mean(*(t.drafts[name].further for t in tables)),
+            )
+            for name in first.drafts
+        },
+        spread=mean(*(t.spread for t in tables)),
+    )
 
 
 def predicted_speedup(

@@ -2,8 +2,9 @@
 
 A machine shared with others is a fifth slower for seconds on end, so each variant runs for `TURN`
 seconds and then the next, all on the same queue, until each has decoded as many tokens as the queue
-has. A queue is one prompt, or two for each place of a batch. An untimed round comes first, in which
-`auto` learns; from then on prompts are in the prefix cache, so that what is measured is decoding.
+has. A queue is one prompt, or two for each place of a batch. An untimed round of plain decoding and
+`auto` comes first, in which `auto` learns; from then on prompts are in the prefix cache, so that
+what is measured is decoding.
 
 A batch stays full, as one that has long been running: the first requests end one after another, cut
 short, and when one ends the next of the queue begins, from its start again where need be.
@@ -15,7 +16,7 @@ import math
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 
@@ -66,27 +67,32 @@ def measure(
     *,
     tokens: int,
     rounds: int,
+    before: Callable[[], None] = lambda: None,
 ) -> dict[str, Runs]:
-    """`rounds` timed rounds over whole queues of prompts; `llm` is the subject of `auto`."""
+    """`rounds` timed rounds over whole queues of prompts. `llm` is the subject of `auto`, the first
+    variant is plain decoding, and `before` is called before each timed queue."""
     subjects = {name: _subject(llm, name) for name in variants}
     found = {name: Runs() for name in variants}
+    learners = [name for name in variants if name == variants[0] or name.startswith(AUTO)]
+    length = queue_length(batch)
     for turn in range(rounds + 1):
-        this = {name: Runs() for name in variants}
-        length = queue_length(batch)
+        taking_part = variants if turn else learners
+        this = {name: Runs() for name in taking_part}
         for number, at in enumerate(range(0, len(prompts), length)):
             # Another variant begins each time: none always follows the same neighbour.
-            shift = (turn + number) % len(variants)
+            shift = (turn + number) % len(taking_part)
             queue = prompts[at : at + length]
+            if turn:
+                before()
             decoding = [
                 _decode(subjects[name], queue, batch, tokens, this[name])
-                for name in [*variants[shift:], *variants[:shift]]
+                for name in [*taking_part[shift:], *taking_part[:shift]]
             ]
             while decoding:
                 decoding = [one for one in decoding if next(one, False)]
-        for name, run in this.items():
-            if turn == 0:
+        for name, run in this.items() if turn else ():
+            if turn == 1:
                 found[name].outputs, found[name].contexts = run.outputs, run.contexts
-                continue
             found[name].speeds.append(statistics.harmonic_mean(run.queues))
             found[name].queues += run.queues
             found[name].total.add(run.total)

@@ -98,7 +98,7 @@ def test_a_cycle_with_nothing_proposed_never_calls_the_draft() -> None:
     sequence = _sequence(PagePool(128, 4), [5])
     for cascade, length in itertools.product(["w8a16", "w4a8 > w8a16"], [0]):
         _cycle(runtime, cascade, [sequence], [length])
-    assert [verb for verb, _ in runtime.calls] == ["forward_sample", "forward_sample"]
+    assert [verb for verb, _ in runtime.calls] == ["decode", "forward_sample"] * 2
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=6), st.sampled_from([0.0, 0.4]))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.config import Level
-from halfbyte.runtime.protocol import Batch, Drafted, Sampled, Sampling
+from halfbyte.runtime.protocol import Batch, Drafted, Sampled, Sampling, Speculated
 from tests.fake_runtime import FakeRuntime
 
 LINEAR = {"w8a16": (4e-3, 3e-4), "w4a8": (2e-3, 2e-4), "w4a16": (2.2e-3, 3e-4), "f32": (9e-3, 1e-3)}
@@ -69,6 +72,18 @@ class TimedRuntime(FakeRuntime):
             )
         self._disturb()
         return Drafted(np.zeros((len(lengths), int(lengths.max())), np.int32), lengths)
+
+    def draft_and_verify(self, batch: Batch, *arguments: Any) -> Speculated:
+        level, lengths, target = arguments[:3]
+        began = self.now
+        self.draft(batch, level, lengths, *arguments[3:])
+        drafted = self.now
+        rows = [n + 1 for n in lengths.tolist()]
+        starts = np.append(0, np.cumsum(rows)).astype(np.int32)
+        self._spend(replace(batch, row_starts=starts), target)
+        count = len(rows)
+        nothing = [[0]] * count, [[0.0]] * count, [0] * count
+        return Speculated(*nothing, int(lengths.max()), drafted - began)
 
     def _spend(self, batch: Batch, level: Level) -> None:
         rows = np.diff(batch.row_starts)

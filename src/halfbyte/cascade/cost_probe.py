@@ -1,7 +1,7 @@
 """Measures the cost table of a runtime, in pages nobody else holds.
 
 A forward costs less when the caches hold what it reads, so calls are timed in the order decoding
-makes them: a draft, then the verify of what it drafted; plain steps one after another. Points take
+makes them: a draft and the verify of what it drafted; plain steps one after another. Points take
 turns in rounds, so a slow moment of the machine does not fall on one of them.
 """
 
@@ -31,7 +31,6 @@ SLOW_SECONDS = 0.02
 SLOW_ROWS = (1, 2, 4, 8, 16)
 CONTEXTS = (128, 1024, 4096)
 CONTEXT_ROWS = (1, 4, 16)  # where attention is measured; other M are interpolated
-DRAFT_LENGTHS = (1, 5)  # two lengths tell the first token's cost from the further ones'
 TICK = 1e-7  # seconds; no forward takes less
 LOW_QUANTILE = 0.25  # noise only adds time, so the low end is nearest to the cost
 Point = TypeVar("Point")
@@ -112,7 +111,6 @@ class _Probe:
         if is_slow:
             self._contexts = [self._contexts[0], *self._contexts[1:][-1:]]
         self._context_rows = [m for m in CONTEXT_ROWS if m <= most]
-        self._lengths = [n for n in DRAFT_LENGTHS if n <= most]
 
     def round(self) -> None:
         """Every point of few rows once, and of many rows or far contexts those that have a turn."""
@@ -121,9 +119,12 @@ class _Probe:
         points += self._in_turn([m for m in self._rows if m > OFTEN_ROWS])
         for draft in self._drafts:
             # The verify finds the caches as the draft leaves them, and the next draft as it does.
-            for i, rows in enumerate(points):
-                self._draft(draft, self._lengths[i % len(self._lengths)], near)
-                self._forward(self._target, rows, near)
+            for rows in points:
+                if rows <= OFTEN_ROWS:
+                    self._draft_and_verify(draft, rows - 1, near)
+                else:
+                    self._draft(draft, near)
+                    self._forward(self._target, rows, near)
             for rows in self._in_turn(self._rows[2::2]):
                 self._forward(draft, rows, near)
         if not self._drafts:
@@ -160,12 +161,13 @@ class _Probe:
 
     def _draft_cost(self, level: Level, attention: float) -> DraftCost:
         """`attention` of one row at the context measured."""
+        near, name = self._contexts[0], f"{level} draft"
         seen = {
-            n: self._low(f"{level} draft", n, self._contexts[0]) - attention * n
-            for n in self._lengths
-            if (f"{level} draft", n, self._contexts[0]) in self.times
+            n: self._low(name, n, near) - attention * n
+            for what, n, context in self.times
+            if (what, context) == (name, near)
         }
-        first = max(seen[self._lengths[0]], TICK)
+        first = max(seen[min(seen)], TICK)
         last = max(seen)
         further = (seen[last] - first) / (last - 1) if last > 1 else first
         # A token after the first costs no more, but never nothing.
@@ -220,10 +222,23 @@ class _Probe:
         run = partial(self._runtime.forward_sample, batch, level, every, drawing)
         self._time(str(level), rows, context, run)
 
-    def _draft(self, level: Level, length: int, context: int) -> None:
-        batch, lengths = self._batch(1, context), np.array([length], dtype=np.int32)
+    def _draft(self, level: Level, context: int) -> None:
+        """One token."""
+        batch, lengths = self._batch(1, context), np.ones(1, dtype=np.int32)
         run = partial(self._runtime.draft, batch, level, lengths, _greedy(context + 1, 1), 0.0)
-        self._time(f"{level} draft", length, context, run)
+        self._time(f"{level} draft", 1, context, run)
+
+    def _draft_and_verify(self, level: Level, length: int, context: int) -> None:
+        """One call, as cycles make it: the draft's time, and the rest as the verify's."""
+        batch, lengths = self._batch(1, context), np.array([length], dtype=np.int32)
+        began = self._clock()
+        done = self._runtime.draft_and_verify(
+            batch, level, lengths, self._target, _greedy(context + 1, 1), 0.0
+        )
+        seconds = self._clock() - began
+        self.times[f"{level} draft", length, context].append(done.draft_seconds)
+        verify = str(self._target), length + 1, context
+        self.times[verify].append(seconds - done.draft_seconds)
 
     def _batch(self, rows: int, context: int) -> Batch:
         return Batch(

@@ -96,12 +96,15 @@ def run_cycle(
     The end of a prompt is part of the first cycle of its sequence. `chunks` are parts of prompts
     that end further on; they run in the same forward and get nothing.
     """
-    started = perf_counter()
-    drafter = plan[0].proposer if plan and not chunks else None
-    if _drafts_for_all(drafter, runtime, sequences, plan):
-        return _run_in_one_call(drafter, target, sequences, plan)
+    if not chunks and plan and all(map(_is_simple, sequences)):
+        if not any(turn.length for turn in plan):
+            return _run_plain(runtime, target, sequences, burst)
+        drafter = plan[0].proposer
+        if _drafts_for_all(drafter, runtime, plan):
+            return _run_in_one_call(drafter, target, sequences, plan)
 
     # Propose: one call a proposer, for all sequences whose turn names it.
+    started = perf_counter()
     drafts: list[Draft] = [[] for _ in sequences]
     work: list[tuple[Proposer, list[int], list[Ask], Link]] = []
     links: list[Link] = []
@@ -120,10 +123,7 @@ def run_cycle(
     places = [_place(s) for s in sequences]
     admitted = [_admit(s, draft) for s, draft in zip(sequences, drafts, strict=True)]
     none: list[Draft] = [[] for _ in chunks]
-    if burst > 1:
-        judged = decode(runtime, target, places, burst)
-    else:
-        judged = verify(runtime, target, [*places, *chunks], [*(d for d, _ in admitted), *none])
+    judged = verify(runtime, target, [*places, *chunks], [*(d for d, _ in admitted), *none])
     outcomes = judged[: len(sequences)]
     for i, (_, cut) in enumerate(admitted):
         if cut:
@@ -139,28 +139,45 @@ def run_cycle(
     prompt_rows = sum(len(p.tokens) for p in chunks) + sum(len(p.tokens) - 1 for p in places)
     rows = prompt_rows + sum(len(kept) + 1 for kept, _ in admitted)
     seconds = drafted_at - started, verified_at - drafted_at
-    forwards = len(outcomes[0].tokens) if burst > 1 else 1
     chunk_outcomes = judged[len(sequences) :]
-    return CycleReport(outcomes, links, *seconds, prompt_rows, rows, chunk_outcomes, forwards)
+    return CycleReport(outcomes, links, *seconds, prompt_rows, rows, chunk_outcomes)
+
+
+def _is_simple(sequence: Decoding) -> bool:
+    """Whether it has nothing to run but its root, and wants nothing special."""
+    return sequence.is_prefilled and not sequence.choice.is_special
+
+
+def _run_plain(
+    runtime: Runtime, target: Level, sequences: Seq[Decoding], burst: int
+) -> CycleReport:
+    """`run_cycle` where nothing is proposed and all are simple, in less time."""
+    started = perf_counter()
+    roots = [Place([s.pending], s.committed_len, s.page_row, s.choice) for s in sequences]
+    outcomes = decode(runtime, target, roots, burst)
+    verify_seconds = perf_counter() - started
+    for sequence, outcome in zip(sequences, outcomes, strict=True):
+        sequence.commit(outcome.tokens)
+    forwards = len(outcomes[0].tokens)
+    rows = len(outcomes)
+    return CycleReport(outcomes, [], 0.0, verify_seconds, rows=rows, target_forwards=forwards)
 
 
 def _drafts_for_all(
-    proposer: Proposer | None, runtime: Runtime, sequences: Seq[Decoding], plan: Seq[Turn]
+    proposer: Proposer | None, runtime: Runtime, plan: Seq[Turn]
 ) -> TypeGuard[Drafter]:
-    """Whether a level of these weights drafts for every sequence, none of which has a prompt to
-    run or wants anything special."""
+    """Whether a level of these weights drafts for every sequence."""
     return (
         isinstance(proposer, Drafter)
         and proposer.shares(runtime)
         and all(turn.proposer is proposer and turn.length for turn in plan)
-        and all(s.is_prefilled and not s.choice.is_special for s in sequences)
     )
 
 
 def _run_in_one_call(
     drafter: Drafter, target: Level, sequences: Seq[Decoding], plan: Seq[Turn]
 ) -> CycleReport:
-    """`run_cycle` where `_drafts_for_all`, in less time."""
+    """`run_cycle` where `_drafts_for_all` and all are simple, in less time."""
     started = perf_counter()
     link, outcomes = drafter.draft_and_verify(sequences, [turn.length for turn in plan], target)
     verify_seconds = perf_counter() - started - link.seconds

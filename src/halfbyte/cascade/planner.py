@@ -43,7 +43,7 @@ REVIEW_FIRST, REVIEW_AFTER = 4, 32  # cycles between two, after a change and at 
 EXPLORATION = 0.003  # share of the time that trials may lose
 SAVED_TRIALS = 4.0  # one-row steps that the budget may be saved up to
 TRIAL_LENGTH = 2  # tokens a trial proposes at most
-TRIAL_EVERY = 16  # cycles between looks at whether a trial is worth it
+TRIAL_FIRST, TRIAL_AFTER = 16, 128  # cycles between looks at whether a trial is worth it
 LATE_LOOK = 1 / 4  # of the cycles since something was proposed: a look for matches may be so late
 COSTS_EVERY = 4  # cycles
 STALE_COST = 512  # cycles after which a cost not seen may have changed
@@ -128,7 +128,7 @@ class CostPlanner:
         self._patience = REVIEW_FIRST
         self._proposed_at = 0
         self._review_at = 0
-        self._tries_at = 0
+        self._tries_at, self._between_tries = 0, TRIAL_FIRST
         self._matches: list[int] = []  # [B] step of the evidence, -1: none
         self._told: list[int] = []  # [B] the same, -1 where it could not pay
         self._pays: list[list[bool]] = []  # [B][steps] whether a match might pay
@@ -221,7 +221,7 @@ class CostPlanner:
         self._kept = {}
         if sequences != self._members:
             if not set(sequences) & set(self._members):
-                self._patience = REVIEW_FIRST
+                self._patience, self._between_tries = REVIEW_FIRST, TRIAL_FIRST
             self._members, self._rate = sequences, 0.0
         self._contexts = [s.committed_len for s in sequences]
         self._weights = self._weighed(sequences)
@@ -249,9 +249,11 @@ class CostPlanner:
         self._kept[tuple(self._told)] = turns = self._turns(best)
         if self._step < self._tries_at:
             return turns
-        self._tries_at = self._step + TRIAL_EVERY
+        self._tries_at = self._step + self._between_tries
         tried = self._tried(best)
-        return turns if tried is best else self._turns(tried)
+        is_tried = tried is not best
+        self._between_tries = TRIAL_FIRST if is_tried else min(2 * self._between_tries, TRIAL_AFTER)
+        return self._turns(tried) if is_tried else turns
 
     def _weighed(self, sequences: Seq[Decoding]) -> list[float]:
         """What a token of each counts: 1, or less for those that are ahead (see above)."""
