@@ -2,6 +2,7 @@
 
     python -m benchmarks.planner --name smollm2-135m --model smollm2-135m --planes 8 --data DIR
     … --ramp: plain decoding and `auto` at growing batch sizes
+    … --peers DIR: a plain llama.cpp beside it, one request at a time
 
 One model in one process. For each kind of work and batch size, every round measures every variant
 on the same queues of prompts (`benchmarks.queues`), `--prompts` at least. So each measurement has
@@ -18,18 +19,20 @@ import argparse
 import os
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.arguments import add_model, alias, names, positive, renamed
+from benchmarks.contenders import LlamaBench, Reading, Task, llama_benches
 from benchmarks.machine import pinned_cpus
 from benchmarks.occasion import Occasion, Subject
 from benchmarks.paired import Ratio
-from benchmarks.process import guarded
+from benchmarks.process import guarded, run
 from benchmarks.queues import AUTO, Runs, agree, measure, num_prompts
 from benchmarks.rows import RESULTS, Row, append, layout
 from benchmarks.speculation import Variant
-from benchmarks.workloads import KINDS, REPETITIVE, Workload, load
+from benchmarks.workloads import KINDS, REPETITIVE, load
 from halfbyte import LLM
 from halfbyte.auto import cost_table
 from halfbyte.cascade.cascade import Cascade
@@ -50,12 +53,14 @@ FIXED = (
     "ngram > w4a8 > {} @5/4",
 )
 BATCHES = (1, 4, 16)
+PEER_TASK = Task("decode", 64, 128, repeats=1)
 RAMP = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 
 def main() -> None:
     arguments = _parse()
-    os.sched_setaffinity(0, pinned_cpus(arguments.threads))
+    cpus = pinned_cpus(arguments.threads)
+    os.sched_setaffinity(0, cpus)
     occasion = Occasion.begin(arguments.name, arguments.threads)
     target = Level.parse(arguments.target)
     batches = arguments.batches or (RAMP if arguments.ramp else BATCHES)
@@ -72,26 +77,39 @@ def main() -> None:
         max_batch=max(batches),
         num_tokens=_room(arguments, variants, counts),
     )
-    runtime = llm.model.runtime
+    size = llm.model.runtime.weight_bytes(target)
     what = "ramp" if arguments.ramp else "offered" if arguments.offer else "workload"
     rows: list[Row] = []
     for kind, prompts in work.items():
         best: dict[str, float] = {}  # of each variant at smaller batches
         for batch in batches:
-            found, table = _measured(llm, variants, prompts[: counts[batch]], batch, arguments)
+            metric = f"{what} {kind} x{batch}"
+            beside = _Beside(llm, _peer(arguments) if batch == 1 else None, cpus)
+            tokens, rounds = arguments.tokens, arguments.rounds
+            some = prompts[: counts[batch]]
+            found = measure(llm, variants, some, batch, tokens=tokens, rounds=rounds, before=beside)
+            table, own = mean_table(beside.tables), []
             for variant, runs in found.items():
                 details = _details(table, target, batch, variant, runs, found)
+                details |= beside.compare(runs)
                 median = statistics.median(runs.speeds)
                 if arguments.ramp and variant in best:
                     details["of_best_before"] = median / best[variant]
                 best[variant] = max(median, best.get(variant, 0.0))
-                size = runtime.weight_bytes(target)
                 shown = renamed(variant, arguments.alias)
                 subject = Subject.ours(layout(arguments.planes), size, shown)
-                metric = f"{what} {kind} x{batch}"
-                rows.append(occasion.row(subject, metric, "tok/s", runs.speeds, details=details))
-            _tell(kind, batch, found, rows[-len(found) :])
+                own.append(occasion.row(subject, metric, "tok/s", runs.speeds, details=details))
+            _tell(kind, batch, own)
+            peer = beside.row(occasion, metric)
+            rows += own if peer is None else [*own, peer]
     append(arguments.output, rows)
+
+
+def _peer(arguments: argparse.Namespace) -> LlamaBench | None:
+    if arguments.peers is None:
+        return None
+    formats = [arguments.format]
+    return llama_benches(arguments.peers, arguments.name, formats, arguments.threads)[0]
 
 
 def _room(arguments: argparse.Namespace, variants: Sequence[str], counts: dict[int, int]) -> int:
@@ -100,22 +118,38 @@ def _room(arguments: argparse.Namespace, variants: Sequence[str], counts: dict[i
     return max(counts.values()) * 1024 + decoding
 
 
-def _measured(
-    llm: LLM,
-    variants: Sequence[str],
-    prompts: Sequence[Workload],
-    batch: int,
-    arguments: argparse.Namespace,
-) -> tuple[dict[str, Runs], CostTable]:
-    """Runs of every variant, and the costs of those minutes."""
-    runtime, pool, tables = llm.model.runtime, llm.model.pool, []
+@dataclass(slots=True)
+class _Beside:
+    """What is measured before each timed queue: the cost table, and a peer's plain decoding."""
 
-    def before() -> None:
-        tables.append(cost_table(runtime, pool, llm.cascade.target, measure_again=True))
+    llm: LLM
+    peer: LlamaBench | None
+    cpus: Sequence[int]
+    tables: list[CostTable] = field(default_factory=list)
+    readings: list[Reading] = field(default_factory=list)
 
-    tokens, rounds = arguments.tokens, arguments.rounds
-    found = measure(llm, variants, prompts, batch, tokens=tokens, rounds=rounds, before=before)
-    return found, mean_table(tables)
+    def __call__(self) -> None:
+        model = self.llm.model
+        target = self.llm.cascade.target
+        self.tables.append(cost_table(model.runtime, model.pool, target, measure_again=True))
+        if self.peer is not None:
+            done = run(self.peer.command(PEER_TASK), self.cpus, self.peer.environment)
+            self.readings.append(self.peer.read(done.output))
+
+    def row(self, occasion: Occasion, metric: str) -> Row | None:
+        """The peer's, where there is one."""
+        if self.peer is None:
+            return None
+        last, speeds = self.readings[-1], [reading.value for reading in self.readings]
+        subject = Subject(self.peer.engine, last.version, self.peer.format, last.num_bytes)
+        return occasion.row(subject, metric, "tok/s", speeds)
+
+    def compare(self, runs: Runs) -> dict[str, Any]:
+        """Details of our runs, queue by queue beside the peer's."""
+        if self.peer is None:
+            return {}
+        ratio = Ratio.of(runs.queues, [reading.value for reading in self.readings])
+        return {"of_peer": ratio.median, "of_peer_interval": ratio.interval}
 
 
 def mean_table(tables: Sequence[CostTable]) -> CostTable:
@@ -204,7 +238,7 @@ def _details(
     return details
 
 
-def _tell(kind: str, batch: int, found: dict[str, Runs], rows: Sequence[Row]) -> None:
+def _tell(kind: str, batch: int, rows: Sequence[Row]) -> None:
     for row in sorted(rows, key=lambda row: -row.spread.median):
         told = row.details or {}
         predicted = told.get("predicted_speedup")
@@ -218,8 +252,10 @@ def _tell(kind: str, batch: int, found: dict[str, Runs], rows: Sequence[Row]) ->
             f"  x{speedup}  of best fixed {of_best}"
             f"  tau {told['tau']:.2f}  identical {told['identical']}"
             + (f"  predicted x{predicted:.2f}" if predicted else "")
-            + (
-                f"  of best before {told['of_best_before']:.3f}" if "of_best_before" in told else ""
+            + "".join(
+                f"  {name.replace('_', ' ')} {told[name]:.3f}"
+                for name in ("of_best_before", "of_peer")
+                if name in told
             ),
             flush=True,
         )
@@ -247,6 +283,8 @@ def _parse() -> argparse.Namespace:
         "--alias", type=alias, action="append", default=[], help="PATH=NAME as rows have it"
     )
     parser.add_argument("--ramp", action="store_true", help="auto and plain over growing batches")
+    parser.add_argument("--peers", type=Path, help="directory setup_llama_cpp prepared")
+    parser.add_argument("--format", default="Q4_0", help="of the peer's model")
     parser.add_argument("--prompts", type=positive, default=4, help="a measurement, at least")
     parser.add_argument("--tokens", type=positive, default=128)
     parser.add_argument("--rounds", type=positive, default=5)

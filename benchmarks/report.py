@@ -161,7 +161,12 @@ def _speculation_table(model: str, rows: Sequence[Row]) -> str:
 def _planner_table(model: str, rows: Sequence[Row]) -> str:
     """One line a kind of work and batch: plain, the planner's choice, the best fixed cascade."""
     head = ["prompts", "batch", "plain", "`auto`", "against plain", "best fixed cascade"]
-    lines = _head([*head, "`auto` against it", "identical"])
+    head += ["`auto` against it", "identical"]
+    peers = {(row.metric, row.date): row for row in rows if row.engine != "halfbyte"}
+    if peers:
+        head.append("against a plain peer")
+    rows = [row for row in rows if row.engine == "halfbyte"]
+    lines = _head(head)
     for metric in dict.fromkeys(row.metric for row in rows):
         _, kind, batch = metric.split()
         own = [row for row in rows if row.metric == metric]
@@ -181,8 +186,16 @@ def _planner_table(model: str, rows: Sequence[Row]) -> str:
         best_speed = f"{name}: {_speed(best.spread)}"
         same = "yes" if told["identical"] else "**no**"
         against = _ratio(told, "of_best_fixed")
-        lines.append(_line([kind, batch.lstrip("x"), *speeds, best_speed, against, same]))
+        cells = [kind, batch.lstrip("x"), *speeds, best_speed, against, same]
+        if peers:
+            peer = peers.get((metric, auto[0].date))
+            cells.append("" if peer is None else f"{_ratio(told, 'of_peer', 'x')} of {_peer(peer)}")
+        lines.append(_line(cells))
     return f"**{model}**, the planner, tokens/s\n\n" + "\n".join(lines)
+
+
+def _peer(row: Row) -> str:
+    return f"{row.engine} {row.format}: {_speed(row.spread)}"
 
 
 def _ratio(told: Mapping[str, Any], name: str, unit: str = "") -> str:

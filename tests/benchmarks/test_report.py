@@ -72,6 +72,13 @@ def test_the_planner_is_held_to_cascades_of_its_own_run() -> None:
     text = report(rows)
     assert "22.0" in text
     assert "33.0" not in text
+    assert "peer" not in text
+
+    beside = [replace(r, engine="llama.cpp", cascade="", details=None) for r in rows[:1]]
+    compared = [replace(r, details=told | {"of_peer": 2.0}) for r in rows]
+    assert "2.00x of llama.cpp" in report(compared + beside)
+    late = [replace(r, date="2026-01-03T00:00:00+00:00") for r in beside]
+    assert "of llama.cpp" not in report(compared + late), "of another run"
 
 
 def test_only_what_stands_between_the_markers_changes(tmp_path: Path) -> None:
