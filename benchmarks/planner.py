@@ -64,8 +64,8 @@ def main() -> None:
     occasion = Occasion.begin(arguments.name, arguments.threads)
     target = Level.parse(arguments.target)
     batches = arguments.batches or (RAMP if arguments.ramp else BATCHES)
-    counts = {batch: num_prompts(batch, arguments.prompts) for batch in batches}
-    work = load(arguments.data, arguments.kinds, max(counts.values()))
+    sizes = {batch: num_prompts(batch, arguments.prompts) for batch in batches}
+    work = load(arguments.data, arguments.kinds, max(sizes.values()))
     variants = [str(target), " | ".join([AUTO, *map(str, arguments.offer)])]
     if not arguments.ramp:
         variants += [text.format(target) for text in arguments.variant or FIXED]
@@ -75,7 +75,7 @@ def main() -> None:
         arguments.threads,
         planes=arguments.planes,
         max_batch=max(batches),
-        num_tokens=_room(arguments, variants, counts),
+        num_tokens=_room(arguments, variants, sizes),
     )
     size = llm.model.runtime.weight_bytes(target)
     what = "ramp" if arguments.ramp else "offered" if arguments.offer else "workload"
@@ -86,7 +86,7 @@ def main() -> None:
             metric = f"{what} {kind} x{batch}"
             beside = _Beside(llm, _peer(arguments) if batch == 1 else None, cpus)
             tokens, rounds = arguments.tokens, arguments.rounds
-            some = prompts[: counts[batch]]
+            some = prompts[: sizes[batch]]
             found = measure(llm, variants, some, batch, tokens=tokens, rounds=rounds, before=beside)
             table, own = mean_table(beside.tables), []
             for variant, runs in found.items():
@@ -112,10 +112,10 @@ def _peer(arguments: argparse.Namespace) -> LlamaBench | None:
     return llama_benches(arguments.peers, arguments.name, formats, arguments.threads)[0]
 
 
-def _room(arguments: argparse.Namespace, variants: Sequence[str], counts: dict[int, int]) -> int:
+def _room(arguments: argparse.Namespace, variants: Sequence[str], sizes: dict[int, int]) -> int:
     """Tokens of KV: every prompt once, since variants share it, and what all of them are at."""
-    decoding = len(variants) * max(counts) * (arguments.tokens + 64)
-    return max(counts.values()) * 1024 + decoding
+    decoding = len(variants) * max(sizes) * (arguments.tokens + 64)
+    return max(sizes.values()) * 1024 + decoding
 
 
 @dataclass(slots=True)
@@ -261,7 +261,7 @@ def _tell(kind: str, batch: int, rows: Sequence[Row]) -> None:
         )
 
 
-def _counts(text: str) -> list[int]:
+def counts(text: str) -> list[int]:
     """An argparse type: counts between commas."""
     return [positive(name) for name in names(text)]
 
@@ -272,7 +272,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="directory of the texts")
     parser.add_argument("--target", default="w8a16")
     parser.add_argument("--kinds", type=names, default=",".join(KINDS))
-    parser.add_argument("--batches", type=_counts, help="default: 1,4,16; of --ramp 1 to 32")
+    parser.add_argument("--batches", type=counts, help="default: 1,4,16; of --ramp 1 to 32")
     parser.add_argument(
         "--variant", action="append", help="CASCADE @LENGTH or @LENGTH/INNER; {} is the target"
     )
