@@ -53,7 +53,7 @@ FIXED = (
     "ngram > w4a8 > {} @5/4",
 )
 BATCHES = (1, 4, 16)
-PEER_TASK = Task("decode", 64, 128, repeats=1)
+PEER_TASK = Task("decode", 64, 128)
 RAMP = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 
