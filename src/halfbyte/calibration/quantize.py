@@ -29,7 +29,7 @@ from halfbyte.runtime.native import NativeRuntime
 from halfbyte.runtime.protocol import LayerRuntime
 
 Tell = Callable[[str], None]
-_RECIPE = 2  # grows when a scheme changes its result: half-finished runs of others are left alone
+_RECIPE = 3  # grows when a scheme changes its result: half-finished runs of others are left alone
 GROUP = 32
 _FLOAT = ("F32", "F16", "BF16")
 
