@@ -45,7 +45,7 @@ class Gptq:
     # How much smaller correlations count than calibration saw them, and what is added to H as a
     # share of its mean diagonal. The paper has the 1% alone, which fits the calibration text
     # closely and others badly (docs/quantize.md).
-    shrinkage: float = 0.3
+    shrinkage: float = 0.5
     damping: float = 0.01
     act_order: bool = False
     lo_weight: float = 256.0  # docs/quantize.md has the evidence
