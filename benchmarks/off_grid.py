@@ -9,8 +9,7 @@ come back exactly. Two changes that leave the function as it is take them off it
   channel (a norm, v for the output projection, up for the down projection).
 - Channels are shuffled: those of the residual stream, of each layer's hidden row and of each head's
   values. Scaled alone, a block of 32 inputs still lies near the scale and the minimum that the file
-  gave it (small weights move by less than a step), and a format of the same blocks finds them:
-  Q4_K leaves less of such a model than of normally distributed weights (docs/quantize.md).
+  gave it (small weights move by less than a step), and a format of the same blocks finds them.
 
 DEST holds the weights as F16; it is a source of its own, for halfbyte and for other programs alike,
 as fine as an unquantized file and as good as the coarse one.
