@@ -9,9 +9,9 @@ divergence, top-1 agreement. Against its target: the agreement of a draft level,
 w4a4` alone needs no source.
 
 `gptq@W` weighs 8-bit errors by W (quantize/gptq.py), `gptq:SHARE` keeps that share of inputs at 8
-bits (`--wide`); nested_candidates.py has schemes that were tried and not taken. `--file NAME=MODEL`
-scores a GGUF file of another program's making, at the values it stands for. What stands in `--work`
-is kept.
+bits (`--wide`), `gptq:default` those that `halfbyte quantize --planes 4` does (--group is not set
+by it); nested_candidates.py has schemes that were tried and not taken. `--file NAME=MODEL` scores a
+GGUF file of another program's making, at the values it stands for. What stands in `--work` is kept.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from benchmarks.teacher_forced import (
     mean,
     sequences,
 )
-from halfbyte.calibration.quantize import QuantizeOptions, quantize_by
+from halfbyte.calibration.quantize import QuantizeOptions, four_bit_defaults, quantize_by
 from halfbyte.calibration.text import Amount
 from halfbyte.config import Level, ModelConfig
 from halfbyte.errors import ArgumentError
@@ -50,6 +50,7 @@ from halfbyte.formats.names import expected_matrices
 from halfbyte.importers.cache import source_identity
 from halfbyte.importers.gguf_header import parse_header
 from halfbyte.importers.resolve import locate, open_weights
+from halfbyte.quantize.atom import Share
 from halfbyte.quantize.gptq import Gptq
 from halfbyte.quantize.scheme import Scheme
 from halfbyte.quantize.schemes import scheme_named, with_wide_inputs
@@ -62,11 +63,18 @@ _HELD = {
 }
 
 
-def scheme_of(text: str) -> Scheme:
-    """A scheme or candidate by name; `gptq@64` sets what 8-bit errors weigh, `gptq:0.2` --wide."""
-    named, _, share = text.partition(":")
-    if share:
-        return with_wide_inputs(scheme_of(named), float(share))
+def wide_of(text: str, config: ModelConfig) -> Share | None:
+    """What stands behind the colon of a scheme."""
+    _, _, share = text.partition(":")
+    if share == "default":
+        return four_bit_defaults(config)[1]
+    return float(share) if share else None
+
+
+def scheme_of(text: str, wide: Share | None) -> Scheme:
+    """A scheme or candidate by name; `gptq@64` sets what 8-bit errors weigh; wide inputs."""
+    if wide is not None:
+        return with_wide_inputs(scheme_of(text.partition(":")[0], None), wide)
     name, _, weight = text.partition("@")
     if text in CANDIDATES:
         return CANDIDATES[text]
@@ -81,17 +89,17 @@ def build(args: argparse.Namespace, text: str) -> Path:
     """The checkpoint of a scheme, made unless it is there."""
     dest: Path = args.work / f"{args.name}-{text}-{args.planes}p-g{args.group}-{args.tokens}"
     if not dest.exists():
-        named, _, share = text.partition(":")
+        wide = wide_of(text, args.source.config)
         options = QuantizeOptions(
-            named,
+            text.partition(":")[0],
             args.planes,
             args.group,
-            wide=float(share) if share else None,
+            wide=wide,
             calibration=args.calibration,
             amount=Amount(args.tokens),
             threads=args.threads,
         )
-        quantize_by(scheme_of(text), args.model, dest, options, tell=print)
+        quantize_by(scheme_of(text, wide), args.model, dest, options, tell=print)
     return dest
 
 

@@ -12,6 +12,7 @@ from halfbyte.formats.checkpoint import Checkpoint
 from halfbyte.formats.names import expected_matrices, site_inputs
 from halfbyte.formats.planes import dequantize
 from halfbyte.importers.convert import open_source
+from halfbyte.quantize.atom import BySize
 from halfbyte.quantize.schemes import SCHEMES
 from tests.calibration.models import model, text
 from tests.runtimes import all_logits, build, relative_error
@@ -85,8 +86,26 @@ def test_rows_that_are_wide_take_larger_groups_and_smaller_shares(source):
     config = open_source(source).config
     assert four_bit_defaults(config) == (32, 0.22)
     large = replace(config, hidden_size=1536, intermediate_size=8960, num_heads=12, head_dim=128)
-    assert four_bit_defaults(large) == (64, 0.07)
+    group, shares = four_bit_defaults(large)
+    assert group == 64
+    assert BySize(shares).wide_groups(large, 64) == {
+        "attn.qkv": 4,
+        "attn.o": 4,
+        "mlp.gate_up": 1,
+        "mlp.down": 14,
+    }
     assert four_bit_defaults(replace(large, intermediate_size=8992)) == (32, 0.22)
+
+
+def test_sites_can_have_shares_of_their_own(tmp_path, source):
+    shares = {"attn.qkv": 0.5, "attn.o": 0.25, "mlp.gate_up": 0.1, "mlp.down": 0.75}
+    checkpoint = Checkpoint.open(
+        quantize(source, tmp_path / "out", options(tmp_path, planes=4, wide=shares))
+    )
+    inputs = site_inputs(checkpoint.config)
+    wanted = {site: max(1, round(share * (inputs[site] // 32))) for site, share in shares.items()}
+    assert checkpoint.wide_groups == wanted
+    assert "wide inputs: 0.5 of attn.qkv" in checkpoint.source["method"]
 
 
 @pytest.mark.parametrize(

@@ -37,14 +37,16 @@ def output_error(planes, bits, w, rows):
 
 
 @pytest.mark.parametrize("by_size", [False, True])
-def test_the_factors_are_those_of_the_damped_moments(by_size):
+@pytest.mark.parametrize("shrinkage", [0.0, 0.3])
+def test_the_factors_are_those_of_the_shrunk_and_damped_moments(by_size, shrinkage):
     rows = inputs()
     seen = statistics(rows)
-    feedback = feedback_of(seen, damping=0.01, by_size=by_size)
+    feedback = feedback_of(seen, shrinkage=shrinkage, damping=0.01, by_size=by_size)
     upper = feedback.weights.astype(np.float64) + np.eye(INPUTS)
     assert (np.tril(feedback.weights) == 0).all()
     rebuilt = upper @ np.diag(feedback.costs.astype(np.float64)) @ upper.T
-    damped = seen.second_moments + 0.01 * seen.mean_square.mean() * np.eye(INPUTS)
+    damped = (1 - shrinkage) * seen.second_moments + shrinkage * np.diag(seen.mean_square)
+    damped += 0.01 * seen.mean_square.mean() * np.eye(INPUTS)
     wanted = damped[np.ix_(feedback.order, feedback.order)]
     np.testing.assert_allclose(rebuilt, wanted, atol=1e-4 * np.abs(wanted).max())
     if by_size:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,14 @@ from halfbyte.importers.cache import source_identity
 from halfbyte.importers.convert import QUANTIZED_NOTE, check_group, open_source
 from halfbyte.importers.resolve import is_checkpoint, locate
 from halfbyte.importers.source import Source
+from halfbyte.quantize.atom import Share, share_by_site
 from halfbyte.quantize.scheme import Grid, Scheme
 from halfbyte.quantize.schemes import scheme_named, with_wide_inputs
 from halfbyte.runtime.native import NativeRuntime
 from halfbyte.runtime.protocol import LayerRuntime
 
 Tell = Callable[[str], None]
-_RECIPE = 2  # grows when a scheme changes its result: half-finished runs of others are left alone
+_RECIPE = 3  # grows when a scheme changes its result: half-finished runs of others are left alone
 GROUP = 32
 _FLOAT = ("F32", "F16", "BF16")
 
@@ -43,7 +44,7 @@ class QuantizeOptions:
     # Inputs per scale, and the share of every row's inputs at 8 bits whatever the level. None:
     # GROUP and no share, but of `gptq` with 4 planes `four_bit_defaults`.
     group: int | None = None
-    wide: float | None = None
+    wide: Share | None = None
     calibration: Path | None = None  # None: text sampled from the model
     amount: Amount = field(default_factory=Amount)
     seed: int = 0
@@ -81,14 +82,15 @@ def quantize(
     return quantize_by(scheme, src, dest, options, restart=restart, progress=progress, tell=tell)
 
 
-def four_bit_defaults(config: ModelConfig) -> tuple[int, float]:
+def four_bit_defaults(config: ModelConfig) -> tuple[int, Share]:
     """Group size and share of wide inputs of `gptq` of 4 planes (docs/quantize.md, Evidence).
 
-    About the bits that Q4_K_M has: it falls back to larger formats where rows are narrow.
+    About the bits that Q4_K_M has: it falls back to larger formats where rows are narrow. Where
+    they are not, attention has few weights and gains most, gate and up have many and gain least.
     """
     if config.hidden_size < 1024 or any(n % 64 for n in site_inputs(config).values()):
         return GROUP, 0.22
-    return 64, 0.07
+    return 64, {"attn.qkv": 1 / 6, "attn.o": 1 / 6, "mlp.gate_up": 1 / 24, "mlp.down": 0.1}
 
 
 def quantize_by(
@@ -164,7 +166,8 @@ def _settings(path: Path, options: QuantizeOptions, *, calibrated: bool) -> dict
         "group": options.group or GROUP,
     }
     if options.wide:
-        settings["wide"] = options.wide
+        wide = options.wide
+        settings["wide"] = dict(wide) if isinstance(wide, Mapping) else wide
     if calibrated:
         settings |= {"tokens": options.amount.tokens, "sequence": options.amount.length}
         if options.calibration is None:
@@ -193,7 +196,11 @@ def _notes(
     """What `source` in halfbyte.json says."""
     told = [options.scheme]
     if options.wide:
-        told.append(f"{options.wide:.3g} of inputs wide")
+        shares = share_by_site(options.wide)
+        each = ", ".join(f"{share:.3g} of {site}" for site, share in shares.items())
+        differ = len(set(shares.values())) > 1
+        alike = next(iter(shares.values()))
+        told.append(f"wide inputs: {each}" if differ else f"{alike:.3g} of inputs wide")
     if tokens is not None:
         text = options.calibration.name if options.calibration else "text of the model's own"
         told.append(f"{tokens.size} tokens of {text}")

@@ -33,7 +33,7 @@ def quantize(
         Optional[float],  # noqa: UP045
         typer.Option(
             help="Share of every row's inputs that keep 8 bits at every level.  "
-            "[default: for gptq with --planes 4, 0.22 or, with groups of 64, 0.07; else 0]"
+            "[default: for gptq with --planes 4, 0.22 or, of wide models, shares by matrix; else 0]"
         ),
     ] = None,
     calibration: Annotated[

@@ -25,6 +25,7 @@ from halfbyte.formats.transforms import Gather
 from halfbyte.quantize.scheme import InputStatistics, Layer, Reordered
 
 F32 = NDArray[np.float32]
+Share = float | Mapping[str, float]  # of inputs that are wide: at every site, or site by site
 _FOLDED = "mlp.down"
 _WIDE_INPUTS = 128
 
@@ -33,10 +34,11 @@ _WIDE_INPUTS = 128
 class BySize:
     """Sort inputs by mean square; keep the largest (in whole groups) at 8 bits.
 
-    `share` of each site's inputs, or where it is None the paper's 128, but at most a quarter.
+    `share` of inputs, one for all sites or one each, or where it is None the paper's 128, but at
+    most a quarter.
     """
 
-    share: float | None = None
+    share: Share | None = None
 
     @property
     def gathered(self) -> tuple[str, ...]:
@@ -47,7 +49,8 @@ class BySize:
         """Of each site, at least one."""
         groups = {site: inputs // group_size for site, inputs in site_inputs(config).items()}
         if self.share is not None:
-            return {site: max(1, round(self.share * count)) for site, count in groups.items()}
+            shares = share_by_site(self.share)
+            return {site: max(1, round(shares[site] * count)) for site, count in groups.items()}
         alike = min(-(-_WIDE_INPUTS // group_size), max(1, min(groups.values()) // 4))
         return dict.fromkeys(groups, alike)
 
@@ -70,6 +73,11 @@ class BySize:
             {site: _taken(inputs[site], order) for site, order in orders.items()},
             {site: Gather(orders[site]) for site in self.gathered},
         )
+
+
+def share_by_site(share: Share) -> Mapping[str, float]:
+    """The share of each site."""
+    return share if isinstance(share, Mapping) else dict.fromkeys(SITES, share)
 
 
 def _taken(inputs: InputStatistics, order: NDArray[np.int32]) -> InputStatistics:

@@ -31,9 +31,13 @@ class Feedback:
     costs: F32  # [K] D
 
 
-def feedback_of(inputs: InputStatistics, *, damping: float, by_size: bool) -> Feedback:
-    """Factor H + damping * mean(diag H) * I.
+def feedback_of(
+    inputs: InputStatistics, *, shrinkage: float, damping: float, by_size: bool
+) -> Feedback:
+    """Factor H whose correlations are `shrinkage` smaller, + damping * mean(diag H) * I.
 
+    Shrinking towards the diagonal (Ledoit and Wolf, 2004) doubts what little text says of any two
+    inputs, large or small, alike; damping alone takes all feedback from inputs far below the mean.
     `by_size` takes the inputs of largest second moment first ("act-order"). Inputs that calibration
     never saw move nothing and are moved by nothing. Raises HalfbyteError if it saw none move.
     """
@@ -51,7 +55,8 @@ def feedback_of(inputs: InputStatistics, *, damping: float, by_size: bool) -> Fe
     # H = U D U^T is the Cholesky factorization of H with its inputs in reverse.
     backwards = order[::-1]
     work = moments[np.ix_(backwards, backwards)].astype(np.float64)
-    work[np.diag_indices_from(work)] += damping * diagonal.mean()
+    work *= 1 - shrinkage
+    work[np.diag_indices_from(work)] = diagonal[backwards] + damping * diagonal.mean()
     lower = np.linalg.cholesky(work)
     upper = lower[::-1, ::-1]
     scale = np.diagonal(upper).copy()

@@ -42,9 +42,11 @@ HI_FACTORS = (0.82, 0.88, 0.94, 1.0, 1.06, 1.12)
 class Gptq:
     """The rounder; see the module."""
 
-    # Added to H, as a share of its mean diagonal. The paper has 1%, which fits the calibration text
+    # How much smaller correlations count than calibration saw them, and what is added to H as a
+    # share of its mean diagonal. The paper has the 1% alone, which fits the calibration text
     # closely and others badly (docs/quantize.md).
-    damping: float = 0.3
+    shrinkage: float = 0.5
+    damping: float = 0.01
     act_order: bool = False
     lo_weight: float = 256.0  # docs/quantize.md has the evidence
     statistics: Statistics = Statistics.SECOND_MOMENTS
@@ -53,7 +55,9 @@ class Gptq:
         """Factor the second moments once for every matrix that reads these inputs."""
         assert inputs is not None, "gptq needs calibration"
         assert not (self.act_order and grid.wide_groups), "inputs are in an order of their own"
-        feedback = feedback_of(inputs, damping=self.damping, by_size=self.act_order)
+        feedback = feedback_of(
+            inputs, shrinkage=self.shrinkage, damping=self.damping, by_size=self.act_order
+        )
 
         def round_rows(name: str, rows: F32) -> Planes:
             return _round(name, rows, feedback, grid, self.lo_weight)

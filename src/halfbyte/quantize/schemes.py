@@ -8,7 +8,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from halfbyte.errors import ArgumentError
-from halfbyte.quantize.atom import BySize
+from halfbyte.quantize.atom import BySize, Share, share_by_site
 from halfbyte.quantize.folds import Awq, SmoothQuant
 from halfbyte.quantize.gptq import Gptq
 from halfbyte.quantize.rotations import rotate_model
@@ -31,12 +31,12 @@ SCHEMES: Mapping[str, Callable[[], Scheme]] = MappingProxyType(
 )
 
 
-def with_wide_inputs(scheme: Scheme, share: float) -> Scheme:
+def with_wide_inputs(scheme: Scheme, share: Share) -> Scheme:
     """The scheme with the largest `share` of every row's inputs at 8 bits (quantize/atom.py).
 
     Raises ArgumentError where inputs cannot be sorted.
     """
-    if not 0 < share <= 1:
+    if not all(0 < x <= 1 for x in share_by_site(share).values()):
         raise ArgumentError("wide", got=share, expected="0 to 1", fix="choose a share")
     if scheme.rewrite is not None or (
         isinstance(scheme.rounder, Gptq) and scheme.rounder.act_order
