@@ -304,6 +304,8 @@ def _heading(metric: str) -> str:
 
 def _speed(spread: Spread) -> str:
     digits = 0 if spread.median >= 100 else 1
+    if spread.n == 1:
+        return f"{spread.median:.{digits}f}"
     return f"{spread.median:.{digits}f} ({spread.p20:.{digits}f}-{spread.p80:.{digits}f})"
 
 
