@@ -59,6 +59,12 @@ def queue_length(batch: int) -> int:
     return 1 if batch == 1 else QUEUED * batch
 
 
+def limit(number: int, batch: int, tokens: int) -> int:
+    """Tokens of the request of this number, from 0: the first ones end one after another, as in a
+    batch that has long been running."""
+    return max(1, tokens * min(number + 1, batch) // batch)
+
+
 def measure(
     llm: LLM,
     variants: Sequence[str],
@@ -118,8 +124,7 @@ def _decode(
     try:
         while seen.emitted_tokens - seen.prefill_emitted < wanted:
             while engine.num_waiting + engine.num_running < batch:
-                # The first ones end one after another, as in a batch that has long been running.
-                length = max(1, tokens * min(len(sequences) + 1, batch) // batch)
+                length = limit(len(sequences), batch, tokens)
                 params = SamplingParams(temperature=0.0, max_tokens=length, ignore_eos=True)
                 request = Request(llm.model, token_ids(llm, next(following)), params)
                 sequences.append(request.sequence)

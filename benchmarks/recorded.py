@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 
 from benchmarks.workloads import Workload, token_ids
 from halfbyte import LLM, SamplingParams
+from halfbyte.cascade.decoding import Choice
 from halfbyte.config import Level
 from halfbyte.errors import SourceError
 from halfbyte.runtime.protocol import Batch, Runtime, Sampling
 
 TOGETHER = 16  # texts recorded at a time
+GREEDY = Choice(0.0, 0, 1.0, 0.0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,22 +124,11 @@ def _backwards(
         starts = np.arange(count + 1, dtype=np.int32)
         lengths = np.full(count, length, dtype=np.int32)
         batch = Batch(roots, starts, firsts, tables)
-        drafted = runtime.draft(batch, level, lengths, _greedy(firsts + 1), 0.0)
+        drawing = Sampling(*GREEDY.rows(count), positions=firsts + 1)
+        drafted = runtime.draft(batch, level, lengths, drawing, 0.0)
         for own, tokens in zip(found, drafted.tokens.tolist(), strict=True):
             own.append(tokens)
     return found
-
-
-def _greedy(positions: NDArray[np.int32]) -> Sampling:
-    count = len(positions)
-    return Sampling(
-        temperatures=np.zeros(count, dtype=np.float32),
-        top_ks=np.zeros(count, dtype=np.int32),
-        top_ps=np.ones(count, dtype=np.float32),
-        min_ps=np.zeros(count, dtype=np.float32),
-        seeds=np.zeros(count, dtype=np.uint64),
-        positions=positions,
-    )
 
 
 def write(path: Path, recordings: Sequence[Recording]) -> None:

@@ -118,7 +118,7 @@ class RecordedRuntime:
     ) -> Drafted:
         """Token by token; confidence is not recorded."""
         if min_confidence or head:
-            raise NotImplementedError("neither confidence nor a smaller vocabulary is recorded")
+            raise ValueError("neither confidence nor a smaller vocabulary is recorded")
         contexts = batch.first_positions.tolist()
         self._clock.now += self._table.draft_seconds(str(level), lengths.tolist(), contexts)
         tokens = np.zeros((len(lengths), int(lengths.max())), dtype=np.int32)

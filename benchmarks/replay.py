@@ -27,8 +27,8 @@ from benchmarks.occasion import Occasion, Subject
 from benchmarks.paired import Ratio
 from benchmarks.planner import BATCHES, FIXED, counts
 from benchmarks.process import guarded
-from benchmarks.queues import AUTO, queue_length
-from benchmarks.recorded import Recording, read, record, write
+from benchmarks.queues import AUTO, limit, queue_length
+from benchmarks.recorded import GREEDY, Recording, read, record, write
 from benchmarks.recorded_runtime import Clock, RecordedRuntime
 from benchmarks.rows import RESULTS, Row, append, layout
 from benchmarks.speculation import Variant
@@ -37,7 +37,6 @@ from halfbyte import LLM
 from halfbyte.auto import cost_table, draft_levels, planner_for
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.costs import CostTable
-from halfbyte.cascade.decoding import Choice
 from halfbyte.cascade.planning import Planner
 from halfbyte.cascade.proposers import Proposers
 from halfbyte.config import Level
@@ -49,7 +48,6 @@ from halfbyte.errors import ArgumentError, SourceError
 
 DRAFTED = 14  # tokens from each position: what any stack asks of a level
 PAGES = 4096
-GREEDY = Choice(0.0, 0, 1.0, 0.0, 0)
 
 
 def main() -> None:
@@ -126,19 +124,19 @@ class _Replay:
         following = cycle(queue)
         while seen.emitted_tokens - seen.prefill_emitted < wanted:
             while engine.num_waiting + engine.num_running < options.max_batch:
+                most = limit(begun, options.max_batch, tokens)
+                engine.add(self._sequence(next(following), most))
                 begun += 1
-                limit = max(1, tokens * min(begun, options.max_batch) // options.max_batch)
-                engine.add(self._sequence(next(following), limit))
             engine.step()
         engine.close()
         return seen.tokens_per_second
 
-    def _sequence(self, recording: Recording, limit: int) -> Sequence:
+    def _sequence(self, recording: Recording, most: int) -> Sequence:
         """A request for the beginning of what was recorded."""
         table = PageTable(self._pool, self._runtime.config.max_context)
-        limit = min(limit, len(recording.answer))
+        most = min(most, len(recording.answer))
         prompt, stops = recording.prompt, frozenset[int]()
-        return Sequence(prompt, table=table, choice=GREEDY, limit=limit, stop_ids=stops)
+        return Sequence(prompt, table=table, choice=GREEDY, limit=most, stop_ids=stops)
 
 
 def _rows(occasion: Occasion, metric: str, found: dict[str, list[float]], plain: str) -> list[Row]:

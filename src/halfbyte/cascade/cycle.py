@@ -24,7 +24,7 @@ from halfbyte.cascade.decoding import Decoding
 from halfbyte.cascade.drafter import Drafter
 from halfbyte.cascade.proposer import Ask, Link, Proposer
 from halfbyte.cascade.tree import TokenTree
-from halfbyte.cascade.verify import Draft, Outcome, Place, decode, verify
+from halfbyte.cascade.verify import Draft, Outcome, Place, decode, root_of, verify
 from halfbyte.config import Level
 from halfbyte.runtime.protocol import Runtime
 
@@ -153,8 +153,7 @@ def _run_plain(
 ) -> CycleReport:
     """`run_cycle` where nothing is proposed and all are simple, in less time."""
     started = perf_counter()
-    roots = [Place([s.pending], s.committed_len, s.page_row, s.choice) for s in sequences]
-    outcomes = decode(runtime, target, roots, burst)
+    outcomes = decode(runtime, target, [root_of(s) for s in sequences], burst)
     verify_seconds = perf_counter() - started
     for sequence, outcome in zip(sequences, outcomes, strict=True):
         sequence.commit(outcome.tokens)

@@ -12,7 +12,7 @@ from halfbyte.cascade.decoding import Decoding
 from halfbyte.cascade.proposer import Ask, Link, Proposals
 from halfbyte.cascade.runner import Runner, SharedRunner, readable
 from halfbyte.cascade.shaping import Changes, adjustments_of
-from halfbyte.cascade.verify import Outcome, Place, roots_of, verify
+from halfbyte.cascade.verify import Outcome, Place, root_of, roots_of, verify
 from halfbyte.config import Level
 from halfbyte.runtime.protocol import Runtime
 
@@ -78,8 +78,7 @@ class Drafter:
 
         For sequences that have nothing to run but their roots, and nothing special.
         """
-        places = [Place([s.pending], s.committed_len, s.page_row, s.choice) for s in sequences]
-        roots, sampling = roots_of(places)
+        roots, sampling = roots_of([root_of(s) for s in sequences])
         done = self._runner.runtime.draft_and_verify(
             roots,
             self._runner.level,

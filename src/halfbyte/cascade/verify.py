@@ -21,7 +21,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from halfbyte.cascade.decoding import Choice
+from halfbyte.cascade.decoding import Choice, Decoding
 from halfbyte.cascade.shaping import Changes, Shaper, adjustments_of
 from halfbyte.cascade.tree import TokenTree
 from halfbyte.config import Level
@@ -287,6 +287,11 @@ def batch_of(
         page_tables=tables[0][None] if len(tables) == 1 else np.array(tables),
         paths=paths,
     )
+
+
+def root_of(sequence: Decoding) -> Place:
+    """The place of a sequence that has nothing to run but its pending token."""
+    return Place([sequence.pending], sequence.committed_len, sequence.page_row, sequence.choice)
 
 
 def roots_of(places: Seq[Place]) -> tuple[Batch, Sampling]:
