@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 
 from benchmarks.workloads import Workload, token_ids
 from halfbyte import LLM, SamplingParams
-from halfbyte.cascade.decoding import Choice
+from halfbyte.cascade.decoding import GREEDY
 from halfbyte.config import Level
 from halfbyte.errors import SourceError
 from halfbyte.runtime.protocol import Batch, Runtime, Sampling
 
 TOGETHER = 16  # texts recorded at a time
-GREEDY = Choice(0.0, 0, 1.0, 0.0, 0)
 
 
 @dataclass(frozen=True, slots=True)

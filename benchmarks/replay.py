@@ -28,7 +28,7 @@ from benchmarks.paired import Ratio
 from benchmarks.planner import BATCHES, FIXED, counts
 from benchmarks.process import guarded
 from benchmarks.queues import AUTO, limit, queue_length
-from benchmarks.recorded import GREEDY, Recording, read, record, write
+from benchmarks.recorded import Recording, read, record, write
 from benchmarks.recorded_runtime import Clock, RecordedRuntime
 from benchmarks.rows import RESULTS, Row, append, layout
 from benchmarks.speculation import Variant
@@ -37,6 +37,7 @@ from halfbyte import LLM
 from halfbyte.auto import cost_table, draft_levels, planner_for
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.costs import CostTable
+from halfbyte.cascade.decoding import GREEDY
 from halfbyte.cascade.planning import Planner
 from halfbyte.cascade.proposers import Proposers
 from halfbyte.config import Level

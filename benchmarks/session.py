@@ -7,6 +7,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
+from halfbyte.cascade.decoding import GREEDY
 from halfbyte.config import Level
 from halfbyte.runtime.protocol import Batch, Runtime, Sampling
 
@@ -74,11 +75,5 @@ class Session:
 
 
 def _greedy(position: int, count: int) -> Sampling:
-    return Sampling(
-        temperatures=np.zeros(count, dtype=np.float32),
-        top_ks=np.zeros(count, dtype=np.int32),
-        top_ps=np.ones(count, dtype=np.float32),
-        min_ps=np.zeros(count, dtype=np.float32),
-        seeds=np.zeros(count, dtype=np.uint64),
-        positions=np.arange(position, position + count, dtype=np.int32),
-    )
+    positions = np.arange(position, position + count, dtype=np.int32)
+    return Sampling(*GREEDY.rows(count), positions=positions)

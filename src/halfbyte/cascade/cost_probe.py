@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.cascade.costs import CostTable, DraftCost, interpolated, rising
+from halfbyte.cascade.decoding import GREEDY
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError
 from halfbyte.runtime.protocol import Batch, Runtime, Sampling
@@ -231,10 +232,9 @@ class _Probe:
     def _draft_and_verify(self, level: Level, length: int, context: int) -> None:
         """One call, as cycles make it: the draft's time, and the rest as the verify's."""
         batch, lengths = self._batch(1, context), np.array([length], dtype=np.int32)
+        drawing = _greedy(context + 1, 1)
         began = self._clock()
-        done = self._runtime.draft_and_verify(
-            batch, level, lengths, self._target, _greedy(context + 1, 1), 0.0
-        )
+        done = self._runtime.draft_and_verify(batch, level, lengths, self._target, drawing, 0.0)
         seconds = self._clock() - began
         self.times[f"{level} draft", length, context].append(done.draft_seconds)
         verify = str(self._target), length + 1, context
@@ -266,11 +266,4 @@ class _Probe:
 
 def _greedy(position: int, rows: int) -> Sampling:
     positions: NDArray[np.int32] = np.arange(position, position + rows, dtype=np.int32)
-    return Sampling(
-        temperatures=np.zeros(rows, dtype=np.float32),
-        top_ks=np.zeros(rows, dtype=np.int32),
-        top_ps=np.ones(rows, dtype=np.float32),
-        min_ps=np.zeros(rows, dtype=np.float32),
-        seeds=np.zeros(rows, dtype=np.uint64),
-        positions=positions,
-    )
+    return Sampling(*GREEDY.rows(rows), positions=positions)

@@ -53,6 +53,9 @@ class Choice:
         return found
 
 
+GREEDY = Choice(0.0, 0, 1.0, 0.0, 0)
+
+
 class Decoding(Protocol):
     """One sequence; compared and hashed by identity. `commit` moves it on, nothing else does.
 
