@@ -40,8 +40,10 @@ Result<T> to_numpy(std::vector<T> values, std::vector<std::size_t> shape) {
     return Result<T>(owned->data(), shape.size(), shape.data(), owner);
 }
 
+// hi, lo, scale (f16 as its uint16 bits, or int8), offset (f32, or int8), unit [N].
+using AnyMatrix = nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using PlanePart = std::tuple<Array<std::uint8_t, 2>, std::optional<Array<std::uint8_t, 2>>,
-                             Array<std::uint16_t, 2>, std::optional<Array<float, 2>>>;
+                             AnyMatrix, std::optional<AnyMatrix>, std::optional<Array<float, 1>>>;
 
 // starts [R + 1], ids, adds, factors, subtracts [E], mask_rows [R], masks [K][V / 32]: see
 // halfbyte/runtime/protocol.py.
@@ -74,10 +76,8 @@ class NativeModel {
     // The last `wide` groups need `lo` at every level; parts may have it for those alone.
     void set_planes(const std::string& slot, int layer, std::vector<PlanePart> parts, int group,
                     int wide);
-    void set_dense(
-        const std::string& slot, int layer,
-        std::vector<nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>> parts,
-        const std::string& type);
+    void set_dense(const std::string& slot, int layer, std::vector<AnyMatrix> parts,
+                   const std::string& type);
     // The input of a layer's matrix is viewed as [..][core][block * stride] (kernels.h).
     void set_rotation(const std::string& slot, int layer, Array<float, 2> matrix, int block,
                       int stride, float scale);

@@ -1,5 +1,6 @@
 // The weights of a NativeModel: every matrix and vector is checked, packed and put in its slot.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "binding.h"
@@ -23,6 +24,32 @@ void arrange(const std::string& slot, const std::vector<std::size_t>& sizes,
         rows = std::move(mixed);
     }
     while (rows.size() % kPanel) rows.push_back({});
+}
+
+const void* row_of(const AnyMatrix& matrix, std::size_t row) {
+    return static_cast<const char*>(matrix.data()) + row * matrix.shape(1) * matrix.itemsize();
+}
+
+// Scales are f16 and offsets f32; with a unit both are int8.
+void check_scales(const std::string& slot, std::size_t count, std::size_t groups,
+                  const AnyMatrix& scale, const std::optional<AnyMatrix>& offset,
+                  const std::optional<Array<float, 1>>& unit) {
+    const nb::dlpack::dtype scale_type =
+        unit ? nb::dtype<std::int8_t>() : nb::dtype<std::uint16_t>();
+    expect(scale.dtype() == scale_type, slot + ".scale must be f16 bits, int8 with a unit");
+    expect(scale.shape(0) == count && scale.shape(1) == groups,
+           slot + ".scale has the wrong shape");
+    if (offset) {
+        expect(offset->dtype() == (unit ? nb::dtype<std::int8_t>() : nb::dtype<float>()),
+               slot + ".offset must be f32, int8 with a unit");
+        expect(offset->shape(0) == count && offset->shape(1) == groups,
+               slot + ".offset has the wrong shape");
+    }
+    if (!unit) return;
+    expect(unit->shape(0) == count, slot + ".unit must have one value a row");
+    expect(
+        std::all_of(unit->data(), unit->data() + count, [](float u) { return std::isfinite(u); }),
+        slot + ".unit must be finite");
 }
 
 }  // namespace
@@ -65,30 +92,38 @@ void NativeModel::set_planes(const std::string& slot, int layer, std::vector<Pla
     const auto [n, k] = expected(slot);
     expect(k % group == 0, slot + ": inputs must be a multiple of the group");
     expect(wide >= 0 && wide <= k / group, slot + ": more wide groups than groups");
-    const std::size_t wide_bytes = static_cast<std::size_t>(wide) * group / 2;
+    const std::size_t groups = k / group, wide_bytes = static_cast<std::size_t>(wide) * group / 2;
     std::vector<PlaneRow> rows;
     std::vector<std::size_t> sizes;
-    for (const auto& [hi, lo, scale, offset] : parts) {
-        const std::size_t count = hi.shape(0), groups = k / group;
+    for (const auto& [hi, lo, scale, offset, unit] : parts) {
+        const std::size_t count = hi.shape(0);
         expect(static_cast<int>(hi.shape(1)) == k / 2, slot + ".hi has the wrong width");
-        expect(scale.shape(0) == count && scale.shape(1) == groups,
-               slot + ".scale has the wrong shape");
         if (lo)
             expect(lo->shape(0) == count &&
-                       (lo->shape(1) == hi.shape(1) || (wide && lo->shape(1) == wide_bytes)),
+                       (lo->shape(1) == hi.shape(1) || (wide && lo->shape(1) == wide_bytes) ||
+                        (!wide && lo->shape(1) == hi.shape(1) / 2)),
                    slot + ".lo has the wrong shape");
         expect(lo || !wide, slot + ".lo is missing where groups are wide");
+        check_scales(slot, count, groups, scale, offset, unit);
         const std::size_t low = lo ? lo->shape(1) : 0;
-        if (offset)
-            expect(offset->shape(0) == count && offset->shape(1) == groups,
-                   slot + ".offset has the wrong shape");
+        const int lo_bits = lo && !wide && low < hi.shape(1) ? 2 : 4;
         for (std::size_t r = 0; r < count; ++r)
-            rows.push_back({hi.data() + r * (k / 2), lo ? lo->data() + r * low : nullptr,
-                            static_cast<int>(2 * low), scale.data() + r * groups,
-                            offset ? offset->data() + r * groups : nullptr});
+            rows.push_back({.hi = hi.data() + r * (k / 2),
+                            .lo = lo ? lo->data() + r * low : nullptr,
+                            .lo_k = static_cast<int>(8 * low) / lo_bits,
+                            .lo_bits = lo_bits,
+                            .scale = row_of(scale, r),
+                            .offset = offset ? row_of(*offset, r) : nullptr,
+                            .unit = unit ? unit->data() + r : nullptr});
         sizes.push_back(count);
     }
     expect(static_cast<int>(rows.size()) == n, slot + " has the wrong number of rows");
+    const PlaneRow* with_lo = nullptr;
+    for (const PlaneRow& r : rows) {
+        expect(!r.unit == !rows[0].unit, slot + ": all parts have a unit, or none");
+        if (r.lo && !with_lo) with_lo = &r;
+        expect(!r.lo || r.lo_bits == with_lo->lo_bits, slot + ": parts with lo of 2 and of 4 bits");
+    }
     arrange(slot, sizes, rows);
     Linear& target = find(slot, layer);
     nb::gil_scoped_release release;
@@ -97,10 +132,8 @@ void NativeModel::set_planes(const std::string& slot, int layer, std::vector<Pla
     finish(slot);
 }
 
-void NativeModel::set_dense(
-    const std::string& slot, int layer,
-    std::vector<nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>> parts,
-    const std::string& type) {
+void NativeModel::set_dense(const std::string& slot, int layer, std::vector<AnyMatrix> parts,
+                            const std::string& type) {
     const auto [n, k] = expected(slot);
     const PackedDense::Type t = type == "f32"   ? PackedDense::Type::kF32
                                 : type == "f16" ? PackedDense::Type::kF16

@@ -3,6 +3,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 namespace halfbyte {
 
@@ -10,6 +11,12 @@ constexpr int kPanel = 32;  // output rows of a packed panel: two tiles of 16
 constexpr int kAttentionChunk =
     256;  // positions reduced together; part of the numbers, docs/numerics.md
 constexpr int kLogitChunk = 1024;  // vocabulary entries reduced together, likewise
+
+// How scales and offsets are stored: as f16 and f32, or both as int8, counted in a unit of the row.
+enum class Scales { kF16, kF16Offset, kInt8, kInt8Offset };
+constexpr bool has_offset(Scales s) { return s == Scales::kF16Offset || s == Scales::kInt8Offset; }
+constexpr bool has_unit(Scales s) { return s == Scales::kInt8 || s == Scales::kInt8Offset; }
+constexpr int kOffsetStep = 8;  // units that an int8 offset counts in
 
 // A quantized matrix in the runtime's order. Panel p holds outputs 32p .. 32p+31; for each 8 inputs
 // it has 128 bytes, and byte (tile*64 + 4*row + j) holds input j of the 8 in its low nibble and
@@ -22,19 +29,49 @@ constexpr int kLogitChunk = 1024;  // vocabulary entries reduced together, likew
 // across lanes.
 //
 // `lo` is there for the last `lo_k` inputs of a row: all, none, or those of the last `wide` groups,
-// which run with both planes at every level.
+// which run with both planes at every level. Where it has all and none is wide, it may be stored as
+// pairs of bits (`lo_bits` 2), the upper two of nibbles whose others are zero. A byte then holds
+// those of the bytes at its place in two blocks of 8 inputs, [N/32][K/16][128]:
+//
+//     bits     7 6              5 4              3 2              1 0
+//     holds    even block 4+j   odd block 4+j    even block j     odd block j
 struct PackedPlanes {
-    const std::uint8_t* hi = nullptr;      // [N/32][K/8][128]
-    const std::uint8_t* lo = nullptr;      // [N/32][lo_k/8][128], or null
-    const std::uint16_t* scale = nullptr;  // [N/32][K/G][32], f16
-    const float* offset = nullptr;         // [N/32][K/G][32], or null
-    int n = 0, k = 0, group = 0;           // n is a multiple of 32 (padded with zero scales)
-    int lo_k = 0, wide = 0;
+    const std::uint8_t* hi = nullptr;  // [N/32][K/8][128]
+    const std::uint8_t* lo = nullptr;  // [N/32][lo_k/8][128], or null
+    const void* scale = nullptr;       // [N/32][K/G][32], as `scales()` says
+    const void* offset = nullptr;      // [N/32][K/G][32], likewise, or null
+    const float* unit = nullptr;       // [N/32][32] with int8 scales, or null
+    int n = 0, k = 0, group = 0;       // n is a multiple of 32 (padded with zero scales)
+    int lo_k = 0, lo_bits = 4, wide = 0;
 
     // Weight bits that groups which are not wide have at a level of `level_bits`.
     int bits(int level_bits) const { return lo_k == k ? level_bits : 4; }
     int first_wide() const { return k / group - wide; }
+    // Bytes of a panel's `lo`.
+    std::size_t lo_panel() const { return static_cast<std::size_t>(lo_k) * kPanel * lo_bits / 8; }
+    // Bytes of a scale and of an offset.
+    int scale_width() const { return unit ? 1 : 2; }
+    int offset_width() const { return unit ? 1 : 4; }
+    Scales scales() const {
+        if (unit) return offset ? Scales::kInt8Offset : Scales::kInt8;
+        return offset ? Scales::kF16Offset : Scales::kF16;
+    }
 };
+
+// Calls `f` with a Scales that is a constant.
+template <typename F>
+void with_scales(Scales s, F&& f) {
+    switch (s) {
+        case Scales::kF16:
+            return f(std::integral_constant<Scales, Scales::kF16>{});
+        case Scales::kF16Offset:
+            return f(std::integral_constant<Scales, Scales::kF16Offset>{});
+        case Scales::kInt8:
+            return f(std::integral_constant<Scales, Scales::kInt8>{});
+        case Scales::kInt8Offset:
+            return f(std::integral_constant<Scales, Scales::kInt8Offset>{});
+    }
+}
 
 // Dense weights: panel p, input k: 32 values.
 struct PackedDense {

@@ -80,11 +80,12 @@ inline void fetch_ahead(const PanelPointers& next, int t, int g, int group) {
         _mm_prefetch(next.hi + i, _MM_HINT_T1);
         if constexpr (S == Source::kHiLo)
             _mm_prefetch(next.lo + (i - next.without_lo), _MM_HINT_T1);
+        if constexpr (S == Source::kHiPairs) _mm_prefetch(next.lo + i / 2, _MM_HINT_T1);
     }
 }
 
 // 16 rows x 16 outputs (tile `t` of the panel) into out[row][32].
-template <Source S, int X, bool kOffset>
+template <Source S, int X, Scales F>
 inline void tile_block(const std::uint8_t* bytes, const PanelPointers& w, const PanelPointers* next,
                        int t, int k, int group, int step, const Activations& x, int row0,
                        float* out) {
@@ -106,8 +107,7 @@ inline void tile_block(const std::uint8_t* bytes, const PanelPointers& w, const 
         if (g + 1 < groups) start(g + 1);
         if (next) fetch_ahead<S>(*next, t, g, group);
         const GroupSums& b = buffers[g % 2];
-        const __m512 scale = _mm512_cvtph_ps(
-            _mm256_load_si256(reinterpret_cast<const __m256i*>(w.scale + g * kPanel + t * 16)));
+        const __m512 scale = avx512::load_scales<F>(w, g, t);
 #pragma GCC unroll 16
         for (int r = 0; r < 16; ++r) {
             const std::size_t rg = at + static_cast<std::size_t>(r) * groups + g;
@@ -118,15 +118,16 @@ inline void tile_block(const std::uint8_t* bytes, const PanelPointers& w, const 
             total = _mm512_add_epi32(total, _mm512_set1_epi32(x.bias[rg]));
             sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(total),
                                       _mm512_mul_ps(scale, _mm512_set1_ps(x.scale[rg])), sums[r]);
-            if constexpr (kOffset)
-                sums[r] = _mm512_fmadd_ps(_mm512_load_ps(w.offset + g * kPanel + t * 16),
+            if constexpr (has_offset(F))
+                sums[r] = _mm512_fmadd_ps(avx512::load_offsets<F>(w, g, t),
                                           _mm512_set1_ps(x.sum[rg]), sums[r]);
         }
     }
-    for (int r = 0; r < 16; ++r) _mm512_store_ps(out + r * kPanel + t * 16, sums[r]);
+    for (int r = 0; r < 16; ++r)
+        _mm512_store_ps(out + r * kPanel + t * 16, avx512::finished<F>(w, t, sums[r]));
 }
 
-template <Source S, int X, bool kOffset>
+template <Source S, int X, Scales F>
 void panels(const PackedPlanes& w, const Activations& x, int rows, const Epilogue& e, int p0,
             int p1, std::uint8_t* scratch) {
     alignas(64) float values[16 * kPanel];
@@ -139,14 +140,14 @@ void panels(const PackedPlanes& w, const Activations& x, int rows, const Epilogu
         finish_stores();
         for (int m = 0; m < whole; m += 16) {
             for (int t = 0; t < 2; ++t)
-                tile_block<S, X, kOffset>(scratch, panel, m == 0 ? &next : nullptr, t, w.k, w.group,
-                                          step, x, m, values);
+                tile_block<S, X, F>(scratch, panel, m == 0 ? &next : nullptr, t, w.k, w.group, step,
+                                    x, m, values);
             apply_epilogue<avx512::F32x16>(e, p, m, 16, values);
         }
         panel.hi = scratch;
         for (int m = whole; m < rows; m += 4) {
             const int n = rows - m < 4 ? rows - m : 4;
-            avx512::panel_rows<Source::kBytes, X, kOffset>(panel, w.k, w.group, x, m, n, values);
+            avx512::panel_rows<Source::kBytes, X, F>(panel, w.k, w.group, x, m, n, values);
             apply_epilogue<avx512::F32x16>(e, p, m, n, values);
         }
     }
@@ -156,20 +157,20 @@ void panels(const PackedPlanes& w, const Activations& x, int rows, const Epilogu
 template <Source S>
 void linear_source(const PackedPlanes& w, const Activations& x, int rows, const Epilogue& e, int p0,
                    int p1, std::uint8_t* scratch) {
-    if (w.offset && x.planes == 2)
-        panels<S, 2, true>(w, x, rows, e, p0, p1, scratch);
-    else if (w.offset)
-        panels<S, 1, true>(w, x, rows, e, p0, p1, scratch);
-    else if (x.planes == 2)
-        panels<S, 2, false>(w, x, rows, e, p0, p1, scratch);
-    else
-        panels<S, 1, false>(w, x, rows, e, p0, p1, scratch);
+    with_scales(w.scales(), [&](auto scales) {
+        if (x.planes == 2)
+            panels<S, 2, scales()>(w, x, rows, e, p0, p1, scratch);
+        else
+            panels<S, 1, scales()>(w, x, rows, e, p0, p1, scratch);
+    });
 }
 
 inline void linear(const PackedPlanes& w, int bits, const Activations& x, int rows,
                    const Epilogue& e, int p0, int p1, std::uint8_t* scratch) {
     if (rows < 16)
         avx512::linear(w, bits, x, rows, e, p0, p1, scratch);
+    else if (bits == 8 && w.lo_bits == 2)
+        linear_source<Source::kHiPairs>(w, x, rows, e, p0, p1, scratch);
     else if (bits == 8)
         linear_source<Source::kHiLo>(w, x, rows, e, p0, p1, scratch);
     else if (w.wide)

@@ -14,17 +14,19 @@
 namespace halfbyte::avx512 {
 
 enum class Source {
-    kHi,     // the upper nibbles
-    kHiLo,   // both planes
-    kMixed,  // the upper nibbles, but both planes of wide groups
-    kBytes   // a panel unpacked to bytes
+    kHi,       // the upper nibbles
+    kHiLo,     // both planes
+    kHiPairs,  // both planes, the lower one stored as pairs of bits
+    kMixed,    // the upper nibbles, but both planes of wide groups
+    kBytes     // a panel unpacked to bytes
 };
 
 struct PanelPointers {
     const std::uint8_t* hi;  // kBytes: the unpacked panel, 256 bytes for each 8 inputs
     const std::uint8_t* lo;
-    const std::uint16_t* scale;
-    const float* offset;
+    const void* scale;
+    const void* offset;
+    const float* unit;
     int without_lo;  // bytes of a plane before the first input that has `lo`
     int first_wide;  // group
 };
@@ -33,10 +35,11 @@ struct PanelPointers {
 // ends of 4 KiB pages, and fetched into the first cache the weights would push out the activations.
 constexpr int kAhead = 4096;
 
-// Weights of 8 inputs as bytes: w[half][tile].
+// Weights of 8 inputs, block kb4 + i, as bytes: w[half][tile]. kb4: a multiple of 4.
 template <Source S>
-inline void load_weights(const PanelPointers& p, int kb, __m512i w[2][2]) {
+inline void load_weights(const PanelPointers& p, int kb4, int i, __m512i w[2][2]) {
     const __m512i low = _mm512_set1_epi8(0x0f);
+    const int kb = kb4 + i;
     for (int t = 0; t < 2; ++t) {
         if constexpr (S == Source::kBytes) {
             w[0][t] = _mm512_load_si512(p.hi + kb * 256 + t * 64);
@@ -48,9 +51,18 @@ inline void load_weights(const PanelPointers& p, int kb, __m512i w[2][2]) {
                 w[0][t] = _mm512_and_si512(h, low);
                 w[1][t] = _mm512_and_si512(_mm512_srli_epi16(h, 4), low);
             } else {
-                const std::uint8_t* lo = p.lo + (kb * 128 + t * 64 - p.without_lo);
-                _mm_prefetch(lo + kAhead, _MM_HINT_T1);
-                const __m512i l = _mm512_load_si512(lo);
+                __m512i l;
+                if constexpr (S == Source::kHiPairs) {
+                    const std::uint8_t* lo = p.lo + (kb4 / 2 + i / 2) * 128 + t * 64;
+                    if (i % 2 == 0) _mm_prefetch(lo + kAhead, _MM_HINT_T1);
+                    l = _mm512_load_si512(lo);
+                    if (i % 2 == 1) l = _mm512_slli_epi16(l, 2);
+                    l = _mm512_and_si512(l, _mm512_set1_epi8(static_cast<char>(0xcc)));
+                } else {
+                    const std::uint8_t* lo = p.lo + (kb * 128 + t * 64 - p.without_lo);
+                    _mm_prefetch(lo + kAhead, _MM_HINT_T1);
+                    l = _mm512_load_si512(lo);
+                }
                 // 0xCA: low ? b : c, bit by bit.
                 w[0][t] = _mm512_ternarylogic_epi32(low, l, _mm512_slli_epi16(h, 4), 0xCA);
                 w[1][t] = _mm512_ternarylogic_epi32(low, _mm512_srli_epi16(l, 4), h, 0xCA);
@@ -73,12 +85,12 @@ template <Source S, int X, int MR>
                                                 __m512i low[MR][2], __m512i high[MR][2]) {
     for (int kb4 = begin; kb4 < end; kb4 += 4) {
 #pragma GCC unroll 4
-        for (int kb = kb4; kb < kb4 + 4; ++kb) {
+        for (int i = 0; i < 4; ++i) {
             __m512i v[2][2];
-            load_weights<S>(w, kb, v);
+            load_weights<S>(w, kb4, i, v);
             for (int half = 0; half < 2; ++half) {
                 for (int r = 0; r < MR; ++r) {
-                    const std::int8_t* c = codes[r] + kb * 8 + half * 4;
+                    const std::int8_t* c = codes[r] + (kb4 + i) * 8 + half * 4;
                     if constexpr (X == 2) {
                         const __m512i xh = broadcast4(c), xl = broadcast4(c + k);
                         for (int t = 0; t < 2; ++t) {
@@ -96,8 +108,42 @@ template <Source S, int X, int MR>
     }
 }
 
+// Scales, and below offsets, of a tile in a group.
+template <Scales F>
+inline __m512 load_scales(const PanelPointers& w, int g, int t) {
+    const int at = g * kPanel + t * 16;
+    if constexpr (has_unit(F)) {
+        const auto* codes = static_cast<const std::int8_t*>(w.scale) + at;
+        return _mm512_cvtepi32_ps(
+            _mm512_cvtepi8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(codes))));
+    } else {
+        const auto* halves = static_cast<const std::uint16_t*>(w.scale) + at;
+        return _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(halves)));
+    }
+}
+
+template <Scales F>
+inline __m512 load_offsets(const PanelPointers& w, int g, int t) {
+    const int at = g * kPanel + t * 16;
+    if constexpr (has_unit(F)) {
+        static_assert(kOffsetStep == 1 << 3);
+        const auto* codes = static_cast<const std::int8_t*>(w.offset) + at;
+        return _mm512_cvtepi32_ps(_mm512_slli_epi32(
+            _mm512_cvtepi8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(codes))), 3));
+    } else {
+        return _mm512_load_ps(static_cast<const float*>(w.offset) + at);
+    }
+}
+
+// Sums of a tile, in the row's units, as outputs.
+template <Scales F>
+inline __m512 finished(const PanelPointers& w, int t, __m512 sums) {
+    if constexpr (has_unit(F)) return _mm512_mul_ps(sums, _mm512_load_ps(w.unit + t * 16));
+    return sums;
+}
+
 // MR rows of one panel. X: activation planes.
-template <Source S, int X, bool kOffset, int MR>
+template <Source S, int X, Scales F, int MR>
 inline void panel_block(const PanelPointers& w, int k, int group, const Activations& x, int row0,
                         float* out) {
     const int groups = k / group;
@@ -120,8 +166,7 @@ inline void panel_block(const PanelPointers& w, int k, int group, const Activati
         else
             add_products<Source::kHiLo, X, MR>(w, begin, end, codes, k, low, high);
         for (int t = 0; t < 2; ++t) {
-            const __m512 scale = _mm512_cvtph_ps(
-                _mm256_load_si256(reinterpret_cast<const __m256i*>(w.scale + g * kPanel + t * 16)));
+            const __m512 scale = load_scales<F>(w, g, t);
             for (int r = 0; r < MR; ++r) {
                 __m512i total = low[r][t];
                 if constexpr (X == 2)
@@ -129,42 +174,44 @@ inline void panel_block(const PanelPointers& w, int k, int group, const Activati
                 const __m512 xs = _mm512_set1_ps(x.scale[at + r * groups + g]);
                 sums[r][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(total), _mm512_mul_ps(scale, xs),
                                              sums[r][t]);
-                if constexpr (kOffset) {
-                    const __m512 z = _mm512_load_ps(w.offset + g * kPanel + t * 16);
+                if constexpr (has_offset(F))
                     sums[r][t] =
-                        _mm512_fmadd_ps(z, _mm512_set1_ps(x.sum[at + r * groups + g]), sums[r][t]);
-                }
+                        _mm512_fmadd_ps(load_offsets<F>(w, g, t),
+                                        _mm512_set1_ps(x.sum[at + r * groups + g]), sums[r][t]);
             }
         }
     }
     for (int r = 0; r < MR; ++r) {
-        _mm512_store_ps(out + r * kPanel, sums[r][0]);
-        _mm512_store_ps(out + r * kPanel + 16, sums[r][1]);
+        _mm512_store_ps(out + r * kPanel, finished<F>(w, 0, sums[r][0]));
+        _mm512_store_ps(out + r * kPanel + 16, finished<F>(w, 1, sums[r][1]));
     }
 }
 
-template <Source S, int X, bool kOffset>
+template <Source S, int X, Scales F>
 inline void panel_rows(const PanelPointers& w, int k, int group, const Activations& x, int row0,
                        int rows, float* out) {
     if constexpr (X == 1) {
-        if (rows == 6) return panel_block<S, X, kOffset, 6>(w, k, group, x, row0, out);
-        if (rows == 5) return panel_block<S, X, kOffset, 5>(w, k, group, x, row0, out);
+        if (rows == 6) return panel_block<S, X, F, 6>(w, k, group, x, row0, out);
+        if (rows == 5) return panel_block<S, X, F, 5>(w, k, group, x, row0, out);
     }
-    if (rows == 4) return panel_block<S, X, kOffset, 4>(w, k, group, x, row0, out);
-    if (rows == 3) return panel_block<S, X, kOffset, 3>(w, k, group, x, row0, out);
-    if (rows == 2) return panel_block<S, X, kOffset, 2>(w, k, group, x, row0, out);
-    panel_block<S, X, kOffset, 1>(w, k, group, x, row0, out);
+    if (rows == 4) return panel_block<S, X, F, 4>(w, k, group, x, row0, out);
+    if (rows == 3) return panel_block<S, X, F, 3>(w, k, group, x, row0, out);
+    if (rows == 2) return panel_block<S, X, F, 2>(w, k, group, x, row0, out);
+    panel_block<S, X, F, 1>(w, k, group, x, row0, out);
 }
 
 // Inputs 8 * begin .. 8 * end - 1.
 template <Source S>
 inline void unpack_inputs(const PanelPointers& w, int begin, int end, std::uint8_t* bytes) {
-    for (int kb = begin; kb < end; ++kb) {
-        __m512i v[2][2];
-        load_weights<S>(w, kb, v);
-        for (int half = 0; half < 2; ++half)
-            for (int t = 0; t < 2; ++t)
-                _mm512_store_si512(bytes + kb * 256 + half * 128 + t * 64, v[half][t]);
+    for (int kb4 = begin; kb4 < end; kb4 += 4) {
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {
+            __m512i v[2][2];
+            load_weights<S>(w, kb4, i, v);
+            for (int half = 0; half < 2; ++half)
+                for (int t = 0; t < 2; ++t)
+                    _mm512_store_si512(bytes + (kb4 + i) * 256 + half * 128 + t * 64, v[half][t]);
+        }
     }
 }
 
@@ -181,17 +228,18 @@ inline void unpack_panel(const PanelPointers& w, int k, int group, std::uint8_t*
 
 inline PanelPointers panel_pointers(const PackedPlanes& w, int p) {
     const std::size_t plane = static_cast<std::size_t>(p) * w.k * (kPanel / 2);
-    const std::size_t low = static_cast<std::size_t>(p) * w.lo_k * (kPanel / 2);
     const std::size_t groups = static_cast<std::size_t>(p) * (w.k / w.group) * kPanel;
     return {.hi = w.hi + plane,
-            .lo = w.lo ? w.lo + low : nullptr,
-            .scale = w.scale + groups,
-            .offset = w.offset ? w.offset + groups : nullptr,
+            .lo = w.lo ? w.lo + p * w.lo_panel() : nullptr,
+            .scale = static_cast<const char*>(w.scale) + groups * w.scale_width(),
+            .offset =
+                w.offset ? static_cast<const char*>(w.offset) + groups * w.offset_width() : nullptr,
+            .unit = w.unit ? w.unit + static_cast<std::size_t>(p) * kPanel : nullptr,
             .without_lo = (w.k - w.lo_k) * (kPanel / 2),
             .first_wide = w.first_wide()};
 }
 
-template <Source S, int X, bool kOffset>
+template <Source S, int X, Scales F>
 void panels(const PackedPlanes& w, const Activations& x, int rows, const Epilogue& epilogue, int p0,
             int p1, std::uint8_t* scratch) {
     // Accumulators for more rows than this spill: 32 registers hold 4 per row and activation plane
@@ -212,9 +260,9 @@ void panels(const PackedPlanes& w, const Activations& x, int rows, const Epilogu
         for (int m = 0; m < rows; m += step) {
             const int n = rows - m < step ? rows - m : step;
             if (unpack)
-                panel_rows<Source::kBytes, X, kOffset>(panel, w.k, w.group, x, m, n, values);
+                panel_rows<Source::kBytes, X, F>(panel, w.k, w.group, x, m, n, values);
             else
-                panel_rows<S, X, kOffset>(panel, w.k, w.group, x, m, n, values);
+                panel_rows<S, X, F>(panel, w.k, w.group, x, m, n, values);
             apply_epilogue<F32x16>(epilogue, p, m, n, values);
         }
     }
@@ -223,19 +271,19 @@ void panels(const PackedPlanes& w, const Activations& x, int rows, const Epilogu
 template <Source S>
 void linear_source(const PackedPlanes& w, const Activations& x, int rows, const Epilogue& e, int p0,
                    int p1, std::uint8_t* scratch) {
-    if (w.offset && x.planes == 2)
-        panels<S, 2, true>(w, x, rows, e, p0, p1, scratch);
-    else if (w.offset)
-        panels<S, 1, true>(w, x, rows, e, p0, p1, scratch);
-    else if (x.planes == 2)
-        panels<S, 2, false>(w, x, rows, e, p0, p1, scratch);
-    else
-        panels<S, 1, false>(w, x, rows, e, p0, p1, scratch);
+    with_scales(w.scales(), [&](auto scales) {
+        if (x.planes == 2)
+            panels<S, 2, scales()>(w, x, rows, e, p0, p1, scratch);
+        else
+            panels<S, 1, scales()>(w, x, rows, e, p0, p1, scratch);
+    });
 }
 
 inline void linear(const PackedPlanes& w, int bits, const Activations& x, int rows,
                    const Epilogue& e, int p0, int p1, std::uint8_t* scratch) {
-    if (bits == 8)
+    if (bits == 8 && w.lo_bits == 2)
+        linear_source<Source::kHiPairs>(w, x, rows, e, p0, p1, scratch);
+    else if (bits == 8)
         linear_source<Source::kHiLo>(w, x, rows, e, p0, p1, scratch);
     else if (w.wide)
         linear_source<Source::kMixed>(w, x, rows, e, p0, p1, scratch);

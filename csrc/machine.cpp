@@ -98,15 +98,13 @@ double linear_rate(int threads, const Kernels& kernels) {
     pool.run([&](int t) {
         Arena arena;
         const int groups = kInputs / kGroup;
-        PackedPlanes w{arena.array<std::uint8_t>(kOutputs * kInputs / 2),
-                       arena.array<std::uint8_t>(kOutputs * kInputs / 2),
-                       arena.array<std::uint16_t>(kOutputs * groups),
-                       nullptr,
-                       kOutputs,
-                       kInputs,
-                       kGroup,
-                       kInputs,
-                       0};
+        PackedPlanes w{.hi = arena.array<std::uint8_t>(kOutputs * kInputs / 2),
+                       .lo = arena.array<std::uint8_t>(kOutputs * kInputs / 2),
+                       .scale = arena.array<std::uint16_t>(kOutputs * groups),
+                       .n = kOutputs,
+                       .k = kInputs,
+                       .group = kGroup,
+                       .lo_k = kInputs};
         Activations x{arena.array<std::int8_t>(kRows * kInputs), arena.array<float>(kRows * groups),
                       arena.array<float>(kRows * groups), arena.array<std::int32_t>(kRows * groups),
                       1};

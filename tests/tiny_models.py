@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from halfbyte.config import ModelConfig, RopeConfig
 from halfbyte.formats.names import SITES, site_inputs, site_of
-from halfbyte.formats.planes import pack, split
+from halfbyte.formats.planes import pack, pack_pairs, split
 from halfbyte.formats.transforms import Gather, Rotation, Transform
-from halfbyte.formats.weights import Dense, Planes
+from halfbyte.formats.weights import OFFSET_STEP, Dense, Planes
 
 F32 = NDArray[np.float32]
 
@@ -45,6 +45,8 @@ class Kind:
     group_size: int = 32
     planes: int = 8  # 8: hi and lo, 4: hi only
     offsets: bool = False
+    units: bool = False  # int8 scales and offsets
+    lo_bits: int = 4
     dense: str = ""  # f32 | f16 | bf16: no planes at all
     transforms: str = ""  # rotations (of o and down) | gathers (of every input)
     wide_groups: int = 0  # of layer matrices
@@ -100,6 +102,12 @@ MODELS = {
     "wide-reordered-4-planes": (
         "wide",
         Kind(planes=4, transforms="gathers", wide_groups=2, offsets=True),
+    ),
+    "llama-units": ("llama", Kind(units=True)),
+    "qwen2-tied-units-offsets-6-bits": ("qwen2", Kind(units=True, offsets=True, lo_bits=2)),
+    "wide-units-reordered-4-planes": (
+        "wide",
+        Kind(planes=4, transforms="gathers", wide_groups=2, offsets=True, units=True),
     ),
 }
 DENSE_MODELS = {
@@ -182,15 +190,31 @@ def planes_of(values: F32, kind: Kind, rng: np.random.Generator) -> Planes:
     """Plain round to nearest; an offset, where asked for, is random and left out of the codes."""
     outputs, inputs = values.shape
     grouped = values.reshape(outputs, inputs // kind.group_size, kind.group_size)
+    units = np.ones((outputs, 1), np.float32)
+    if kind.units:
+        units = np.abs(values).max(axis=1, keepdims=True) / np.float32(7.4 * 100)
     offset = None
     if kind.offsets:
-        offset = (0.2 * grouped.std() * rng.standard_normal(grouped.shape[:2])).astype(np.float32)
-        grouped = grouped - offset[:, :, None]
-    scale = (np.abs(grouped).max(axis=2) / 7.4).astype(np.float16)
-    unit = scale.astype(np.float32)[:, :, None] / 16
-    codes = np.clip(np.rint(grouped / unit), -136, 119).astype(np.int16)
-    hi, lo = split(codes.reshape(outputs, inputs))
-    packed_lo = pack(lo) if kind.planes == 8 or kind.wide_groups else None
+        drawn = 0.2 * grouped.std() * rng.standard_normal(grouped.shape[:2])
+        step = units * (OFFSET_STEP if kind.units else 1)
+        offset = (drawn / step).astype(np.float32)
+        if kind.units:
+            offset = np.clip(np.rint(offset), -127, 127)
+        grouped = grouped - (offset * step)[:, :, None]
+    scale = np.abs(grouped).max(axis=2) / 7.4 / units
+    scale = np.clip(np.rint(scale), 1, 127) if kind.units else scale.astype(np.float16)
+    step = (scale.astype(np.float32) * units)[:, :, None] * np.float32(1 / 2**kind.lo_bits)
+    largest = 119 >> (4 - kind.lo_bits)
+    codes = np.clip(np.rint(grouped / step), -136 >> (4 - kind.lo_bits), largest)
+    hi, lo = split(codes.reshape(outputs, inputs).astype(np.int16) << (4 - kind.lo_bits))
+    packed_lo = None
+    if kind.planes == 8 or kind.wide_groups:
+        packed_lo = pack(lo) if kind.lo_bits == 4 else pack_pairs(lo)
+    if kind.units:
+        small = None if offset is None else offset.astype(np.int8)
+        return Planes(
+            pack(hi), packed_lo, scale.astype(np.int8), small, kind.group_size, unit=units[:, 0]
+        )
     return Planes(pack(hi), packed_lo, scale, offset, kind.group_size)
 
 

@@ -10,7 +10,9 @@ _F32 = NDArray[np.float32]
 _Adjustments = tuple[_I32, _I32, _F32, _F32, _F32, _I32, NDArray[np.uint32]]
 _Sampling = tuple[_F32, _I32, _F32, _F32, NDArray[np.uint64], _I32]
 _LevelBits = tuple[int, int, int]  # weights, activations, head
-_Part = tuple[NDArray[np.uint8], NDArray[np.uint8] | None, NDArray[np.uint16], _F32 | None]
+_Scales = NDArray[np.uint16] | NDArray[np.int8]  # bits of f16; int8 with a unit
+_Offsets = _F32 | NDArray[np.int8] | None
+_Part = tuple[NDArray[np.uint8], NDArray[np.uint8] | None, _Scales, _Offsets, _F32 | None]
 
 def tiers() -> list[str]: ...
 def physical_cores() -> int: ...

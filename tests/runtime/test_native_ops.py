@@ -7,14 +7,14 @@ A layer whose `o` and `down` are zero leaves the residual as it is.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from halfbyte.config import Level, ModelConfig, RopeConfig
-from halfbyte.formats.planes import pack
+from halfbyte.formats.planes import dequantize, pack, pack_pairs
 from halfbyte.formats.weights import Dense, Planes
 from halfbyte.runtime import reference_ops as ops
 from halfbyte.runtime.protocol import KvBits, Runtime
@@ -58,20 +58,53 @@ def _uneven(rng: np.random.Generator, size: int) -> F32:
     return values.astype(np.float32)
 
 
-def _planes(rng: np.random.Generator, shape: tuple[int, int], group: int, offsets: bool) -> Planes:
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """How planes are stored."""
+
+    group: int = 32
+    offsets: bool = False
+    units: bool = False
+    lo_bits: int = 4
+    wide: int = 0  # groups of layer matrices, whose other groups have no lo
+
+
+STORED = [
+    Stored(group, offsets, units, lo_bits)
+    for group in (32, 64, 128)
+    for offsets in (False, True)
+    for units, lo_bits in ((False, 4), (True, 4), (True, 2))
+]
+
+
+def _planes(rng: np.random.Generator, shape: tuple[int, int], stored: Stored) -> Planes:
     """Codes over the whole range; scales of both signs, zero and subnormal."""
-    outputs, inputs = shape
+    (outputs, inputs), group = shape, stored.group
     hi, lo = (rng.integers(-8, 8, shape).astype(np.int8) for _ in range(2))
     hi[0], lo[0], hi[1], lo[1] = -8, -8, 7, 7
-    scale = rng.standard_normal((outputs, inputs // group)).astype(np.float16)
-    scale[2], scale[3] = 0, np.float16(3e-7)
-    offset = rng.standard_normal(scale.shape).astype(np.float32) if offsets else None
-    return Planes(pack(hi), pack(lo), scale, offset, group)
+    packed_lo = pack(lo) if stored.lo_bits == 4 else pack_pairs(lo & ~3)
+    if stored.units:
+        scale = rng.integers(-127, 128, (outputs, inputs // group)).astype(np.int8)
+        scale[0], scale[1], scale[2] = -127, 127, 0
+        offset = rng.integers(-128, 128, scale.shape).astype(np.int8) if stored.offsets else None
+        unit = (rng.standard_normal(outputs) / 100).astype(np.float32)
+        unit[3], unit[4] = 0, 1e-40
+        return Planes(pack(hi), packed_lo, scale, offset, group, unit=unit)
+    halves = rng.standard_normal((outputs, inputs // group)).astype(np.float16)
+    halves[2], halves[3] = 0, np.float16(3e-7)
+    floats = rng.standard_normal(halves.shape).astype(np.float32) if stored.offsets else None
+    return Planes(pack(hi), packed_lo, halves, floats, group)
 
 
 def _zero(outputs: int, inputs: int, group: int) -> Planes:
     codes = pack(np.zeros((outputs, inputs), np.int8))
     return Planes(codes, codes, np.zeros((outputs, inputs // group), np.float16), None, group)
+
+
+def _with_wide_groups(planes: Planes, wide: int) -> Planes:
+    assert planes.lo is not None
+    lo = planes.lo[:, -wide * planes.group_size // 2 :].copy()
+    return replace(planes, lo=lo, wide_groups=wide)
 
 
 def _shapes(c: ModelConfig) -> dict[str, tuple[int, int]]:
@@ -88,13 +121,16 @@ def _shapes(c: ModelConfig) -> dict[str, tuple[int, int]]:
     }
 
 
-def _quantized(group: int, offsets: bool, seed: int = 0) -> TinyWeights:
-    """A model of planes whose layer adds nothing."""
+def _quantized(stored: Stored, seed: int = 0, **given: Planes) -> TinyWeights:
+    """A model of planes whose layer adds nothing, but for the matrices given."""
     rng = np.random.default_rng(seed)
-    config = replace(CONFIG, qkv_bias=True)
-    matrices: dict[str, Planes | Dense] = {
-        name: _planes(rng, shape, group, offsets) for name, shape in _shapes(config).items()
-    }
+    config, group = replace(CONFIG, qkv_bias=True), stored.group
+    matrices: dict[str, Planes | Dense] = {}
+    for name, shape in _shapes(config).items():
+        planes = _planes(rng, shape, stored)
+        if stored.wide and name != "head":
+            planes = _with_wide_groups(planes, stored.wide)
+        matrices[name] = given.get(name.rpartition(".")[2], planes)
     for name in ("layers.0.attn.o", "layers.0.mlp.down"):
         matrices[name] = _zero(*_shapes(config)[name], group)
     ones = np.ones((config.vocab_size, config.hidden_size // group), np.float16)
@@ -145,12 +181,25 @@ def _kv(runtime: Runtime, rows: int) -> tuple[KvBits, KvBits]:
 
 @every_tier
 @pytest.mark.parametrize("level", ["w4a4", "w4a8", "w4a16", "w8a8", "w8a16"])
-@pytest.mark.parametrize("group", [32, 64, 128])
-@pytest.mark.parametrize("offsets", [False, True])
+@pytest.mark.parametrize("stored", STORED, ids=str)
 def test_quantized_linear_layers_equal_the_twin_bit_for_bit(
-    kind: str, level: str, group: int, offsets: bool
+    kind: str, level: str, stored: Stored
 ) -> None:
-    weights = _quantized(group, offsets)
+    _check_linear_layers(kind, level, _quantized(stored))
+
+
+@every_tier
+@pytest.mark.parametrize("level", ["w4a4", "w4a8", "w4a16"])
+@pytest.mark.parametrize("offsets", [False, True])
+@pytest.mark.parametrize("units", [False, True])
+@pytest.mark.parametrize("wide", [1, 3])
+def test_wide_groups_equal_the_twin_bit_for_bit(
+    kind: str, level: str, offsets: bool, units: bool, wide: int
+) -> None:
+    _check_linear_layers(kind, level, _quantized(Stored(32, offsets, units, 4, wide)))
+
+
+def _check_linear_layers(kind: str, level: str, weights: TinyWeights) -> None:
     tokens = random_tokens(ROWS)
     native, twin = build(kind, weights), build("reference", weights)
     out, expected = (all_logits(r, tokens, Level.parse(level)) for r in (native, twin))
@@ -159,6 +208,81 @@ def test_quantized_linear_layers_equal_the_twin_bit_for_bit(
     (keys, values), (twin_keys, twin_values) = _kv(native, ROWS), _kv(twin, ROWS)
     assert (values == twin_values).all()  # v: linear, bias, narrowing
     assert (keys[0] == twin_keys[0]).all()  # k at position 0, where RoPE does nothing
+
+
+@every_tier
+@pytest.mark.parametrize("level", ["w4a8", "w8a8", "w8a16"])
+@pytest.mark.parametrize("stored", STORED[:6], ids=str)
+def test_a_row_s_result_is_the_same_among_any_number_of_rows(
+    kind: str, level: str, stored: Stored
+) -> None:
+    weights = _quantized(stored)
+    runtime, tokens = build(kind, weights), random_tokens(ROWS)
+    whole = all_logits(runtime, tokens, Level.parse(level))
+    for rows in range(1, 21):
+        assert all_logits(runtime, tokens[:rows], Level.parse(level)).tobytes() == (
+            whole[:rows].tobytes()
+        )
+
+
+@every_tier
+@pytest.mark.parametrize("level", ["w4a8", "w8a8", "w8a16"])
+def test_gated_mlp_of_units_is_the_twin_s(kind: str, level: str) -> None:
+    rng = np.random.default_rng(3)
+    stored = Stored(offsets=True, units=True, lo_bits=2)
+    parts = {
+        name: replace(
+            _planes(rng, shape, stored),
+            unit=np.full(shape[0], 1e-3, np.float32),
+        )
+        for name, shape in (("gate", (128, 256)), ("up", (128, 256)))
+    }
+    weights = _quantized(stored, **parts)
+    weights.vectors["layers.0.norm.mlp"] = rng.standard_normal(256).astype(np.float32)
+    weights.matrices["layers.0.mlp.down"] = _planes(rng, (256, 128), stored)
+    tokens = random_tokens(ROWS)
+    out, expected = (
+        all_logits(build(k, weights), tokens, Level.parse(level)) for k in (kind, "reference")
+    )
+    # Exponentials differ by a bit or two, which may tip an activation code.
+    assert relative_error(out, expected) <= 1e-3
+
+
+@every_tier
+@pytest.mark.parametrize("stored", STORED, ids=str)
+def test_embedding_rows_are_dequantized_with_every_plane(kind: str, stored: Stored) -> None:
+    weights = _quantized(stored)
+    rng = np.random.default_rng(5)
+    embed = _planes(rng, (CONFIG.vocab_size, CONFIG.hidden_size), stored)
+    weights.matrices["embed"] = embed
+    runtime, tokens = build(kind, weights), random_tokens(ROWS)
+    runtime.keep_features((0,))
+    all_logits(runtime, tokens, Level.parse("w4a8"))
+    pages, slots = np.arange(-(-ROWS // 16), dtype=np.int32), np.arange(ROWS, dtype=np.int32)
+    rows = runtime.read_features(pages, slots)
+    assert rows.tobytes() == dequantize(embed, 8)[tokens].tobytes()
+
+
+@every_tier
+def test_parts_of_one_matrix_that_are_stored_in_different_ways_are_refused(kind: str) -> None:
+    rng = np.random.default_rng(5)
+    shape, stored = (64, 256), Stored(units=True)
+    plain, units = _planes(rng, shape, Stored()), _planes(rng, shape, stored)
+    assert units.unit is not None
+    pairs = _planes(rng, shape, replace(stored, lo_bits=2))
+    infinite = units.unit.copy()
+    infinite[7] = np.inf
+    for changed, reason in (
+        (plain, "all parts have a unit"),
+        (pairs, "lo of 2 and of 4 bits"),
+        (replace(units, unit=None), "scale must be f16"),
+        (replace(plain, unit=units.unit), "int8 with a unit"),
+        (replace(units, unit=infinite), "unit must be finite"),
+        (replace(units, unit=units.unit[1:]), "one value a row"),
+        (replace(units, offset=np.zeros((64, 8), np.float32)), "offset must be f32, int8"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            build(kind, _quantized(stored, k=changed))
 
 
 @every_tier

@@ -59,7 +59,8 @@ class Planes:
 
     def rows(self, which: NDArray[np.int32] | slice) -> Planes:
         """Some rows of the matrix, as a matrix."""
-        return replace(self, **{name: array[which] for name, array in self.arrays.items()})
+        rows: dict[str, Any] = {name: array[which] for name, array in self.arrays.items()}
+        return replace(self, **rows)
 
 
 @dataclass(frozen=True, slots=True)

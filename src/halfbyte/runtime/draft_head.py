@@ -90,13 +90,7 @@ def scoring_matrix(head: HeadWeights, target: Weights) -> Planes | Dense:
         return whole
     if isinstance(whole, Dense):
         return replace(whole, values=whole.values[ids])
-    return replace(
-        whole,
-        hi=whole.hi[ids],
-        lo=None if whole.lo is None else whole.lo[ids],
-        scale=whole.scale[ids],
-        offset=None if whole.offset is None else whole.offset[ids],
-    )
+    return whole.rows(ids)
 
 
 def other_taps(kept: tuple[int, ...], asked: tuple[int, ...]) -> ArgumentError:

@@ -338,15 +338,7 @@ def put_matrix(
         model.set_planes(
             slot,
             layer,
-            [
-                (
-                    np.ascontiguousarray(p.hi),
-                    None if p.lo is None else np.ascontiguousarray(p.lo),
-                    np.ascontiguousarray(p.scale).view(np.uint16),
-                    None if p.offset is None else np.ascontiguousarray(p.offset),
-                )
-                for p in planes
-            ],
+            [_part(p) for p in planes],
             planes[0].group_size,
             planes[0].wide_groups,
         )
@@ -360,6 +352,18 @@ def put_matrix(
         model.set_dense(slot, layer, [_f32(v) for v in values], dtype)
     else:
         model.set_dense(slot, layer, [v.view(np.uint16) for v in values], dtype)
+
+
+def _part(p: Planes) -> _native._Part:
+    scale: Any = np.ascontiguousarray(p.scale)
+    offset: Any = None if p.offset is None else np.ascontiguousarray(p.offset)
+    return (
+        np.ascontiguousarray(p.hi),
+        None if p.lo is None else np.ascontiguousarray(p.lo),
+        scale.view(np.uint16) if scale.dtype == np.float16 else scale,
+        offset,
+        None if p.unit is None else np.ascontiguousarray(p.unit),
+    )
 
 
 def _put_transform(

@@ -96,12 +96,18 @@ def quantize_activations(
 
 
 def linear_planes(
-    codes: NDArray[np.int16], scale: F32, offset: F32 | None, x: NDArray[np.int32], x_scale: F32
+    codes: NDArray[np.int16],
+    scale: F32,
+    offset: F32 | None,
+    x: NDArray[np.int32],
+    x_scale: F32,
+    unit: F32 | None = None,
 ) -> F32:
     """Quantized linear layer without bias: [M, N].
 
     `codes` [N, K] and `scale` [N, K/G] are those of the level's bits (4: hi and s; 8: 16*hi + lo
     and s/16); `offset` [N, K/G]; `x` [M, K] and `x_scale` [M, K/G] are the quantized activations.
+    `unit` [N]: what scales and offsets are counted in.
     """
     outputs, inputs = codes.shape
     groups = scale.shape[1]
@@ -118,7 +124,7 @@ def linear_planes(
         out = fma(dots[k], scale[None, :, k] * x_scale[:, k, None], out)
         if offset is not None:
             out = fma(offset[None, :, k], (x_scale[:, k] * sums[k])[:, None], out)
-    return out
+    return out if unit is None else out * unit
 
 
 def linear_dense(weights: F32, x: F32) -> F32:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.config import Level
-from halfbyte.formats.planes import dequantize, join, unpack
-from halfbyte.formats.weights import Dense, Planes, Weights
+from halfbyte.formats.planes import dequantize, join, low_codes, unpack
+from halfbyte.formats.weights import OFFSET_STEP, Dense, Planes, Weights
 from halfbyte.runtime.reference_ops import (
     F32,
     linear_dense,
@@ -28,6 +28,7 @@ class Matrix:
     values: F32 | None  # [N, K]
     codes: dict[int, NDArray[np.int16]]  # weight bits 4 and 8 -> [N, K]
     scales: dict[int, F32]  # weight bits 4 and 8 -> [N, K/G]
+    offset: F32 | None = None  # [N, K/G], like the scales in units where rows have one
 
     def linear(self, x: F32, weight_bits: int, act_bits: int) -> F32:
         """[M, K] -> [M, N], no bias; x as the layer makes it, before the transform."""
@@ -38,17 +39,13 @@ class Matrix:
         assert isinstance(p, Planes)
         codes, scale = quantize_activations(x, act_bits, p.group_size, p.wide_groups)
         return linear_planes(
-            self.codes[weight_bits], self.scales[weight_bits], p.offset, codes, scale
+            self.codes[weight_bits], self.scales[weight_bits], self.offset, codes, scale, p.unit
         )
 
     def rows(self, ids: NDArray[np.int32]) -> F32:
         """Rows [M, K] of the matrix, every stored plane used."""
         if isinstance(self.stored, Planes):
-            p = self.stored
-            lo = None if p.lo is None else p.lo[ids]
-            offset = None if p.offset is None else p.offset[ids]
-            rows = replace(p, hi=p.hi[ids], lo=lo, scale=p.scale[ids], offset=offset)
-            return dequantize(rows, 8)
+            return dequantize(self.stored.rows(ids), 8)
         assert self.values is not None
         return self.values[ids]
 
@@ -59,7 +56,7 @@ class Matrix:
             return p.values.nbytes
         wide = p.wide_groups * p.group_size * p.hi.shape[0] // 2
         low = p.lo.nbytes if p.lo is not None and weight_bits == 8 else wide
-        return p.hi.nbytes + low + p.scale.nbytes + (p.offset.nbytes if p.offset is not None else 0)
+        return low + sum(array.nbytes for name, array in p.arrays.items() if name != "lo")
 
 
 def load_matrix(weights: Weights, name: str) -> Matrix:
@@ -76,7 +73,7 @@ def hold_matrix(stored: Planes | Dense) -> Matrix:
             values = widen(np.ascontiguousarray(stored.values).view(np.uint16), stored.dtype)
         return Matrix(stored, values, {}, {})
     hi = unpack(stored.hi)
-    low = None if stored.lo is None else unpack(stored.lo)
+    low = low_codes(stored)
     codes, scales = {}, {}
     for bits in (4, 8):
         wide = stored.scale.shape[1] if bits == 8 and stored.has_full_lo else stored.wide_groups
@@ -87,7 +84,12 @@ def hold_matrix(stored: Planes | Dense) -> Matrix:
             inputs = wide * stored.group_size
             codes[bits][:, -inputs:] = join(hi[:, -inputs:], low[:, -inputs:])
             scales[bits][:, -wide:] /= np.float32(16)
-    return Matrix(stored, None, codes, scales)
+    offset = None
+    if stored.offset is not None:
+        offset = stored.offset.astype(np.float32)
+        if stored.unit is not None:
+            offset *= np.float32(OFFSET_STEP)
+    return Matrix(stored, None, codes, scales, offset)
 
 
 @dataclass(frozen=True, slots=True)
