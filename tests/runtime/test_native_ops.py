@@ -66,7 +66,6 @@ class Stored:
     offsets: bool = False
     units: bool = False
     lo_bits: int = 4
-    wide: int = 0  # groups of layer matrices, whose other groups have no lo
 
 
 STORED = [
@@ -101,12 +100,6 @@ def _zero(outputs: int, inputs: int, group: int) -> Planes:
     return Planes(codes, codes, np.zeros((outputs, inputs // group), np.float16), None, group)
 
 
-def _with_wide_groups(planes: Planes, wide: int) -> Planes:
-    assert planes.lo is not None
-    lo = planes.lo[:, -wide * planes.group_size // 2 :].copy()
-    return replace(planes, lo=lo, wide_groups=wide)
-
-
 def _shapes(c: ModelConfig) -> dict[str, tuple[int, int]]:
     heads, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
     return {
@@ -128,8 +121,6 @@ def _quantized(stored: Stored, seed: int = 0, **given: Planes) -> TinyWeights:
     matrices: dict[str, Planes | Dense] = {}
     for name, shape in _shapes(config).items():
         planes = _planes(rng, shape, stored)
-        if stored.wide and name != "head":
-            planes = _with_wide_groups(planes, stored.wide)
         matrices[name] = given.get(name.rpartition(".")[2], planes)
     for name in ("layers.0.attn.o", "layers.0.mlp.down"):
         matrices[name] = _zero(*_shapes(config)[name], group)
@@ -185,21 +176,7 @@ def _kv(runtime: Runtime, rows: int) -> tuple[KvBits, KvBits]:
 def test_quantized_linear_layers_equal_the_twin_bit_for_bit(
     kind: str, level: str, stored: Stored
 ) -> None:
-    _check_linear_layers(kind, level, _quantized(stored))
-
-
-@every_tier
-@pytest.mark.parametrize("level", ["w4a4", "w4a8", "w4a16"])
-@pytest.mark.parametrize("offsets", [False, True])
-@pytest.mark.parametrize("units", [False, True])
-@pytest.mark.parametrize("wide", [1, 3])
-def test_wide_groups_equal_the_twin_bit_for_bit(
-    kind: str, level: str, offsets: bool, units: bool, wide: int
-) -> None:
-    _check_linear_layers(kind, level, _quantized(Stored(32, offsets, units, 4, wide)))
-
-
-def _check_linear_layers(kind: str, level: str, weights: TinyWeights) -> None:
+    weights = _quantized(stored)
     tokens = random_tokens(ROWS)
     native, twin = build(kind, weights), build("reference", weights)
     out, expected = (all_logits(r, tokens, Level.parse(level)) for r in (native, twin))
@@ -261,6 +238,22 @@ def test_embedding_rows_are_dequantized_with_every_plane(kind: str, stored: Stor
     pages, slots = np.arange(-(-ROWS // 16), dtype=np.int32), np.arange(ROWS, dtype=np.int32)
     rows = runtime.read_features(pages, slots)
     assert rows.tobytes() == dequantize(embed, 8)[tokens].tobytes()
+
+
+@every_tier
+@pytest.mark.parametrize("stored", STORED[:6], ids=str)
+def test_bytes_read_are_those_of_the_stored_arrays(kind: str, stored: Stored) -> None:
+    weights = _quantized(stored)
+    runtime = build(kind, weights)
+    for level in ("w4a8", "w8a8"):
+        expected = 0
+        for name, matrix in weights.matrices.items():
+            assert isinstance(matrix, Planes)
+            rows = len(matrix.hi)
+            for array, values in matrix.arrays.items():
+                if name != "embed" and (array != "lo" or level == "w8a8"):
+                    expected += values.nbytes // rows * (-(-rows // 32) * 32)  # whole panels
+        assert runtime.weight_bytes(Level.parse(level)) == expected
 
 
 @every_tier

@@ -16,7 +16,7 @@ from halfbyte.formats.planes import dequantize
 from halfbyte.formats.transforms import Gather, Rotation, Transform
 from halfbyte.formats.weights import Dense, Planes
 from halfbyte.runtime import reference_ops as ops
-from tests.runtime.test_native_ops import ROWS, _dense, _kv, _quantized
+from tests.runtime.test_native_ops import ROWS, Stored, _dense, _kv, _quantized
 from tests.runtimes import all_logits, build, every_tier, random_tokens, relative_error
 from tests.tiny_models import TinyWeights, tiny
 
@@ -76,7 +76,7 @@ def _with_input(weights: TinyWeights, transform: Transform, wide: int) -> TinyWe
 @every_tier
 @pytest.mark.parametrize("transform", INPUTS, ids=str)
 def test_transforms_equal_the_twin_bit_for_bit(kind: str, transform: Transform) -> None:
-    quantized = _with_input(_quantized(32, offsets=False), transform, 0)
+    quantized = _with_input(_quantized(Stored()), transform, 0)
     dense = _with_input(_dense("f32"), transform, 0)
     tokens = random_tokens(ROWS)
     for weights, level in ((quantized, "w4a4"), (quantized, "w8a16"), (dense, "f32")):
@@ -92,11 +92,12 @@ def test_transforms_equal_the_twin_bit_for_bit(kind: str, transform: Transform) 
 @pytest.mark.parametrize("level", ["w4a4", "w4a8", "w4a16", "w8a16"])
 @pytest.mark.parametrize(("group", "wide"), [(32, 1), (32, 8), (64, 2), (128, 1)])
 @pytest.mark.parametrize("offsets", [False, True])
+@pytest.mark.parametrize("units", [False, True])
 def test_wide_groups_equal_the_twin_bit_for_bit(
-    kind: str, level: str, group: int, wide: int, offsets: bool
+    kind: str, level: str, group: int, wide: int, offsets: bool, units: bool
 ) -> None:
-    weights = _with_input(_quantized(group, offsets), INPUTS[-1], wide)
-    plain = _with_input(_quantized(group, offsets), INPUTS[-1], 0)
+    weights = _with_input(_quantized(Stored(group, offsets, units)), INPUTS[-1], wide)
+    plain = _with_input(_quantized(Stored(group, offsets, units)), INPUTS[-1], 0)
     only = _lo_of_wide_groups_only(weights) if level != "w8a16" else weights
     tokens = random_tokens(ROWS)
     values = []
