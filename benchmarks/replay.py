@@ -6,7 +6,7 @@
 
 The first records what a model and its draft levels say on each kind of work, and its cost table
 here. The second, which needs no model, replays plain decoding, fixed cascades and `auto` on the
-clock of that table, in the queues of `benchmarks.queues`. `auto` has gone through the queues once
+clock of that table, in the queues of `benchmarks.queues`. Each has gone through the queues once
 before. Python's own time is not in it, so a planner cannot do better, and on a machine it does
 worse by what looking and choosing take.
 """
@@ -86,9 +86,8 @@ def replay(
         clock = Clock()
         with clock.everywhere():
             one = _Replay(name, recordings, target, table, clock, batch)
-            if name == AUTO:
-                for queue in queues:
-                    one.decode(queue, tokens)
+            for queue in queues:  # `auto` learns, and prompts are in the prefix cache from then on
+                one.decode(queue, tokens)
             found[name] = [one.decode(queue, tokens) for queue in queues]
     return found
 

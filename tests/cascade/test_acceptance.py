@@ -34,6 +34,20 @@ def test_gains_are_chances_that_never_rise(seen: list[tuple[int, int]]) -> None:
             assert all(a >= b for a, b in pairwise(gains))
 
 
+@given(events, st.integers(0, 2))
+def test_the_first_gains_are_the_first_of_the_gains(
+    seen: list[tuple[int, int]], asking: int
+) -> None:
+    acceptance, sources = Acceptance(), [Source("ngram", 1), Source("ngram", 4)]
+    for step, (asked, accepted) in enumerate(seen):
+        acceptance.observe(sources[step % 2], "ab"[step % 3 == 0], asked, accepted, step)
+        if step % 5 == asking:
+            acceptance.first_gains(sources, "a")
+    for request in ("a", "b", None):
+        gains = [acceptance.gains(source, request)[0] for source in sources]
+        assert acceptance.first_gains(sources, request) == gains
+
+
 def test_of_a_tree_each_node_is_counted_by_itself() -> None:
     """A node may be output where the one before it is not: its chance is no product."""
     rng, acceptance = random.Random(2), Acceptance()

@@ -183,7 +183,7 @@ def test_a_match_is_looked_for_when_it_may_have_become_long_enough() -> None:
     simulation = Simulation()
     run(planner.plan, planner.learn, [text], 100, simulation)
     looked.clear()
-    planner._review_at = planner._tries_at = 1 << 40
+    planner._review_at = planner._trials._look_at = 1 << 40
     started = len(text.tokens)
     run(planner.plan, planner.learn, [text], 30, simulation)
     assert len(looked) <= 11
@@ -308,8 +308,35 @@ def test_a_plain_batch_that_one_leaves_is_reviewed_when_another_comes_or_soon() 
     run(planner.plan, planner.learn, list(texts), 1, Simulation())
     assert reviewed == [4]
     planner.release(texts.pop())
+    run(planner.plan, planner.learn, list(texts), 1, Simulation())
+    assert len(reviewed) == 1, "one of four: what is known of the others will do"
+    planner.release(texts.pop())
     run(planner.plan, planner.learn, list(texts), REVIEW_FIRST, Simulation())
-    assert reviewed[1] == 3
+    assert reviewed[1] == 2
+
+
+def test_a_large_batch_is_not_looked_over_for_each_that_comes() -> None:
+    """One of 16 leaves and another comes, every eight cycles: one review in four such changes."""
+    planner, simulation = _planner("ngram"), Simulation()
+    texts = [Text({"ngram": [0.9]}, match=4 * (i % 2)) for i in range(16)]
+    for text in texts:
+        planner.begin(text)
+    run(planner.plan, planner.learn, list(texts), 100, simulation)
+    reviewed, review = [], planner._review
+
+    def watched(sequences: list[Decoding]) -> list[Turn]:
+        reviewed.append(len(sequences))
+        return review(sequences)
+
+    planner._review = watched  # type: ignore[method-assign]
+    for _ in range(16):
+        planner.release(texts.pop(0))
+        texts.append(Text({"ngram": [0.9]}, match=4))
+        planner.begin(texts[-1])
+        simulation.choices.clear()
+        run(planner.plan, planner.learn, list(texts), 8, simulation)
+        assert sum(n for (name, _), n in simulation.choices.items() if name == "ngram") >= 8 * 8
+    assert len(reviewed) <= 16 // 2
 
 
 def test_no_sequence_and_no_arm_are_plans_too() -> None:
@@ -361,7 +388,7 @@ def test_matches_in_a_plain_batch_make_the_best_cycle_of_all(
                 accepted = sum(step % 10 < 10 * alpha**j for j in range(1, 5))
                 planner.acceptance.observe(source, text, 4, accepted, step)
     planner.plan(texts)
-    planner._budget = 0.0  # no trials
+    planner._trials.budget = 0.0  # no trials
     lengths = [turn.length for turn in planner._looked_up()]
     forecaster, plain = planner.forecaster, planner._plain
     more = forecaster.attention(texts[0].committed_len)[1]

@@ -15,6 +15,7 @@ the number accepted here too.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from itertools import accumulate
@@ -29,7 +30,9 @@ OWN_WEIGHT = 6.0  # counts that all other requests are worth to one
 PRIOR_WEIGHT = 4.0
 STALE_AFTER = 256.0  # steps after which what was seen counts half
 HOPE = 1.64  # standard errors: 95% of the posterior lies below
-REFRESH = 8  # shared observations before an unseen request's estimate is made again
+# Proposals of others after which a request's estimate is made again: so many, or that share of all
+# there were, of which this many last.
+REFRESH, REFRESH_SHARE, LASTING = 8, 1 / 16, 512
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,22 +86,57 @@ class _Counts:
         self.step = step
 
 
+class _Shared(_Counts):
+    """Counts of all requests, and what one that has shown nothing is expected to do."""
+
+    __slots__ = ("alphas", "gains", "known", "pooled", "source")
+
+    def __init__(self, source: Source) -> None:
+        super().__init__()
+        self.source = source
+        self.known = -1  # proposals seen when the rest was made
+        self.pooled = source.prior  # alpha of any position; of a tree unused
+        self.alphas: tuple[float, ...] = ()  # [POSITIONS]
+        self.gains: tuple[float, ...] = ()
+
+    def up_to_date(self) -> None:
+        """Make it again if anything is new."""
+        if self.seen == self.known:
+            return
+        self.known = self.seen
+        source = self.source
+        if source.is_tree:
+            priors = _priors(source)
+        else:
+            weight = self.all_judged + PRIOR_WEIGHT
+            self.pooled = (self.all_accepted + PRIOR_WEIGHT * source.prior) / weight
+            priors = [self.pooled] * max(self.longest, 1)
+        prior_weight = PRIOR_WEIGHT if source.is_tree else SHARED_WEIGHT
+        alphas = [
+            (accepted + prior_weight * prior) / (judged + prior_weight)
+            for prior, accepted, judged in zip(priors, self.accepted, self.judged, strict=False)
+        ]
+        # Positions nobody has reached are taken to be like the last one that somebody has.
+        self.alphas = tuple(alphas + alphas[-1:] * (POSITIONS - len(alphas)))
+        self.gains = gains_of(source, self.alphas)
+
+
 class _Estimate:
-    """Gains of one request from one source, kept until more is known."""
+    """What one request is expected to do, kept until more is known."""
 
-    __slots__ = ("gains", "shared", "shared_seen")
+    __slots__ = ("first", "gains", "until")
 
-    def __init__(self, gains: tuple[float, ...], shared: _Counts) -> None:
-        self.gains = gains
-        self.shared = shared
-        self.shared_seen = shared.seen
+    def __init__(self, first: float, until: float) -> None:
+        self.first = first  # gain of the first position
+        self.gains: tuple[float, ...] | None = None  # made when they are asked for
+        self.until = until  # proposals of all requests
 
 
 class Acceptance:
     """Counts of every source, shared and by request. One caller at a time."""
 
     def __init__(self) -> None:
-        self._shared: dict[Source, _Counts] = {}
+        self._shared: dict[Source, _Shared] = {}
         self._own: dict[object, dict[Source, _Counts]] = {}
         self._estimates: dict[object, dict[Source, _Estimate]] = {}
         self._nothing = _Counts()
@@ -117,9 +155,10 @@ class Acceptance:
         if asked < 1:
             return
         own = self._own.setdefault(request, {}).setdefault(source, _Counts())
-        shared = self._shared.setdefault(source, _Counts())
-        self._estimates.get(request, {}).pop(source, None)
-        for counts, fade in ((shared, SHARED_FADE), (own, OWN_FADE)):
+        estimates = self._estimates.get(request)
+        if estimates is not None:
+            estimates.pop(source, None)
+        for counts, fade in ((self._of_all(source), SHARED_FADE), (own, OWN_FADE)):
             if source.is_tree:
                 counts.add_nodes(asked, tree or (), fade, step)
             else:
@@ -130,41 +169,80 @@ class Acceptance:
         self._own.pop(request, None)
         self._estimates.pop(request, None)
 
+    def first_gains(self, sources: Seq[Source], request: object) -> list[float]:
+        """[sources] the first of each one's `gains`."""
+        # A review asks this of every sequence.
+        own, found = self._own.get(request, {}), []
+        for source in sources:
+            shared, counts = self._of_all(source), own.get(source)
+            if shared.seen != shared.known:
+                shared.up_to_date()
+            first = shared.gains[0]
+            if counts is not None:
+                first = self._estimate(shared, counts, request).first
+            found.append(first)
+        return found
+
     def gains(self, source: Source, request: object) -> tuple[float, ...]:
         """[POSITIONS] chance that the token at each position becomes output; never rising."""
-        # A review asks for every source of every sequence.
-        known = self._estimates.get(request)
-        found = known.get(source) if known is not None else None
-        if found is None or found.shared.seen - found.shared_seen >= REFRESH:
-            own = self._own.get(request, {}).get(source, self._nothing)
-            shared = self._shared.setdefault(source, _Counts())
-            found = _Estimate(gains_of(source, _alphas(source, shared, own)), shared)
-            self._estimates.setdefault(request, {})[source] = found
-        return found.gains
+        shared, own = self._known(source, request)
+        if own is None:
+            return shared.gains
+        estimate = self._estimate(shared, own, request)
+        if estimate.gains is None:
+            estimate.gains = gains_of(source, _alphas(shared, own))
+            estimate.first = estimate.gains[0]
+        return estimate.gains
 
     def hopeful_gains(self, source: Source, request: object, step: int) -> tuple[float, ...]:
         """`gains` if every alpha were as high as what was seen, and when, still allows."""
-        own = self._own.get(request, {}).get(source, self._nothing)
-        shared = self._shared.get(source, self._nothing)
+        shared, own = self._known(source, request)
+        own = own or self._nothing
         fresh_shared = 0.5 ** ((step - shared.step) / STALE_AFTER)
         fresh = max(fresh_shared, 0.5 ** ((step - own.step) / STALE_AFTER) if own.seen else 0.0)
         evidence = PRIOR_WEIGHT
         evidence += (min(shared.all_judged, OWN_WEIGHT) + own.all_judged) * fresh
         hopes = []
-        for prior, alpha in zip(_priors(source), _alphas(source, shared, own), strict=True):
+        for prior, alpha in zip(_priors(source), _alphas(shared, own), strict=True):
             mean = prior + (alpha - prior) * fresh
             hopes.append(min(1.0, mean + HOPE * sqrt(max(mean * (1.0 - mean), 0.01) / evidence)))
         return gains_of(source, hopes)
 
+    def shown(self, request: object) -> Collection[Source]:
+        """The sources that proposed for the request; of others it is like any new one."""
+        return self._own.get(request, {})
+
     def judged(self, source: Source) -> float:
         """Faded count of tokens that the target judged, over all requests."""
-        return self._shared.get(source, self._nothing).all_judged
+        return self._of_all(source).all_judged
 
     def alphas(self, source: Source, request: object = None) -> tuple[float, ...]:
         """[POSITIONS] agreement given that the tokens before agreed; of a tree, that each node is
         output."""
-        own = self._own.get(request, {}).get(source, self._nothing)
-        return tuple(_alphas(source, self._shared.get(source, self._nothing), own))
+        shared, own = self._known(source, request)
+        return tuple(_alphas(shared, own or self._nothing))
+
+    def _of_all(self, source: Source) -> _Shared:
+        found = self._shared.get(source)
+        if found is None:
+            found = self._shared[source] = _Shared(source)
+        return found
+
+    def _known(self, source: Source, request: object) -> tuple[_Shared, _Counts | None]:
+        """What all have shown, and what the request has; None: nothing."""
+        shared = self._of_all(source)
+        shared.up_to_date()
+        own = self._own.get(request)
+        return shared, None if own is None else own.get(source)
+
+    def _estimate(self, shared: _Shared, own: _Counts, request: object) -> _Estimate:
+        estimates = self._estimates.setdefault(request, {})
+        found = estimates.get(shared.source)
+        if found is None or shared.seen >= found.until:
+            first = _alphas(shared, own, 1)[0]
+            more = max(REFRESH, REFRESH_SHARE * min(shared.seen, LASTING))
+            found = estimates[shared.source] = _Estimate(first, shared.seen + more)
+        return found
 
 
 def gains_of(source: Source, alphas: Seq[float]) -> tuple[float, ...]:
@@ -177,32 +255,19 @@ def _priors(source: Source) -> list[float]:
     return [source.prior ** (i + 1 if source.is_tree else 1) for i in range(POSITIONS)]
 
 
-def _node_alphas(source: Source, shared: _Counts, own: _Counts) -> list[float]:
-    """The same three layers, each node by itself."""
-    alphas = []
-    for i, prior in enumerate(_priors(source)):
-        usual = (shared.accepted[i] + PRIOR_WEIGHT * prior) / (shared.judged[i] + PRIOR_WEIGHT)
-        alphas.append((own.accepted[i] + OWN_WEIGHT * usual) / (own.judged[i] + OWN_WEIGHT))
-    return alphas
-
-
-def _alphas(source: Source, shared: _Counts, own: _Counts) -> list[float]:
-    """Three layers, each the next one's prior: source, all requests, this request."""
-    if source.is_tree:
-        return _node_alphas(source, shared, own)
-    pooled = (shared.all_accepted + PRIOR_WEIGHT * source.prior) / (
-        shared.all_judged + PRIOR_WEIGHT
-    )
-    own_pooled = (own.all_accepted + OWN_WEIGHT * pooled) / (own.all_judged + OWN_WEIGHT)
-    # A request that fails twice as often as others does so at every position.
-    worse = (1.0 - own_pooled) / max(1.0 - pooled, 1e-3)
-    known = max(shared.longest, own.longest, 1)
-    alphas = []
-    for i in range(known):
-        usual = (shared.accepted[i] + SHARED_WEIGHT * pooled) / (shared.judged[i] + SHARED_WEIGHT)
-        expected = max(0.0, 1.0 - (1.0 - usual) * worse)
-        alphas.append(
-            (own.accepted[i] + SHARED_WEIGHT * expected) / (own.judged[i] + SHARED_WEIGHT)
-        )
-    # Positions nobody has reached are taken to be like the last one that somebody has.
-    return alphas + [alphas[-1]] * (POSITIONS - known)
+def _alphas(shared: _Shared, own: _Counts, count: int = POSITIONS) -> list[float]:
+    """The first `count` of three layers, each the next one's prior: source, all requests, this."""
+    usual = shared.alphas[:count]
+    weight = OWN_WEIGHT
+    if not shared.source.is_tree:
+        pooled, weight = shared.pooled, SHARED_WEIGHT
+        own_pooled = (own.all_accepted + OWN_WEIGHT * pooled) / (own.all_judged + OWN_WEIGHT)
+        # A request that fails twice as often as others does so at every position.
+        worse = (1.0 - own_pooled) / max(1.0 - pooled, 1e-3)
+        usual = tuple(max(0.0, 1.0 - (1.0 - alpha) * worse) for alpha in usual)
+    known = POSITIONS if shared.source.is_tree else max(shared.longest, 1)
+    alphas = [
+        (accepted + weight * alpha) / (judged + weight)
+        for alpha, accepted, judged in zip(usual[:known], own.accepted, own.judged, strict=False)
+    ]
+    return alphas + alphas[-1:] * (count - len(alphas))

@@ -157,6 +157,12 @@ class Arm:
     unread: Unread | None = None  # of a model with KV of its own
     evidence: Callable[[Seq[Decoding]], list[int]] | None = None
 
+    def source_of(self, step: int) -> Source | None:
+        """Where acceptance is counted, for evidence of `sources[step]`; -1: there is none."""
+        if self.evidence is None:
+            return self.sources[0]
+        return self.sources[step] if step >= 0 else None
+
     def source(self, sequence: Decoding) -> Source | None:
         """Where acceptance for the sequence is counted; None: it has nothing to propose."""
         if self.evidence is None:

@@ -197,6 +197,13 @@ class Forecaster:
         linear = self._linear[rows] if rows < len(self._linear) else self.linear_seconds(rows)
         return (linear + attention) * self.drift(self._keys[rows])
 
+    def verifies(self, first: int, count: int) -> list[tuple[float, float]]:
+        """Of forwards of `first` rows and each count above: `linear_seconds`, and the factor on it
+        and on attention."""
+        self.linear_seconds(first + count)
+        rows = slice(first, first + count)
+        return list(zip(self._linear[rows], map(self.drift, self._keys[rows]), strict=True))
+
     def row_seconds(self, rows: int) -> float:
         """Of each further row, for as many as make it least: rows come by the tile."""
         while len(self._further) <= rows:

@@ -4,10 +4,8 @@ It looks for the cycle with the most expected tokens per second (`forecast`), fr
 table (`costs`), what the calls really take (`drift`) and what was accepted (`acceptance`).
 
 Never slower than plain: plain decoding is always among what is compared, and what is not in use
-must beat what is by `HYSTERESIS`. What has not been tried lately may have become better, so it is
-tried now and then, but only if it could win at the hopeful end of what is known, and on a budget:
-`EXPLORATION` of the time spent, charged with what trials really lost. Choices depend on timings;
-the output does not depend on choices.
+must beat what is by `HYSTERESIS`. Now and then something else is tried (`trials`). Choices depend
+on timings; the output does not depend on choices.
 
 In a batch that nobody joins, all wait for the last: a token of a sequence that is ahead of others
 only lets it leave sooner, which spares forwards a row each, not forwards. So there it counts less,
@@ -15,17 +13,13 @@ the more it is ahead. Where others come in the place of those who leave, tokens 
 
 Choosing costs time too. What is known changes slowly, so it is looked over in a *review*, after
 `REVIEW_FIRST`, twice that … `REVIEW_AFTER` cycles; in between a cycle does what the review, or a
-cycle after it with the same matches, found best. A match is looked for when it could have become
-long enough to pay.
+cycle after it with the same matches (`matches`), found best.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
 from time import perf_counter
 from typing import NamedTuple
 
@@ -36,20 +30,16 @@ from halfbyte.cascade.cycle import PLAIN, CycleReport, Turn
 from halfbyte.cascade.decoding import Decoding
 from halfbyte.cascade.drift import Drift
 from halfbyte.cascade.forecast import PLAIN_ARM, Cycle, Forecaster, Gains, verify_key
+from halfbyte.cascade.matches import Matches
+from halfbyte.cascade.trials import Batch, Trial, Trials
 from halfbyte.config import Level
 
 HYSTERESIS = 0.01  # share by which another arm must be better than the one in use
 REVIEW_FIRST, REVIEW_AFTER = 4, 32  # cycles between two, after a change and at most
-EXPLORATION = 0.003  # share of the time that trials may lose
-SAVED_TRIALS = 4.0  # one-row steps that the budget may be saved up to
-TRIAL_LENGTH = 2  # tokens a trial proposes at most
-TRIAL_FIRST, TRIAL_AFTER = 16, 128  # cycles between looks at whether a trial is worth it
 LATE_LOOK = 1 / 4  # of the cycles since something was proposed: a look for matches may be so late
+FEW_CHANGED = 4  # in so many may come or go before all are looked over again
 COSTS_EVERY = 4  # cycles
-STALE_COST = 512  # cycles after which a cost not seen may have changed
-HOPED_COST = 0.9  # of it, then
 HOST_START, HOST_STEP = 5e-5, 1.02
-NEVER = 1 << 62  # tokens
 # What a model has not read of a text is paid for by the tokens still to come: as many as have come,
 # or as answers usually have beyond that; this many at least, and no more than are wanted.
 LEAST_HORIZON = 32
@@ -60,20 +50,12 @@ HEAD_START, LEAD_POWER = 16, 6
 MUCH_UNREAD = 16  # tokens: a call that runs so many first says nothing of what a draft costs
 
 
-@dataclass(frozen=True, slots=True)
-class _Trial:
-    """What was given up for a trial: seconds at most, and what the best cycle would have made."""
-
-    charged: float
-    rate: float
-
-
 class _Note(NamedTuple):
     """What `learn` was told of a cycle, and how things stood."""
 
     at: float  # seconds of the clock
     step: int
-    trial: _Trial | None
+    trial: Trial | None
     matches: Seq[int]
     reading: set[int]  # arms whose call ran much that was unread
     sequences: Seq[Decoding]
@@ -98,11 +80,8 @@ class CostPlanner:
         self._lookups = [i for i, arm in enumerate(self.arms) if arm.evidence is not None]
         self._levels = [i for i, arm in enumerate(self.arms) if arm.evidence is None]
         self._number = {id(arm.proposer): i for i, arm in enumerate(self.arms)}
-        self._evidence = self.arms[self._lookups[0]].evidence if self._lookups else None
-        self._steps = [s.evidence for i in self._lookups[:1] for s in self.arms[i].sources]
-        for arm in self._lookups:
-            if [s.evidence for s in self.arms[arm].sources] != self._steps:
-                raise ValueError("arms that go by evidence of different kinds")
+        self._matches = Matches([self.arms[i] for i in self._lookups], self.acceptance)
+        self._trials = Trials(self.forecaster, self.arms, self.acceptance, self._drift)
         self._readers = [i for i, arm in enumerate(self.arms) if arm.unread is not None]
         self._begun_at: dict[Decoding, int] = {}  # tokens
         self._has_left = self._is_joined = False  # since nobody ran: one has left, one came then
@@ -111,9 +90,6 @@ class CostPlanner:
         self._reading: set[int] = set()  # arms whose next call runs much that is unread
         self._step = 0
         self._in_use = PLAIN_ARM
-        # Seconds that trials may lose; what nobody has tried yet may be tried at once.
-        self._budget = SAVED_TRIALS * self.forecaster.linear_seconds(1)
-        self._trial: _Trial | None = None
         self._notes: list[_Note] = []
         self._learned_at = 0.0
         self._was_plain = True
@@ -121,6 +97,7 @@ class CostPlanner:
         self._costs_at = 0
         # What the last review found, for the sequences [B] it was made for.
         self._members: list[Decoding] = []
+        self._reviewed_size = self._changed = 0  # how many, and how many have come or gone since
         self._contexts: list[int] = []
         self._gains: list[Gains] = []  # [arms][B]; of arms that go by evidence, of its present step
         self._usual = self._plain = self.forecaster.plain([])  # where nothing matches
@@ -128,13 +105,8 @@ class CostPlanner:
         self._patience = REVIEW_FIRST
         self._proposed_at = 0
         self._review_at = 0
-        self._tries_at, self._between_tries = 0, TRIAL_FIRST
-        self._matches: list[int] = []  # [B] step of the evidence, -1: none
-        self._told: list[int] = []  # [B] the same, -1 where it could not pay
-        self._pays: list[list[bool]] = []  # [B][steps] whether a match might pay
-        self._look_at: list[int] = []  # [B] tokens from which on a match might
         self._price = 0.0  # tokens that a row must bring
-        self._kept: dict[tuple[int, ...], list[Turn]] = {}  # by `_told`
+        self._kept: dict[tuple[int, ...], list[Turn]] = {}  # by `Matches.told`
 
     def begin(self, sequence: Decoding) -> None:
         """Tell every proposer."""
@@ -149,12 +121,12 @@ class CostPlanner:
         for arm in self.arms:
             arm.proposer.release(sequence)
         self.acceptance.forget(sequence)
+        self._matches.forget(sequence)
         begun = self._begun_at.pop(sequence, None)
         if begun is not None:
             self._answers += 1
             share = max(LENGTHS_FADE, 1 / self._answers)
             self._usual_length += share * (len(sequence.tokens) - begun - self._usual_length)
-        self._review_at = min(self._review_at, self._step + REVIEW_FIRST)
         self._has_left = bool(self._begun_at)
         if not self._has_left:
             self._members = []
@@ -189,16 +161,19 @@ class CostPlanner:
 
     def _next(self, sequences: Seq[Decoding]) -> list[Turn]:
         self._step += 1
-        self._trial = None
-        if self._step >= self._review_at or self._members != sequences:
-            if not sequences:
-                return []
+        self._trials.now = None
+        if not sequences:
+            return []
+        if self._step >= self._review_at:
+            return self._review(list(sequences))
+        if self._members != sequences and not self._goes_on_with(sequences):
             is_idle = self._proposed_at < self._step - 1
-            if is_idle and self._step < self._review_at and set(sequences) < set(self._members):
+            if is_idle and set(sequences) < set(self._members):
+                self._review_at = min(self._review_at, self._step + REVIEW_FIRST)
                 return [PLAIN] * len(sequences)  # one left; most often another comes at once
             return self._review(list(sequences))
-        self._look()
-        told = tuple(self._told)
+        self._matches.look()
+        told = tuple(self._matches.told)
         turns = self._kept.get(told)
         if turns is None:
             is_simple = len(told) > 1 and self._usual is self._plain
@@ -206,22 +181,39 @@ class CostPlanner:
             self._kept[told] = turns
         return turns
 
+    def _goes_on_with(self, sequences: Seq[Decoding]) -> bool:
+        """Whether what the last review found of a batch that is plain but for matches, and that
+        others join, will do for this one, of which few have changed since."""
+        if self._usual is not self._plain or not self._is_joined:
+            return False
+        changed = self._changed + len(set(sequences) ^ set(self._members))
+        if changed * FEW_CHANGED > self._reviewed_size:
+            return False
+        self._changed, self._kept = changed, {}
+        self._members = list(sequences)
+        self._contexts = [s.committed_len for s in sequences]
+        self._weights = [1.0] * len(sequences)
+        self._usual = self._plain = self.forecaster.plain(self._contexts)
+        self._matches.weigh(self._members, self._weights, self._price)
+        return True
+
     def plain_for(self, sequences: Seq[Decoding]) -> int:
         """Until the next review, or until a match might pay; where nothing did for long, a little
         longer, since a look costs more than a match found a token late."""
-        if self._trial is not None or self._members != sequences:
+        if self._trials.now is not None or self._members != sequences:
             return 1
-        look = min(at - len(s.tokens) for at, s in zip(self._look_at, sequences, strict=True))
-        look = max(look, int(LATE_LOOK * (self._step - self._proposed_at)))
+        look = max(self._matches.until_next(), int(LATE_LOOK * (self._step - self._proposed_at)))
         return max(1, min(look, self._review_at - self._step))
 
     def _review(self, sequences: list[Decoding]) -> list[Turn]:
         """Look everything over; the best cycle, or a trial."""
         self._digest()
         self._kept = {}
+        self._changed, self._reviewed_size = 0, len(sequences)
         if sequences != self._members:
             if not set(sequences) & set(self._members):
-                self._patience, self._between_tries = REVIEW_FIRST, TRIAL_FIRST
+                self._patience = REVIEW_FIRST
+                self._trials.begin_anew()
             self._members, self._rate = sequences, 0.0
         self._contexts = [s.committed_len for s in sequences]
         self._weights = self._weighed(sequences)
@@ -242,18 +234,19 @@ class CostPlanner:
         self._patience = min(2 * self._patience, REVIEW_AFTER) if is_steady else REVIEW_FIRST
         self._in_use = used
         self._review_at = self._step + self._patience
-        self._weigh_matches()
-        self._look()
+        self._price = self._plain.rate * self.forecaster.row_seconds(self._plain.rows)
+        self._matches.weigh(sequences, self._weights, self._price)
+        is_trying = self._trials.are_due(self._step)
+        self._matches.look(at_all=is_trying)
         best = self._chosen()
         self._rate = best.rate
-        self._kept[tuple(self._told)] = turns = self._turns(best)
-        if self._step < self._tries_at:
+        self._kept[tuple(self._matches.told)] = turns = self._turns(best)
+        if not is_trying:
             return turns
-        self._tries_at = self._step + self._between_tries
-        tried = self._tried(best)
-        is_tried = tried is not best
-        self._between_tries = TRIAL_FIRST if is_tried else min(2 * self._between_tries, TRIAL_AFTER)
-        return self._turns(tried) if is_tried else turns
+        steps = self._matches.steps
+        batch = Batch(sequences, self._contexts, self._weights, self._gains, self._plain, steps)
+        tried = self._trials.choose(best, batch, self._step)
+        return turns if tried is best else self._turns(tried)
 
     def _weighed(self, sequences: Seq[Decoding]) -> list[float]:
         """What a token of each counts: 1, or less for those that are ahead (see above)."""
@@ -268,35 +261,6 @@ class CostPlanner:
         """What the token at each position of a proposal for a sequence is expected to count."""
         gains, weight = self.acceptance.gains(source, self._members[b]), self._weights[b]
         return gains if weight == 1.0 else [gain * weight for gain in gains]
-
-    def _weigh_matches(self) -> None:
-        """For each sequence, which steps of evidence might pay at all."""
-        if self._lookups:
-            arm = self.arms[self._lookups[0]]
-            self._price = price = self._plain.rate * self.forecaster.row_seconds(self._plain.rows)
-            self._pays = [
-                [self._worth(source, b)[0] > price for source in arm.sources]
-                for b in range(len(self._members))
-            ]
-        self._matches = [-1] * len(self._members)
-        self._told = self._matches[:]
-        self._look_at = [0 if self._steps else NEVER for _ in self._members]
-
-    def _look(self) -> None:
-        """Bring the matches up to date where they might have come to matter."""
-        members, look_at = self._members, self._look_at
-        due = [b for b, s in enumerate(members) if len(s.tokens) >= look_at[b]]
-        if not due:
-            return
-        assert self._evidence is not None
-        for b, match in zip(due, self._evidence([members[b] for b in due]), strict=True):
-            pays = self._pays[b]
-            self._matches[b] = step = bisect_right(self._steps, match) - 1
-            useful = step >= 0 and pays[step]
-            self._told[b] = step if useful else -1
-            # A match grows by at most one a token.
-            least = self._steps[pays.index(True)] if True in pays else NEVER
-            look_at[b] = len(members[b].tokens) + max(1, least - match)
 
     def best(self, contexts: Seq[int], gains: Seq[Gains]) -> Cycle:
         """The cycle with the most expected tokens per second; `gains[arm][b]` by position."""
@@ -341,7 +305,7 @@ class CostPlanner:
 
     def _chosen(self) -> Cycle:
         """The best cycle with the matches there are."""
-        told = self._told
+        told = self._matches.told
         if max(told) < 0:
             return self._usual
         for arm in self._lookups:
@@ -355,30 +319,29 @@ class CostPlanner:
         """As `_turns(_chosen())` for a batch that is plain but for matches: the likeliest tokens of
         all of them, as many as are best."""
         arm, forecaster, plain = self.arms[self._lookups[0]], self.forecaster, self._plain
-        offers = [
-            (gain, b)
-            for b, step in enumerate(self._told)
-            if step >= 0
-            for gain in self._worth(arm.sources[step], b)[: arm.max_length]
-            if gain > self._price
-        ]
+        price, offers = self._price, []
+        for b, step in enumerate(self._matches.told):
+            if step >= 0:
+                gains = self._worth(arm.sources[step], b)
+                offers += [(gain, b) for gain in gains[: arm.max_length] if gain > price]
         offers.sort(reverse=True)  # gains of a sequence never rise, so its first tokens come first
-        looking = arm.cost.pass_seconds(len(self._told), first=True)
+        looking = arm.cost.pass_seconds(len(self._matches.told), first=True)
         looking *= self._drift.factor(self._lookups[0])
         looking += forecaster.proposing_host_seconds
-        tokens, rows, attention = plain.tokens, plain.rows, plain.attention_seconds
+        attention_of = [forecaster.attention(context)[1] for context in self._contexts]
+        tokens, attention = plain.tokens, plain.attention_seconds
         best, count = plain.rate * (1 + HYSTERESIS), 0
-        for n, (gain, b) in enumerate(offers):
+        verifies = forecaster.verifies(plain.rows + 1, len(offers))
+        for n, ((gain, b), (linear, drift)) in enumerate(zip(offers, verifies, strict=True)):
             tokens += gain
-            rows += 1
-            attention += forecaster.attention(self._contexts[b])[1]
-            rate = tokens / (looking + forecaster.verify_seconds(rows, attention))
+            attention += attention_of[b]
+            rate = tokens / (looking + (linear + attention) * drift)
             if rate > best:
                 best, count = rate, n + 1
         lengths = Counter(b for _, b in offers[:count])
         return [
             Turn(arm.proposer, lengths[b]) if b in lengths else PLAIN
-            for b in range(len(self._told))
+            for b in range(len(self._matches.told))
         ]
 
     def _turns(self, cycle: Cycle) -> list[Turn]:
@@ -396,12 +359,12 @@ class CostPlanner:
         self._step += report.target_forwards - 1  # a burst is as many cycles
         matches: Seq[int] = ()
         if report.links:
-            matches, self._proposed_at = self._matches[:], self._step
+            matches, self._proposed_at = self._matches.steps, self._step
             if not self._is_joined and len(sequences) > 1:  # some may have come ahead
                 self._review_at = min(self._review_at, self._step + REVIEW_FIRST)
         now, reading = perf_counter(), self._reading
         self._notes.append(
-            _Note(now, self._step, self._trial, matches, reading, sequences, plan, report)
+            _Note(now, self._step, self._trials.now, matches, reading, sequences, plan, report)
         )
 
     def _digest(self) -> None:
@@ -423,7 +386,7 @@ class CostPlanner:
                 if turn.proposer is None or turn.length < 1:
                     continue
                 arm = self._number[id(turn.proposer)]
-                source = self._source(arm, b, note.matches)
+                source = self.arms[arm].source_of(note.matches[b])
                 if source is not None:
                     self.acceptance.observe(
                         source,
@@ -438,13 +401,8 @@ class CostPlanner:
             self._costs_at = note.step + COSTS_EVERY
             self._learn_costs(note, by_arm)
         seconds /= self._drift.common
-        self._budget += EXPLORATION * seconds
-        if note.trial is not None:
-            tokens = sum(outcome.accepted + 1 for outcome in report.outcomes)
-            lost = max(0.0, seconds - tokens / note.trial.rate)
-            self._budget += note.trial.charged - min(lost, note.trial.charged)
-        most = SAVED_TRIALS * self.forecaster.linear_seconds(len(sequences))
-        self._budget = min(self._budget, most)
+        tokens = sum(outcome.accepted + 1 for outcome in report.outcomes) if note.trial else 0
+        self._trials.settle(seconds, tokens, note.trial, len(sequences))
 
     def _learn_costs(self, note: _Note, by_arm: dict[int, list[int]]) -> None:
         forecaster, step, plan, report = self.forecaster, note.step, note.plan, note.report
@@ -492,57 +450,6 @@ class CostPlanner:
         forecaster.proposing_host_seconds = max(
             forecaster.host_seconds, forecaster.proposing_host_seconds
         )
-
-    def _source(self, arm: int, b: int, matches: Seq[int]) -> Source | None:
-        """Where a sequence's proposals by an arm are counted; None: nothing matches."""
-        if self.arms[arm].evidence is None:
-            return self.arms[arm].sources[0]
-        return self.arms[arm].sources[matches[b]] if matches[b] >= 0 else None
-
-    def _tried(self, best: Cycle) -> Cycle:
-        """`best`, or what was not tried lately and may be better, if the budget allows it."""
-        found, hope = best, best.rate
-        for cycle, hoped_rate, sure_tokens in self._hopes(best):
-            charge = max(cycle.seconds - sure_tokens / best.rate, 0.0)
-            if hoped_rate > hope and charge <= self._budget:
-                found, hope = cycle, hoped_rate
-                self._trial = _Trial(charge, best.rate)
-        if self._trial is not None:
-            self._budget -= self._trial.charged
-        return found
-
-    def _hopes(self, best: Cycle) -> Iterator[tuple[Cycle, float, float]]:
-        """Other cycles, the rate each has if all that may be good is, and what it surely emits."""
-        contexts = self._contexts
-        if PLAIN_ARM not in best.arms:
-            plain = self._plain
-            yield plain, plain.rate / self._hoped_cost(verify_key(plain.rows)), plain.tokens
-        for arm, one in enumerate(self.arms):
-            if one.cost.pass_seconds(1, first=True) * self._drift.factor(arm) > self._budget:
-                continue  # not even one token for one sequence
-            hopes: list[Seq[float] | None] = [None] * len(contexts)
-            for b, sequence in enumerate(self._members):
-                source = self._source(arm, b, self._matches)
-                if source is not None and best.arms[b] != arm:
-                    gains = self.acceptance.hopeful_gains(source, sequence, self._step)
-                    hopes[b] = [gain * self._weights[b] for gain in gains]
-            members = [b for b, hope in enumerate(hopes) if hope is not None]
-            base = self.forecaster.without(best, members, self._gains, contexts)
-            hoped = self.forecaster.extended(base, arm, members, hopes, contexts, base.rate)
-            if hoped is not base:
-                # Its first tokens tell about as much as all of them, and cost less.
-                short = [None if hope is None else hope[:TRIAL_LENGTH] for hope in hopes]
-                trial = self.forecaster.extended(base, arm, members, short, contexts, base.rate)
-                cycle = hoped if trial is base else trial
-                if one.unread is not None:  # a trial has to pay for all of it
-                    reads = [b for b in members if cycle.arms[b] == arm]
-                    unread = sum(self._unread(arm, self._members[b])[1] for b in reads)
-                    cycle = cycle._replace(draft_seconds=cycle.draft_seconds + unread)
-                yield cycle, hoped.rate / self._hoped_cost(arm), base.tokens
-
-    def _hoped_cost(self, key: int) -> float:
-        """What a call may cost now, as a share of what it is thought to."""
-        return HOPED_COST if self._drift.age(key, self._step) > STALE_COST else 1.0
 
 
 def _arm_of(cycle: Cycle) -> int:
