@@ -130,9 +130,8 @@ def rotate_down(directory, **rotation):
 
 def edit_tensors(directory, file, change):
     """Rewrite a file with `change` applied to its name -> (dtype, array), sizes kept true."""
-    names = {np.dtype(np.uint8): "U8", np.dtype(np.float16): "F16", np.dtype(np.float32): "F32"}
-    names[np.dtype(np.int32)] = "I32"
-    tensors = {k: (names[v.dtype], v) for k, v in load_file(directory / file).items()}
+    names = {np.uint8: "U8", np.int8: "I8", np.int32: "I32", np.float16: "F16", np.float32: "F32"}
+    tensors = {k: (names[v.dtype.type], v) for k, v in load_file(directory / file).items()}
     change(tensors)
     files = json.loads((directory / MANIFEST_NAME).read_text())["files"]
     files[file] = write_tensor_file(directory / file, tensors)
@@ -189,7 +188,7 @@ FAULTS = [
     ("bad-json", lambda d: (d / MANIFEST_NAME).write_text("[" * 200_000)),
     ("bad-json", lambda d: (d / MANIFEST_NAME).write_bytes(b"\xff\xfe\x00{}")),
     ("bad-json", lambda d: (d / MANIFEST_NAME).write_bytes(b" " * ((4 << 20) + 1))),
-    ("bad-version", lambda d: edit_manifest(d, format=4)),
+    ("bad-version", lambda d: edit_manifest(d, format=5)),
     ("bad-version", lambda d: edit_manifest(d, format=True)),
     ("bad-version", lambda d: edit_manifest(d, format=...)),
     ("unknown-key", lambda d: edit_manifest(d, wieghts="planes")),

@@ -46,6 +46,20 @@ def random_planes(
     )
 
 
+def with_unit(rng: np.random.Generator, planes: Planes, *, pairs: bool = False) -> Planes:
+    """Integer scales, and offsets where there are some; `pairs`: `lo` of two bits."""
+    rows, groups = planes.scale.shape
+    integers = rng.integers(-127, 128, (2, rows, groups), dtype=np.int8)
+    lo = planes.lo
+    return replace(
+        planes,
+        lo=rng.integers(0, 256, (rows, planes.hi.shape[1] // 2), dtype=np.uint8) if pairs else lo,
+        scale=integers[0],
+        offset=None if planes.offset is None else integers[1],
+        unit=rng.uniform(1e-4, 1e-3, rows).astype(np.float32),
+    )
+
+
 def write_checkpoint(
     dest: Path,
     config: ModelConfig = CONFIG,
@@ -53,8 +67,11 @@ def write_checkpoint(
     dense: str = "",
     seed: int = 0,
     wide: Mapping[str, int] | None = None,
+    units: bool = False,
 ) -> Path:
-    """`dense`: f32, f16 or bf16 instead of planes; `wide`: 4-bit layers with wide groups."""
+    """`dense`: f32, f16 or bf16 instead of planes; `wide`: 4-bit layers with wide groups; `units`:
+    integer scales, and `lo` of two bits for the embedding and the head.
+    """
     rng = np.random.default_rng(seed)
     with CheckpointWriter(dest) as writer:
         for name, shape in expected_tensors(config):
@@ -68,6 +85,8 @@ def write_checkpoint(
                 place = site_of(name)
                 if wide is not None and place is not None:
                     matrix = with_wide(random_planes(rng, shape), wide.get(place[1], 0))
+                if units:
+                    matrix = with_unit(rng, matrix, pairs=place is None)
                 writer.add_matrix(name, matrix)
         return writer.finish(
             config,

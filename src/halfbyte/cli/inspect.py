@@ -77,8 +77,9 @@ def _weights_line(checkpoint: Checkpoint) -> str:
     if checkpoint.weights == "dense":
         return "dense"
     heads = ", ".join(f"w{b}: {p}" for b, p in sorted(checkpoint.head_bits.items()))
+    scales = ", integer scales" if checkpoint.manifest.small else ""
     return (
-        f"{_planes(checkpoint)} bits in planes, groups of {checkpoint.group_size}, "
+        f"{_planes(checkpoint)} bits in planes, groups of {checkpoint.group_size}{scales}, "
         f"head bits {heads}"
     )
 

@@ -20,6 +20,7 @@ from halfbyte.formats.transforms import Gather, Rotation, Transform, is_permutat
 from halfbyte.formats.weights import Dense, Planes
 
 MAX_TEXT_BYTES = 256 << 20  # tokenizer.json of a 262k-token vocabulary is 33 MB
+PLANE_PARTS = ("hi", "lo", "scale", "offset", "unit")
 DENSE_DTYPES = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 _Shape = tuple[tuple[str, ...], tuple[int, ...]]  # dtypes, shape
 
@@ -45,6 +46,7 @@ class Checkpoint:
             manifest.group_size,
             _gathers(manifest),
             manifest.wide_groups,
+            small=manifest.small,
         )
         return cls(directory, manifest, tensors)
 
@@ -116,20 +118,18 @@ class Checkpoint:
             values = self._array(f"{name}.weight")
             return Dense(values, DENSE_DTYPES[entry.dtype], self._transform(name))
         self._entry(f"{name}.hi")
-        scale, offset = self._array(f"{name}.scale"), self._optional(f"{name}.offset")
-        for part, found in (("scale", scale), ("offset", offset)):
-            if found is not None:
+        arrays: dict[str, Any] = {part: self._optional(f"{name}.{part}") for part in PLANE_PARTS}
+        for part in ("scale", "offset", "unit"):
+            found = arrays[part]
+            if found is not None and found.dtype != np.int8:
                 check_finite(f"{name}.{part}", found)
         assert self.group_size is not None
         place = site_of(name)
         return Planes(
-            self._array(f"{name}.hi"),
-            self._optional(f"{name}.lo"),
-            scale,
-            offset,
-            self.group_size,
-            self.wide_groups.get(place[1], 0) if place else 0,
-            self._transform(name),
+            **arrays,
+            group_size=self.group_size,
+            wide_groups=self.wide_groups.get(place[1], 0) if place else 0,
+            transform=self._transform(name),
         )
 
     def vector(self, name: str) -> NDArray[np.float32]:
@@ -148,7 +148,9 @@ class Checkpoint:
         """Whether 8 bits of the whole matrix are stored."""
         if f"{name}.lo" not in self._tensors:
             return False
-        return self._entry(f"{name}.lo").shape == self._entry(f"{name}.hi").shape
+        place = site_of(name)
+        wide = self.wide_groups.get(place[1], 0) if place else 0
+        return not wide or self._entry(f"{name}.lo").shape == self._entry(f"{name}.hi").shape
 
     def _transform(self, name: str) -> Transform | None:
         place = site_of(name)
@@ -220,8 +222,13 @@ def check_tensors(
     group_size: int | None,
     extra: Iterable[tuple[str, _Shape]] = (),
     wide_groups: Mapping[str, int] = MappingProxyType({}),
+    *,
+    small: bool = False,
 ) -> None:
-    """Exactly the matrices and vectors expected, and `extra`: tensor name, dtypes and shape."""
+    """Exactly the matrices and vectors expected, and `extra`: tensor name, dtypes and shape.
+
+    `small`: matrices may have a unit; then scales are integers, and `lo` may have two bits.
+    """
     unseen = set(entries)
     wanted: dict[str, _Shape]
     for name, shape in expected:
@@ -230,11 +237,14 @@ def check_tensors(
         elif group_size is None:
             wanted = {f"{name}.weight": (tuple(DENSE_DTYPES), shape)}
         else:
-            wanted = _plane_tensors(name, shape[0], shape[1], group_size)
+            integers = small and f"{name}.unit" in entries
+            wanted = _plane_tensors(name, shape[0], shape[1], group_size, integers=integers)
             place = site_of(name)
             wide = wide_groups.get(place[1], 0) if place else 0
             if wide:
                 _check_wide_lo(name, entries, shape[0], wide * group_size, wanted)
+            elif integers:
+                _allow_pairs(name, entries, shape, wanted)
         for tensor, (dtypes, size) in wanted.items():
             if tensor.endswith((".lo", ".offset")) and tensor not in entries:
                 continue
@@ -271,15 +281,28 @@ def _check_wide_lo(
         wanted[tensor] = (("U8",), alone)
 
 
-def _plane_tensors(name: str, rows: int, inputs: int, group: int) -> dict[str, _Shape]:
+def _allow_pairs(
+    name: str, entries: dict[str, TensorEntry], shape: tuple[int, ...], wanted: dict[str, _Shape]
+) -> None:
+    """`lo` of two bits, where there is one."""
+    tensor, pairs = f"{name}.lo", (shape[0], shape[1] // 4)
+    if tensor in entries and entries[tensor].shape == pairs:
+        wanted[tensor] = (("U8",), pairs)
+
+
+def _plane_tensors(
+    name: str, rows: int, inputs: int, group: int, *, integers: bool
+) -> dict[str, _Shape]:
     if inputs % group:
         raise _fault("bad-group", name, f"{inputs} inputs in groups of {group}", "whole groups")
-    return {
+    groups = (rows, inputs // group)
+    tensors: dict[str, _Shape] = {
         f"{name}.hi": (("U8",), (rows, inputs // 2)),
         f"{name}.lo": (("U8",), (rows, inputs // 2)),
-        f"{name}.scale": (("F16",), (rows, inputs // group)),
-        f"{name}.offset": (("F32",), (rows, inputs // group)),
+        f"{name}.scale": (("I8" if integers else "F16",), groups),
+        f"{name}.offset": (("I8" if integers else "F32",), groups),
     }
+    return tensors | ({f"{name}.unit": (("F32",), (rows,))} if integers else {})
 
 
 def _check_tensor(

@@ -14,7 +14,7 @@ from halfbyte.formats.names import SITES, site_inputs
 from halfbyte.formats.transforms import Rotation
 
 FORMAT_VERSION = 1  # of whatever needs no more than it has
-NEWEST_VERSION = 3
+NEWEST_VERSION = 4
 MANIFEST_NAME = "halfbyte.json"
 MAX_MANIFEST_BYTES = 4 << 20
 _KEYS = ("format", "model", "group_size", "weights", "head_bits", "files", "source", "tokenizer")
@@ -37,10 +37,13 @@ class Manifest:
     tokenizer: dict[str, Any] = field(default_factory=dict)
     transforms: dict[str, SiteTransform] = field(default_factory=dict)  # by site (names.SITES)
     wide_groups: dict[str, int] = field(default_factory=dict)  # of a matrix, by site; absent: 0
+    small: bool = False  # whether matrices may have a unit and integer scales
 
     @property
     def version(self) -> int:
         """The lowest version that says it all: the most readers can read it."""
+        if self.small:
+            return 4
         if len({self.wide_groups.get(site, 0) for site in SITES}) > 1:
             return 3
         return 2 if self.transforms or any(self.wide_groups.values()) else FORMAT_VERSION
@@ -74,8 +77,7 @@ class Manifest:
 def read_manifest(directory: Path) -> Manifest:
     """Raises FormatError; the names are those of docs/format.md."""
     values = read_object(directory, MANIFEST_NAME)
-    version = values.get("format")
-    check_version(version, NEWEST_VERSION)
+    version = check_version(values.get("format"), NEWEST_VERSION)
     check_keys(values, _KEYS if version == FORMAT_VERSION else _KEYS_2)
     weights = values.get("weights")
     if weights not in ("planes", "dense"):
@@ -96,12 +98,13 @@ def read_manifest(directory: Path) -> Manifest:
         tokenizer=read_mapping(values, "tokenizer"),
         transforms=_read_transforms(read_mapping(values, "transforms"), config),
         wide_groups=_read_wide_groups(
-            values.get("wide_groups", {} if version == 3 else 0), version, group_size, config
+            values.get("wide_groups", 0 if version < 3 else {}), version, group_size, config
         ),
+        small=version > 3,
     )
 
 
-def check_version(version: Any, newest: int = FORMAT_VERSION) -> None:
+def check_version(version: Any, newest: int = FORMAT_VERSION) -> int:
     """Refuse a format this reader does not know."""
     if type(version) is not int or not 1 <= version <= newest:
         fix = "update halfbyte, or convert the model again"
@@ -109,6 +112,7 @@ def check_version(version: Any, newest: int = FORMAT_VERSION) -> None:
         raise FormatError(
             "bad-version", "checkpoint format", got=repr(version), expected=expected, fix=fix
         )
+    return version
 
 
 def check_keys(values: dict[str, Any], known: tuple[str, ...]) -> None:

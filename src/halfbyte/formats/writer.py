@@ -20,11 +20,12 @@ from halfbyte.errors import ArgumentError, HalfbyteError
 from halfbyte.formats.checkpoint import DENSE_DTYPES
 from halfbyte.formats.manifest import MANIFEST_NAME, Manifest, SiteTransform
 from halfbyte.formats.names import file_of, site_of
-from halfbyte.formats.tensor_file import write_tensor_file
+from halfbyte.formats.tensor_file import TensorFile, write_tensor_file
 from halfbyte.formats.transforms import Gather, Rotation
 from halfbyte.formats.weights import Dense, Planes
 
 _INPUTS = "inputs.json"  # beside files that are kept: what their layers do to inputs
+_PLANE_DTYPES = {np.uint8: "U8", np.int8: "I8", np.float16: "F16", np.float32: "F32"}
 _DTYPE_NAMES = {ours: theirs for theirs, ours in DENSE_DTYPES.items()}
 
 
@@ -86,12 +87,8 @@ class CheckpointWriter:
         if isinstance(matrix, Dense):
             self._add(f"{name}.weight", _DTYPE_NAMES[matrix.dtype], matrix.values)
             return
-        self._add(f"{name}.hi", "U8", matrix.hi)
-        self._add(f"{name}.scale", "F16", matrix.scale)
-        if matrix.lo is not None:
-            self._add(f"{name}.lo", "U8", matrix.lo)
-        if matrix.offset is not None:
-            self._add(f"{name}.offset", "F32", matrix.offset)
+        for part, array in matrix.arrays.items():
+            self._add(f"{name}.{part}", _PLANE_DTYPES[array.dtype.type], array)
 
     def add_ids(self, name: str, ids: NDArray[np.int32]) -> None:
         """Add a list of token ids: [n]."""
@@ -124,6 +121,7 @@ class CheckpointWriter:
             tokenizer=dict(tokenizer_info or {}),
             transforms={site: t for site, t in self._transforms.items() if t is not None},
             wide_groups=self._wide_groups,
+            small=self._has_units(),
         )
         texts = {"tokenizer.json": tokenizer_json, "chat_template.jinja": chat_template}
         return self.publish(MANIFEST_NAME, lambda _: manifest.to_json(), texts)
@@ -144,6 +142,11 @@ class CheckpointWriter:
             (self._partial / _INPUTS).unlink(missing_ok=True)
             self._partial.rename(self._dest)
         return self._dest
+
+    def _has_units(self) -> bool:
+        """Whether a matrix has one, in files that an earlier run wrote too."""
+        files = (TensorFile.open(self._partial / name) for name in self._files)
+        return any(tensor.endswith(".unit") for file in files for tensor in file.entries)
 
     def _keep_inputs(self) -> None:
         """Note down what the manifest will say of inputs, for a writer that has the files only."""
