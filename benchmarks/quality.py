@@ -9,9 +9,10 @@ divergence, top-1 agreement. Against its target: the agreement of a draft level,
 w4a4` alone needs no source.
 
 `gptq@W` weighs 8-bit errors by W (quantize/gptq.py), `gptq:SHARE` keeps that share of inputs at 8
-bits (`--wide`), `gptq:default` those that `halfbyte quantize --planes 4` does (--group is not set
-by it); nested_candidates.py has schemes that were tried and not taken. `--file NAME=MODEL` scores a
-GGUF file of another program's making, at the values it stands for. What stands in `--work` is kept.
+bits (`--wide`), `gptq:default` those that `halfbyte quantize --planes 4` does (--group and --scales
+are not set by it); nested_candidates.py has schemes that were tried and not taken. `--file
+NAME=MODEL` scores a GGUF file of another program's making, at the values it stands for. What stands
+in `--work` is kept.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from benchmarks.teacher_forced import (
     mean,
     sequences,
 )
-from halfbyte.calibration.quantize import QuantizeOptions, four_bit_defaults, quantize_by
+from halfbyte.calibration.quantize import QuantizeOptions, four_bit_share, quantize_by
 from halfbyte.calibration.text import Amount
 from halfbyte.config import Level, ModelConfig
 from halfbyte.errors import ArgumentError
@@ -52,6 +53,7 @@ from halfbyte.importers.gguf_header import parse_header
 from halfbyte.importers.resolve import locate, open_weights
 from halfbyte.quantize.atom import Share
 from halfbyte.quantize.gptq import Gptq
+from halfbyte.quantize.scales import DEFAULT_SCALES, SCALE_FORMS
 from halfbyte.quantize.scheme import Scheme
 from halfbyte.quantize.schemes import scheme_named, with_wide_inputs
 from halfbyte.text import TextCodec
@@ -67,7 +69,7 @@ def wide_of(text: str, config: ModelConfig) -> Share | None:
     """What stands behind the colon of a scheme."""
     _, _, share = text.partition(":")
     if share == "default":
-        return four_bit_defaults(config)[1]
+        return four_bit_share(config)
     return float(share) if share else None
 
 
@@ -87,14 +89,16 @@ def scheme_of(text: str, wide: Share | None) -> Scheme:
 
 def build(args: argparse.Namespace, text: str) -> Path:
     """The checkpoint of a scheme, made unless it is there."""
-    dest: Path = args.work / f"{args.name}-{text}-{args.planes}p-g{args.group}-{args.tokens}"
+    kind = f"{args.planes}p-g{args.group}-{args.scales}"
+    dest: Path = args.work / f"{args.name}-{text}-{kind}-{args.tokens}"
     if not dest.exists():
         wide = wide_of(text, args.source.config)
         options = QuantizeOptions(
             text.partition(":")[0],
             args.planes,
             args.group,
-            wide=wide,
+            args.scales,
+            wide,
             calibration=args.calibration,
             amount=Amount(args.tokens),
             threads=args.threads,
@@ -170,7 +174,12 @@ def main() -> None:
         args.tier = model.runtime.tier
         planes = int(checkpoint.source["planes"])
         facts = {
-            "format": f"{planes} planes, group {checkpoint.group_size}",
+            "format": ", ".join(
+                [
+                    f"{planes} planes, group {checkpoint.group_size}",
+                    *([args.scales] if args.scales != "f16" else []),
+                ]
+            ),
             "bytes": checkpoint.num_bytes,
             "weights": weights_of(checkpoint.config),
             "method": checkpoint.source.get("method"),
@@ -208,6 +217,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--file", action="append", default=[], help="NAME=MODEL; may be repeated")
     parser.add_argument("--planes", type=int, choices=(4, 8), default=8)
     parser.add_argument("--group", type=int, default=32)
+    parser.add_argument("--scales", choices=SCALE_FORMS, default=DEFAULT_SCALES)
     parser.add_argument("--tokens", type=positive, default=16_384, help="of calibration")
     parser.add_argument("--sequences", type=positive, default=16, help="of each text")
     parser.add_argument("--threads", type=positive, default=2)

@@ -10,9 +10,9 @@ namespace halfbyte {
 namespace {
 
 // One group of inputs rounded with every scale; see rounding.h for the shapes.
-std::tuple<Result<std::int16_t>, Result<float>, Result<float>> round_group_of(
+std::tuple<Result<std::int16_t>, Result<float>, Result<float>, Result<float>> round_group_of(
     Array<float, 2> weights, Array<float, 3> goals, Array<float, 2> feed, Array<float, 1> costs,
-    Array<float, 3> scales, float lo_weight) {
+    Array<float, 3> scales, Array<float, 3> offsets, float lo_weight) {
     const std::size_t G = weights.shape(0), n = weights.shape(1), levels = goals.shape(0);
     expect(G > 0 && G <= kMostRoundingInputs && n > 0 && n < 1 << 30, "a group has 1..128 inputs");
     expect((levels == 1 || levels == 2) && goals.shape(1) == G && goals.shape(2) == n,
@@ -22,17 +22,20 @@ std::tuple<Result<std::int16_t>, Result<float>, Result<float>> round_group_of(
     expect(scales.shape(0) > 0 && scales.shape(0) < 1024 && scales.shape(2) == n &&
                (scales.shape(1) == 1 || scales.shape(1) == G),
            "scales must be [candidates, 1 or inputs, rows]");
+    for (int axis = 0; axis < 3; ++axis)
+        expect(offsets.shape(axis) == scales.shape(axis), "offsets must be as many as scales");
     std::vector<std::int16_t> codes(G * n);
-    std::vector<float> scale(n), errors(levels * G * n);
+    std::vector<float> scale(n), offset(n), errors(levels * G * n);
     {
         nb::gil_scoped_release release;
         round_group({static_cast<int>(G), static_cast<int>(n), static_cast<int>(levels),
                      static_cast<int>(scales.shape(0)), static_cast<int>(scales.shape(1)),
                      weights.data(), goals.data(), feed.data(), costs.data(), scales.data(),
-                     lo_weight, codes.data(), scale.data(), errors.data()});
+                     offsets.data(), lo_weight, codes.data(), scale.data(), offset.data(),
+                     errors.data()});
     }
     return {to_numpy(std::move(codes), {G, n}), to_numpy(std::move(scale), {n}),
-            to_numpy(std::move(errors), {levels, G, n})};
+            to_numpy(std::move(offset), {n}), to_numpy(std::move(errors), {levels, G, n})};
 }
 
 }  // namespace
@@ -55,7 +58,7 @@ NB_MODULE(_native, m) {
         },
         "threads"_a, "tier"_a);
     m.def("round_group", &round_group_of, "weights"_a, "goals"_a, "feed"_a, "costs"_a, "scales"_a,
-          "lo_weight"_a);
+          "offsets"_a, "lo_weight"_a);
     bind_suffixes(m);
     nb::class_<NativeModel>(m, "NativeModel")
         .def(nb::init<int, int, int, int, int, int, int, float, int, bool, Array<float, 1>,

@@ -23,9 +23,9 @@ struct Trial {
     float cost[kLanes];
 };
 
-// Of an input of 16 rows: the scale, and what turns codes into weights and weights into codes.
+// Of an input of 16 rows: scale and offset, and what turns codes into weights and weights into codes.
 struct Scale {
-    float stored[kLanes], step[kLanes], inverse[kLanes];
+    float stored[kLanes], offset[kLanes], step[kLanes], inverse[kLanes];
 };
 
 inline float clip(float x, float low, float high) { return std::min(std::max(x, low), high); }
@@ -68,12 +68,12 @@ inline __attribute__((always_inline)) void round_input(const RoundingGroup& g, i
                                                        const float* weight, const Scale& scale,
                                                        const float (*t)[kLanes], Trial& trial) {
     for (int r = 0; r < kLanes; ++r) {
-        const float step = scale.step[r], inverse = scale.inverse[r];
-        const float t4 = t[0][r] * inverse;
+        const float step = scale.step[r], inverse = scale.inverse[r], offset = scale.offset[r];
+        const float w = weight[r] - offset, t4 = (t[0][r] - offset) * inverse;
         const float upper = nearest(clip(t4 * 0.0625f, -8.0f, 7.0f)) * 16.0f;
         float code = upper, cost = (t4 - upper) * (t4 - upper);
         if constexpr (Levels == 2) {
-            const float t8 = t[1][r] * inverse;
+            const float t8 = (t[1][r] - offset) * inverse;
             const float free = nearest(clip(t8, -136.0f, 119.0f));
             const float its_upper = upper_of(free);
             const float confined = clip(free, upper - 8.0f, upper + 7.0f);
@@ -83,11 +83,11 @@ inline __attribute__((always_inline)) void round_input(const RoundingGroup& g, i
             const bool better = free_cost <= confined_cost;
             code = better ? free : confined;
             cost = better ? free_cost : confined_cost;
-            trial.errors[1][k][r] = weight[r] - step * code;
+            trial.errors[1][k][r] = w - step * code;
         }
         trial.cost[r] += cost * g.costs[k] * (step * step);
         trial.codes[k][r] = code;
-        trial.errors[0][k][r] = weight[r] - step * (Levels == 2 ? upper_of(code) : code);
+        trial.errors[0][k][r] = w - step * (Levels == 2 ? upper_of(code) : code);
     }
 }
 
@@ -120,6 +120,7 @@ inline void keep_best(const RoundingGroup& g, int first, int lanes, int c, int i
         if (c > 0 && !(trial.cost[r] < block.best[r])) continue;
         block.best[r] = trial.cost[r];
         g.scale[first + r] = block.scales[i][0].stored[r];
+        g.offset[first + r] = block.scales[i][0].offset[r];
         for (int k = 0; k < g.inputs; ++k) {
             const std::size_t at = k * n + first + r;
             g.codes[at] = static_cast<std::int16_t>(trial.codes[k][r]);
@@ -137,9 +138,11 @@ inline __attribute__((always_inline)) void try_scales(const RoundingGroup& g, in
         const std::size_t row = static_cast<std::size_t>(c + i) * g.scale_inputs;
         for (int k = 0; k < g.scale_inputs; ++k)
             for (int r = 0; r < kLanes; ++r) {
-                const float scale = g.scales[(row + k) * g.rows + first + std::min(r, lanes - 1)];
+                const std::size_t at = (row + k) * g.rows + first + std::min(r, lanes - 1);
+                const float scale = g.scales[at];
                 Scale& own = block.scales[i][k];
                 own.stored[r] = scale;
+                own.offset[r] = g.offsets[at];
                 own.step[r] = scale * 0.0625f;
                 own.inverse[r] = scale == 0.0f ? 0.0f : 16.0f / scale;
             }

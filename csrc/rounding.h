@@ -13,9 +13,11 @@ struct RoundingGroup {
     const float* feed = nullptr;     // [G][G] row j, column k > j: share of j's error that k gets
     const float* costs = nullptr;    // [G]
     const float* scales = nullptr;   // [candidates][scale_inputs][n]
+    const float* offsets = nullptr;  // the same: what code 0 stands for
     float lo_weight = 0;
     std::int16_t* codes = nullptr;  // [G][n] of the best candidate, as are the others
     float* scale = nullptr;         // [n] that of the first input
+    float* offset = nullptr;        // [n] likewise
     float* errors = nullptr;        // [levels][G][n] weight - value
 };
 

@@ -19,8 +19,14 @@ def physical_cores() -> int: ...
 def read_bandwidth(threads: int, bytes: int) -> float: ...
 def linear_rate(threads: int, tier: str) -> float: ...
 def round_group(
-    weights: _F32, goals: _F32, feed: _F32, costs: _F32, scales: _F32, lo_weight: float
-) -> tuple[NDArray[np.int16], _F32, _F32]: ...
+    weights: _F32,
+    goals: _F32,
+    feed: _F32,
+    costs: _F32,
+    scales: _F32,
+    offsets: _F32,
+    lo_weight: float,
+) -> tuple[NDArray[np.int16], _F32, _F32, _F32]: ...
 def match_lengths(indices: list[SuffixIndex], texts: list[list[int]]) -> list[int]:
     """`follow` of every index with its text, in one call: how long each match is."""
 

@@ -154,7 +154,9 @@ def _product(x: np.ndarray, p: Planes) -> np.ndarray:
 
 def test_a_wide_group_without_feedback_is_rounded_to_the_nearest_code() -> None:
     w = RNG.standard_normal((32, 5)).astype(np.float32)
-    codes, scale, errors = round_wide_group(w, w[None], np.zeros((32, 32), np.float32), 64.0)
+    feed = np.zeros((32, 32), np.float32)
+    codes, scale, offset, errors = round_wide_group(w, w[None], feed, 64.0)
+    assert not offset.any()
     np.testing.assert_array_equal(codes, np.rint(w * 16 / scale))
     np.testing.assert_allclose(errors[0], w - codes * scale / 16, atol=1e-6)
     assert (np.abs(errors[0]) <= np.abs(scale) / 32 + 1e-6).all()

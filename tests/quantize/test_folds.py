@@ -69,7 +69,7 @@ def test_awq_lowers_the_output_error_of_four_bits():
         for at, (tensors, inputs) in enumerate(((layer, before), (after, seen))):
             for reader in readers:
                 w = tensors[reader]
-                missed = dequantize(quantize(reader, [w], w.shape, 32, 8), 4) - w
+                missed = dequantize(quantize(reader, [w], w.shape, Grid(8, 32)), 4) - w
                 total[at] += np.sum((missed @ inputs[name].second_moments) * missed)
     assert total[1] < total[0]
 

@@ -7,7 +7,7 @@ from halfbyte import _native
 from halfbyte.quantize.rounding_reference import round_group
 
 
-def arguments(seed, group, rows, levels, candidates, spread, own_scales=False):
+def arguments(seed, group, rows, levels, candidates, spread, own_scales=False, shifted=False):
     rng = np.random.default_rng(seed)
     w = (spread * rng.standard_normal((group, rows))).astype(np.float32)
     goals = w + (0.1 * spread * rng.standard_normal((levels, group, rows))).astype(np.float32)
@@ -20,7 +20,9 @@ def arguments(seed, group, rows, levels, candidates, spread, own_scales=False):
     scales = scales[:, None]
     if own_scales:
         scales = np.repeat(scales, group, axis=1) * np.arange(1, group + 1)[:, None] / np.float32(8)
-    return w, goals.astype(np.float32), feed, costs, scales.astype(np.float32)
+    offsets = shifted * spread * rng.standard_normal(scales.shape)
+    arrays = goals, feed, costs, scales, offsets
+    return w, *(array.astype(np.float32) for array in arrays)
 
 
 @settings(max_examples=40, deadline=None)
@@ -33,20 +35,21 @@ def arguments(seed, group, rows, levels, candidates, spread, own_scales=False):
     lo_weight=st.sampled_from([0.0, 1.0, 64.0, 1e6]),
     spread=st.sampled_from([1e-4, 0.05, 30.0]),
     own_scales=st.booleans(),
+    shifted=st.booleans(),
 )
 def test_native_rounding_is_the_twins_bit_for_bit(
-    seed, group, rows, levels, candidates, lo_weight, spread, own_scales
+    seed, group, rows, levels, candidates, lo_weight, spread, own_scales, shifted
 ):
-    given_ = arguments(seed, group, rows, levels, candidates, spread, own_scales)
+    given_ = arguments(seed, group, rows, levels, candidates, spread, own_scales, shifted)
     native = _native.round_group(*given_, lo_weight)
     twin = round_group(*given_, lo_weight)
     for got, wanted in zip(native, twin, strict=True):
         np.testing.assert_array_equal(got, wanted)
 
 
-@pytest.mark.parametrize("field", range(5))
+@pytest.mark.parametrize("field", range(6))
 def test_shapes_that_do_not_belong_together_are_refused(field):
     given_ = list(arguments(0, 32, 8, 2, 3, 1.0))
     given_[field] = np.ascontiguousarray(given_[field][..., :-1])
-    with pytest.raises(ValueError, match=r"group|goals|feed|scales"):
+    with pytest.raises(ValueError, match=r"group|goals|feed|scales|offsets"):
         _native.round_group(*given_, 1.0)

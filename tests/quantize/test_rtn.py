@@ -7,6 +7,7 @@ from hypothesis.extra.numpy import arrays
 from halfbyte.errors import HalfbyteError, ModelError
 from halfbyte.formats.planes import dequantize, join, unpack
 from halfbyte.quantize.rtn import quantize
+from halfbyte.quantize.scheme import Grid
 
 SHAPE = (96, 512)
 
@@ -38,7 +39,7 @@ def draw(kind):
 @pytest.mark.parametrize("group", [32, 64, 128])
 def test_eight_bits_are_as_good_as_plain_int8_and_four_are_better_than_plain_int4(kind, group):
     w = draw(kind)
-    planes = quantize("w", [w], w.shape, group, 8)
+    planes = quantize("w", [w], w.shape, Grid(8, group))
     target = relative_error(dequantize(planes, 8), w)
     draft = relative_error(dequantize(planes, 4), w)
     assert target < 1.1 * relative_error(plain_rtn(w, group, 127), w)
@@ -50,8 +51,8 @@ def test_eight_bits_are_as_good_as_plain_int8_and_four_are_better_than_plain_int
 @pytest.mark.parametrize("kind", ["normal", "heavy", "uniform"])
 def test_four_planes_alone_draft_at_least_as_well_as_the_nested_half(kind):
     w = draw(kind)
-    alone = quantize("w", [w], w.shape, 32, 4)
-    nested = quantize("w", [w], w.shape, 32, 8)
+    alone = quantize("w", [w], w.shape, Grid(4, 32))
+    nested = quantize("w", [w], w.shape, Grid(8, 32))
     assert alone.lo is None
     assert relative_error(dequantize(alone, 4), w) <= relative_error(dequantize(nested, 4), w)
 
@@ -62,7 +63,7 @@ def test_four_planes_alone_draft_at_least_as_well_as_the_nested_half(kind):
     st.sampled_from([8, 4]),
 )
 def test_every_weight_is_within_a_step_of_its_code(w, planes):
-    quantized = quantize("w", [w], w.shape, 32, planes)
+    quantized = quantize("w", [w], w.shape, Grid(planes, 32))
     step = np.repeat(np.abs(quantized.scale.astype(np.float32)), 32, axis=1)
     error = np.abs(dequantize(quantized, planes) - w)
     # half a step, what the f16 scale and the end of the codes cut off, and the coarseness of the
@@ -74,7 +75,7 @@ def test_every_weight_is_within_a_step_of_its_code(w, planes):
 def test_a_group_of_zeros_has_scale_and_codes_zero():
     w = np.zeros((2, 64), np.float32)
     w[1, 40] = 1.0
-    planes = quantize("w", [w], w.shape, 32, 8)
+    planes = quantize("w", [w], w.shape, Grid(8, 32))
     assert planes.scale[0].tolist() == [0, 0]
     codes = join(unpack(planes.hi), unpack(planes.lo))
     assert not codes[0].any()
@@ -83,15 +84,15 @@ def test_a_group_of_zeros_has_scale_and_codes_zero():
 
 def test_the_smallest_weights_keep_a_scale():
     w = np.full((1, 32), 1e-9, np.float32)
-    planes = quantize("w", [w], w.shape, 32, 8)
+    planes = quantize("w", [w], w.shape, Grid(8, 32))
     assert planes.scale[0, 0] != 0
     assert np.abs(dequantize(planes, 8)).max() < 1e-7
 
 
 def test_result_does_not_depend_on_how_rows_arrive():
     w = draw("normal")
-    whole = quantize("w", [w], w.shape, 64, 8)
-    parts = quantize("w", [w[:1], w[1:50], w[50:]], w.shape, 64, 8)
+    whole = quantize("w", [w], w.shape, Grid(8, 64))
+    parts = quantize("w", [w[:1], w[1:50], w[50:]], w.shape, Grid(8, 64))
     for one, other in ((whole.hi, parts.hi), (whole.lo, parts.lo), (whole.scale, parts.scale)):
         np.testing.assert_array_equal(one, other)
 
@@ -101,9 +102,9 @@ def test_weights_that_no_scale_can_hold_are_refused_by_name(bad):
     w = np.ones((4, 64), np.float32)
     w[2, 33] = bad
     with pytest.raises(HalfbyteError, match=r"matrix layers\.0\.mlp\.up"):
-        quantize("layers.0.mlp.up", [w], w.shape, 32, 8)
+        quantize("layers.0.mlp.up", [w], w.shape, Grid(8, 32))
 
 
 def test_a_group_that_does_not_divide_the_inputs_is_refused():
     with pytest.raises(ModelError, match="group size 64"):
-        quantize("w", [np.ones((1, 96), np.float32)], (1, 96), 64, 8)
+        quantize("w", [np.ones((1, 96), np.float32)], (1, 96), Grid(8, 64))

@@ -34,6 +34,7 @@ from halfbyte.formats.transforms import Transform
 from halfbyte.formats.weights import Planes, Weights
 from halfbyte.formats.writer import CheckpointWriter
 from halfbyte.importers.source import Source
+from halfbyte.quantize.assemble import stack_rows
 from halfbyte.quantize.rtn import RoundToNearest
 from halfbyte.quantize.scheme import (
     HEAD_INPUT,
@@ -51,8 +52,6 @@ from halfbyte.runtime.reference_ops import rms_norm
 F32 = NDArray[np.float32]
 Progress = Callable[[str, int, int], None]  # tensor name, weights done, weights in all
 
-_HEAD_PLANES = 8  # where 4 bits cost the most
-
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -62,6 +61,12 @@ class Job:
     scheme: Scheme
     grid: Grid
     notes: Mapping[str, Any]  # what halfbyte.json says about where the weights come from
+
+    @property
+    def head_grid(self) -> Grid:
+        """Of the output head, where 4 bits cost the most: 8, or 6 where bits are counted."""
+        six = self.grid.planes == 4 and self.grid.scales != "f16"
+        return replace(self.grid, planes=8, lo_bits=2 if six else 4)
 
     @property
     def level(self) -> Level:
@@ -141,8 +146,8 @@ class _Run:
             if not self._writer.has(name):
                 self._progress(name, self._done, self._total)
                 inputs = self._head_inputs(residual) if name == head else None
-                planes = _HEAD_PLANES if name == head else self._job.grid.planes
-                self._writer.add_matrix(name, self._outer_matrix(name, inputs, planes))
+                grid = self._job.head_grid if name == head else self._job.grid
+                self._writer.add_matrix(name, self._outer_matrix(name, inputs, grid))
                 self._writer.flush()
             self._done += config.vocab_size * config.hidden_size
         self._progress("done", self._total, self._total)
@@ -231,31 +236,14 @@ class _Run:
             moments.add(rms_norm(rows, norm, eps))
         return moments.result()
 
-    def _outer_matrix(self, name: str, inputs: InputStatistics | None, planes: int) -> Planes:
+    def _outer_matrix(self, name: str, inputs: InputStatistics | None, grid: Grid) -> Planes:
         values = f32_matrix(self._weights, name)
-        grid = Grid(planes, self._job.grid.group_size)
         if inputs is None:
             round_rows = RoundToNearest().fit(None, grid)
         else:
             round_rows = self._fit(HEAD_INPUT, inputs, grid)
         blocks = [round_rows(name, values[a:b]) for a, b in row_blocks(*values.shape)]
         return stack_rows(blocks)
-
-
-def stack_rows(blocks: list[Planes]) -> Planes:
-    """Blocks of rows of one matrix -> the matrix."""
-    first = blocks[0]
-    if len(blocks) == 1:
-        return first
-    return Planes(
-        hi=np.concatenate([b.hi for b in blocks]),
-        lo=None if first.lo is None else np.concatenate([b.lo for b in blocks if b.lo is not None]),
-        scale=np.concatenate([b.scale for b in blocks]),
-        offset=None
-        if first.offset is None
-        else np.concatenate([b.offset for b in blocks if b.offset is not None]),
-        group_size=first.group_size,
-    )
 
 
 def _check_weights(index: int, layer: Layer) -> None:

@@ -17,21 +17,21 @@ from halfbyte.calibration.text import Amount, read_sequences, sample_sequences
 from halfbyte.calibration.work import WorkDirectory
 from halfbyte.config import GROUP_SIZES, ModelConfig
 from halfbyte.errors import ArgumentError
-from halfbyte.formats.names import expected_matrices, site_inputs
+from halfbyte.formats.names import expected_matrices
 from halfbyte.formats.weights import Weights
 from halfbyte.importers.cache import source_identity
 from halfbyte.importers.convert import QUANTIZED_NOTE, check_group, open_source
 from halfbyte.importers.resolve import is_checkpoint, locate
 from halfbyte.importers.source import Source
 from halfbyte.quantize.atom import Share, share_by_site
+from halfbyte.quantize.scales import DEFAULT_SCALES, SCALE_FORMS, ScaleForm
 from halfbyte.quantize.scheme import Grid, Scheme
 from halfbyte.quantize.schemes import scheme_named, with_wide_inputs
 from halfbyte.runtime.native import NativeRuntime
 from halfbyte.runtime.protocol import LayerRuntime
 
 Tell = Callable[[str], None]
-_RECIPE = 3  # grows when a scheme changes its result: half-finished runs of others are left alone
-GROUP = 32
+_RECIPE = 4  # grows when a scheme changes its result: half-finished runs of others are left alone
 _FLOAT = ("F32", "F16", "BF16")
 
 
@@ -41,9 +41,10 @@ class QuantizeOptions:
 
     scheme: str = "gptq"
     planes: int = 8
-    # Inputs per scale, and the share of every row's inputs at 8 bits whatever the level. None:
-    # GROUP and no share, but of `gptq` with 4 planes `four_bit_defaults`.
-    group: int | None = None
+    group: int = 32  # inputs per scale
+    scales: ScaleForm = DEFAULT_SCALES
+    # Share of every row's inputs at 8 bits whatever the level. None: none, but of `gptq` with 4
+    # planes `four_bit_share`.
     wide: Share | None = None
     calibration: Path | None = None  # None: text sampled from the model
     amount: Amount = field(default_factory=Amount)
@@ -53,8 +54,12 @@ class QuantizeOptions:
     def __post_init__(self) -> None:
         if self.planes not in (4, 8):
             raise ArgumentError("planes", got=self.planes, expected="4 or 8", fix="choose one")
-        if self.group is not None and self.group not in GROUP_SIZES:
+        if self.group not in GROUP_SIZES:
             raise ArgumentError("group", got=self.group, expected="32, 64 or 128", fix="choose one")
+        if self.scales not in SCALE_FORMS:
+            raise ArgumentError(
+                "scales", got=self.scales, expected=", ".join(SCALE_FORMS), fix="choose one"
+            )
         if not 0 <= self.seed < 2**63:
             raise ArgumentError("seed", got=self.seed, expected="0 to 2^63 - 1", fix="choose one")
 
@@ -70,27 +75,19 @@ def quantize(
 ) -> Path:
     """Quantize `src` into the new checkpoint `dest`; `tell` hears what a user should know."""
     scheme = scheme_named(options.scheme)
-    if options.planes == 4 and options.scheme == "gptq" and None in (options.group, options.wide):
-        group, wide = four_bit_defaults(open_source(_model(src)).config)
-        options = replace(
-            options,
-            group=group if options.group is None else options.group,
-            wide=wide if options.wide is None else options.wide,
-        )
+    if options.planes == 4 and options.scheme == "gptq" and options.wide is None:
+        options = replace(options, wide=four_bit_share(open_source(_model(src)).config))
     if options.wide:
         scheme = with_wide_inputs(scheme, options.wide)
     return quantize_by(scheme, src, dest, options, restart=restart, progress=progress, tell=tell)
 
 
-def four_bit_defaults(config: ModelConfig) -> tuple[int, Share]:
-    """Group size and share of wide inputs of `gptq` of 4 planes (docs/quantize.md, Evidence).
+def four_bit_share(config: ModelConfig) -> Share:
+    """Wide inputs of `gptq` of 4 planes (docs/quantize.md, Evidence).
 
-    About the bits that Q4_K_M has: it falls back to larger formats where rows are narrow. Where
-    they are not, attention has few weights and gains most, gate and up have many and gain least.
+    At most the bits that Q4_K_M has: it falls back to larger formats where rows are narrow.
     """
-    if config.hidden_size < 1024 or any(n % 64 for n in site_inputs(config).values()):
-        return GROUP, 0.22
-    return 64, {"attn.qkv": 1 / 6, "attn.o": 1 / 6, "mlp.gate_up": 1 / 24, "mlp.down": 0.1}
+    return 0.22 if config.hidden_size < 1024 else 0.0655
 
 
 def quantize_by(
@@ -106,8 +103,7 @@ def quantize_by(
     """`quantize` with a scheme of the caller's, whose settings `options.scheme` must name."""
     path = _model(src)
     source = open_source(path)
-    group = options.group or GROUP
-    check_group(source.config, group)
+    check_group(source.config, options.group)
     settings = _settings(path, options, calibrated=scheme.needs_calibration)
     with WorkDirectory(Path(dest), settings, restart=restart) as work:
         tokens = passes = None
@@ -115,7 +111,8 @@ def quantize_by(
             tokens = _tokens(path, source, options, work, tell)
             length = tokens.shape[1]
             passes = LayerPasses(_runtimes(options.threads), length)
-        job = Job(source, scheme, Grid(options.planes, group), _notes(source, options, tokens))
+        grid = Grid(options.planes, options.group, scales=options.scales)
+        job = Job(source, scheme, grid, _notes(source, options, tokens))
         return run_job(job, Path(dest), work, tokens, passes, progress)
 
 
@@ -163,7 +160,8 @@ def _settings(path: Path, options: QuantizeOptions, *, calibrated: bool) -> dict
         "source": hashlib.sha256(source_identity(path).encode()).hexdigest(),
         "scheme": options.scheme,
         "planes": options.planes,
-        "group": options.group or GROUP,
+        "group": options.group,
+        "scales": options.scales,
     }
     if options.wide:
         wide = options.wide
@@ -194,7 +192,7 @@ def _notes(
     source: Source, options: QuantizeOptions, tokens: NDArray[np.int32] | None
 ) -> dict[str, Any]:
     """What `source` in halfbyte.json says."""
-    told = [options.scheme]
+    told = [options.scheme, f"{options.scales} scales"]
     if options.wide:
         shares = share_by_site(options.wide)
         each = ", ".join(f"{share:.3g} of {site}" for site, share in shares.items())

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional, cast
 
 import typer
 
 from halfbyte.cli.options import Threads
 from halfbyte.cli.output import conversion_progress, gigabytes, note
+
+if TYPE_CHECKING:
+    from halfbyte.quantize.scales import ScaleForm
 
 
 def quantize(
@@ -22,18 +25,19 @@ def quantize(
         "gptq"
     ),
     planes: Annotated[int, typer.Option(help="8: 4-bit and 8-bit levels; 4: 4-bit alone.")] = 8,
-    group: Annotated[
-        Optional[int],  # noqa: UP045
+    group: Annotated[int, typer.Option(help="Inputs per scale: 32, 64 or 128.")] = 32,
+    scales: Annotated[
+        str,
         typer.Option(
-            help="Inputs per scale: 32, 64 or 128.  "
-            "[default: 64 for gptq with --planes 4 where rows are 1024 wide, else 32]"
+            help="How scales are stored: int8+offset, f16 (as many bits, and further from the"
+            " weights), or int8 (a quarter of a bit less a weight, and as near as f16)."
         ),
-    ] = None,
+    ] = "int8+offset",
     wide: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(
             help="Share of every row's inputs that keep 8 bits at every level.  "
-            "[default: for gptq with --planes 4, 0.22 or, of wide models, shares by matrix; else 0]"
+            "[default: for gptq with --planes 4, 0.22 or, of models 1024 wide, 0.0655; else 0]"
         ),
     ] = None,
     calibration: Annotated[
@@ -58,7 +62,15 @@ def quantize(
     from halfbyte.formats.checkpoint import Checkpoint
 
     options = QuantizeOptions(
-        scheme, planes, group, wide, calibration, Amount(tokens, sequence), seed, threads
+        scheme,
+        planes,
+        group,
+        cast("ScaleForm", scales),
+        wide,
+        calibration,
+        Amount(tokens, sequence),
+        seed,
+        threads,
     )
     with conversion_progress("quantizing") as progress:
         path = run(src, dest, options, restart=restart, progress=progress, tell=note)

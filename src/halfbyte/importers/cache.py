@@ -11,7 +11,7 @@ from halfbyte.errors import SourceError
 from halfbyte.formats.manifest import FORMAT_VERSION
 
 _SAMPLE_BYTES = 1 << 20
-_RECIPE = 2  # grows when conversion changes its result, so that old cache entries are left alone
+_RECIPE = 3  # grows when conversion changes its result, so that old cache entries are left alone
 
 
 def cache_directory() -> Path:

@@ -33,6 +33,8 @@ from halfbyte.importers.gguf_source import GgufSource
 from halfbyte.importers.huggingface import HuggingFaceSource
 from halfbyte.importers.source import Source
 from halfbyte.quantize.rtn import quantize
+from halfbyte.quantize.scales import DEFAULT_SCALES
+from halfbyte.quantize.scheme import Grid
 
 Progress = Callable[[str, int, int], None]  # tensor name, weights done, weights in all
 
@@ -154,7 +156,8 @@ def _requantize(
         for begin in range(0, rows, step):
             yield source.rows(name, begin, min(begin + step, rows))
 
-    return quantize(name, blocks(), shape, group, 8 if name in _OUTER else planes)
+    grid = Grid(8 if name in _OUTER else planes, group, scales=DEFAULT_SCALES)
+    return quantize(name, blocks(), shape, grid)
 
 
 def _provenance(source: Source, planes: int, requantized: list[str]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from halfbyte.formats.weights import Dense
 from halfbyte.formats.writer import CheckpointWriter
 from halfbyte.importers.source import bf16_to_f32
 from halfbyte.quantize.rtn import quantize
+from halfbyte.quantize.scheme import Grid
 
 
 def write_head(
@@ -42,7 +43,7 @@ def write_head(
             matrix = weights.matrix(name)
             if isinstance(matrix, Dense):
                 rows, inputs = shape
-                matrix = quantize(name, [_widened(matrix)], (rows, inputs), group, planes)
+                matrix = quantize(name, [_widened(matrix)], (rows, inputs), Grid(planes, group))
             writer.add_matrix(name, matrix)
         if weights.draft_ids is not None:
             writer.add_ids("draft_ids", weights.draft_ids)

@@ -91,7 +91,7 @@ def _output_error(name: str, rows: F32, scales: F32, seen: InputStatistics, grid
     assert moments is not None, "the search asked for second moments"
     scaled = rows * scales
     shape = (scaled.shape[0], scaled.shape[1])
-    planes = quantize(name, [scaled], shape, grid.group_size, grid.planes)
+    planes = quantize(name, [scaled], shape, grid)
     missed = (dequantize(planes, 4) - scaled) / scales
     return float(np.einsum("nk,nk->", missed @ moments, missed, dtype=np.float64))
 

@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 
 from halfbyte import _native
 from halfbyte.errors import ModelError
-from halfbyte.formats.planes import pack, split
 from halfbyte.formats.weights import Planes
+from halfbyte.quantize.assemble import to_planes
 from halfbyte.quantize.feedback import Feedback, feedback_of
-from halfbyte.quantize.scales import check_range, fitting, round_to_f16
+from halfbyte.quantize.scales import StoredScales, check_range
 from halfbyte.quantize.scheme import Grid, InputStatistics, RoundRows, Statistics
 from halfbyte.quantize.wide import round_wide_group
 
@@ -36,6 +36,9 @@ F32 = NDArray[np.float32]
 
 NESTED_FACTORS = (0.9, 0.96, 1.0, 1.05)
 HI_FACTORS = (0.82, 0.88, 0.94, 1.0, 1.06, 1.12)
+# The same of scales with offsets, where 1 spans a group exactly.
+NESTED_SPANS = (0.97, 1.0, 1.04, 1.08)
+HI_SPANS = (0.8, 0.85, 0.9, 0.95, 1.0, 1.05)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,38 +78,28 @@ def _round(name: str, rows: F32, feedback: Feedback, grid: Grid, lo_weight: floa
             fix="choose a group size that divides it",
         )
     check_range(name, rows.max(axis=1), rows.min(axis=1))
-    solver = _Solver(feedback, grid, lo_weight)
-    codes, scale = solver.solve(np.ascontiguousarray(rows.T))
-    hi, lo = split(np.ascontiguousarray(codes.T))
-    wide_inputs = grid.wide_groups * grid.group_size
-    packed_lo = pack(lo) if grid.planes == 8 else None
-    if packed_lo is None and wide_inputs:
-        packed_lo = pack(lo[:, -wide_inputs:])
-    return Planes(
-        pack(hi),
-        packed_lo,
-        np.ascontiguousarray(scale.T),
-        None,
-        grid.group_size,
-        grid.wide_groups,
-    )
+    scales = StoredScales.of(rows, grid.scales, grid.group_size)
+    solver = _Solver(feedback, grid, scales, lo_weight)
+    codes, scale, offset = solver.solve(np.ascontiguousarray(rows.T))
+    return to_planes(np.ascontiguousarray(codes.T), scale, offset, grid, scales)
 
 
 @dataclass(frozen=True, slots=True)
 class _Solver:
     feedback: Feedback
     grid: Grid
+    scales: StoredScales
     lo_weight: float
 
-    def solve(self, w: F32) -> tuple[NDArray[np.int16], NDArray[np.float16]]:
-        """w [K, n], inputs down -> codes [K, n] and scales [K/G, n]."""
+    def solve(self, w: F32) -> tuple[NDArray[np.int16], F32, F32]:
+        """w [K, n], inputs down -> codes [K, n], scales and offsets [K/G, n]."""
         group, order = self.grid.group_size, self.feedback.order
         (inputs, count), factors = w.shape, self.feedback
         in_order = bool((order[:-1] < order[1:]).all())
-        scale = np.empty((inputs // group, count), dtype=np.float32)
+        chosen = np.empty((2, inputs // group, count), dtype=np.float32)  # scales and offsets
         if not in_order:
             for at in range(0, inputs, group):
-                scale[at // group] = self._scale_alone(w, at)
+                chosen[:, at // group] = self._scale_alone(w, at)
         codes = np.empty((inputs, count), dtype=np.int16)
         # Errors at 4 bits, and at 8 where lo is stored: what later inputs make good.
         errors = np.zeros((self._levels, inputs, count), dtype=np.float32)
@@ -114,48 +107,60 @@ class _Solver:
             taken = slice(at, at + group)
             own = w[order[taken]]
             goals = own + np.matmul(factors.weights[:at, taken].T, errors[:, :at])
-            own_scales = scale[None, order[taken] // group]  # [1, G, n]
-            tried = self._candidates(goals) if in_order else own_scales
             feed, costs = factors.weights[taken, taken], factors.costs[taken]
-            if at >= inputs - self.grid.wide_groups * group:
-                found = round_wide_group(own, goals, feed, self.lo_weight)
+            if at >= inputs - self._wide_inputs:
+                found = round_wide_group(
+                    own, goals, feed, self.lo_weight, self.scales, self.grid.lo_bits
+                )
             else:
+                own_scales = chosen[:, None, order[taken] // group]  # [2, 1, G, n]
+                tried = self._candidates(goals) if in_order else own_scales
                 found = self._round(own, goals, feed, costs, tried)
-            codes[order[taken]], errors[:, taken] = found[0], found[2]
+            codes[order[taken]], errors[:, taken] = found[0], found[3]
             if in_order:
-                scale[at // group] = found[1]
-        return codes, scale.astype(np.float16)
+                chosen[:, at // group] = found[1:3]
+        return codes, chosen[0], chosen[1]
 
     @property
     def _levels(self) -> int:
-        return 2 if self.grid.planes == 8 else 1
+        return 2 if self.grid.planes == 8 and self.grid.lo_bits == 4 else 1
+
+    @property
+    def _wide_inputs(self) -> int:
+        """The last inputs, whose codes are read whole at every level."""
+        everything = self.feedback.costs.shape[0]
+        wide = self.grid.wide_groups * self.grid.group_size
+        return wide if self.grid.lo_bits == 4 else everything
 
     def _candidates(self, goals: F32) -> F32:
-        """Scales to try, [candidates, 1, n], for goals [levels, G, n]."""
-        top = np.maximum(goals.max(axis=(0, 1)), 0)
-        bottom = np.maximum(-goals.min(axis=(0, 1)), 0)
-        factors = np.array(NESTED_FACTORS if self.grid.planes == 8 else HI_FACTORS, np.float32)
-        fits = np.stack(fitting(top, bottom))
-        return round_to_f16((fits[:, None] * factors[:, None]).reshape(-1, 1, goals.shape[2]))
+        """Scales and offsets to try, [2, candidates, 1, n], for goals [levels, G, n]."""
+        high, low = goals.max(axis=(0, 1)), goals.min(axis=(0, 1))
+        planes = self.grid.planes
+        if self.scales.form == "int8+offset":
+            factors = NESTED_SPANS if planes == 8 else HI_SPANS
+        else:
+            factors = NESTED_FACTORS if planes == 8 else HI_FACTORS
+        return np.stack(self.scales.tries(high, low, factors, planes))[:, :, None]
 
-    def _scale_alone(self, w: F32, at: int) -> F32:
-        """The best scale of a group rounded to nearest, each input weighted by its cost: [n]."""
+    def _scale_alone(self, w: F32, at: int) -> tuple[F32, F32]:
+        """Scale and offset of a group rounded to nearest, each input weighted by its cost: [n]."""
         group = self.grid.group_size
         costs = np.empty_like(self.feedback.costs)
         costs[self.feedback.order] = self.feedback.costs
         goals = np.repeat(w[None, at : at + group], self._levels, axis=0)
         nothing = np.zeros((group, group), dtype=np.float32)
         tried = self._candidates(goals)
-        return self._round(goals[0], goals, nothing, costs[at : at + group], tried)[1]
+        return self._round(goals[0], goals, nothing, costs[at : at + group], tried)[1:3]
 
     def _round(
         self, w: F32, goals: F32, feed: F32, costs: F32, tried: F32
-    ) -> tuple[NDArray[np.int16], F32, F32]:
+    ) -> tuple[NDArray[np.int16], F32, F32, F32]:
         return _native.round_group(
             np.ascontiguousarray(w),
             np.ascontiguousarray(goals),
             np.ascontiguousarray(feed),
             np.ascontiguousarray(costs),
-            np.ascontiguousarray(tried),
+            np.ascontiguousarray(tried[0]),
+            np.ascontiguousarray(tried[1]),
             self.lo_weight,
         )

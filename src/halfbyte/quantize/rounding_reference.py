@@ -17,36 +17,42 @@ def round_group(
     feed: F32,  # [G, G] row j, column k > j: share of j's error that k gets
     costs: F32,  # [G]
     scales: F32,  # [candidates, 1 or G, n]
+    offsets: F32,  # the same: what code 0 stands for
     lo_weight: float,
-) -> tuple[NDArray[np.int16], F32, F32]:
-    """Of the cheapest candidate of each row: codes [G, n], scale [n] (input 0), errors as goals."""
-    trials = [_round(weights, goals, feed, costs, s, np.float32(lo_weight)) for s in scales]
+) -> tuple[NDArray[np.int16], F32, F32, F32]:
+    """Of each row's cheapest candidate: codes [G, n], scale, offset [n] of input 0, all errors."""
+    weight = np.float32(lo_weight)
+    trials = [
+        _round(weights, goals, feed, costs, *pair, weight)
+        for pair in zip(scales, offsets, strict=True)
+    ]
     best = np.argmin([cost for _, _, cost in trials], axis=0)
     rows = np.arange(weights.shape[1])
     codes = np.stack([codes for codes, _, _ in trials])[best, :, rows].T
     errors = np.stack([errors for _, errors, _ in trials])[best, :, :, rows]
-    return codes.astype(np.int16), scales[best, 0, rows], np.moveaxis(errors, 0, 2)
+    chosen = scales[best, 0, rows], offsets[best, 0, rows]
+    return codes.astype(np.int16), *chosen, np.moveaxis(errors, 0, 2)
 
 
 def _round(
-    w: F32, goals: F32, feed: F32, costs: F32, scale: F32, lo_weight: np.float32
+    w: F32, goals: F32, feed: F32, costs: F32, scale: F32, offset: F32, lo_weight: np.float32
 ) -> tuple[F32, F32, F32]:
-    """One candidate, scale [1 or G, n]: codes [G, n], errors [levels, G, n], cost [n]."""
+    """One candidate, scale, offset [1 or G, n]: codes [G, n], errors [levels, G, n], cost [n]."""
     levels, group, rows = goals.shape
     codes, errors = np.empty((group, rows), np.float32), np.empty_like(goals)
     total = np.zeros(rows, np.float32)
     for k in range(group):
-        own = scale[k if len(scale) > 1 else 0]
+        own, shift = scale[k if len(scale) > 1 else 0], offset[k if len(scale) > 1 else 0]
         inverse, step = sixteenths(own), own * _SIXTEENTH
         t = goals[:, k].copy()
         for j in range(k):  # in this order, as the sums are part of the result
             t += feed[j, k] * errors[:, j]
-        code, cost = _choose(t * inverse, lo_weight)
+        code, cost = _choose((t - shift) * inverse, lo_weight)
         total += cost * costs[k] * (step * step)
         codes[k] = code
-        errors[0, k] = w[k] - step * _upper(code)
+        errors[0, k] = (w[k] - shift) - step * _upper(code)
         if levels == 2:
-            errors[1, k] = w[k] - step * code
+            errors[1, k] = (w[k] - shift) - step * code
     return codes, errors, total
 
 

@@ -19,17 +19,19 @@ and the multiples reach lower.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.errors import ModelError
-from halfbyte.formats.planes import MAX_CODE, MIN_CODE, pack, split
+from halfbyte.formats.planes import MAX_CODE, MIN_CODE, pack, pack_pairs, split
 from halfbyte.formats.weights import Planes
-from halfbyte.quantize.scales import check_range, fitting, round_to_f16, sixteenths
+from halfbyte.quantize.assemble import join_wide
+from halfbyte.quantize.scales import StoredScales, check_range, sixteenths
 from halfbyte.quantize.scheme import Grid, InputStatistics, RoundRows, Statistics
-from halfbyte.quantize.wide import join_wide
+
+F32 = NDArray[np.float32]
 
 NESTED_FACTORS = (1.0, 1.02, 1.04, 1.07)
 HI_FACTORS = (0.82, 0.88, 0.94, 1.0, 1.06, 1.12)
@@ -47,11 +49,13 @@ class RoundToNearest:
     def fit(self, inputs: InputStatistics | None, grid: Grid) -> RoundRows:
         """Nothing to prepare."""
 
-        def round_rows(name: str, rows: NDArray[np.float32]) -> Planes:
+        def round_rows(name: str, rows: F32) -> Planes:
+            scales = StoredScales.of(rows, grid.scales, grid.group_size)
             narrow = rows.shape[1] - grid.wide_groups * grid.group_size
+            own, wide = replace(grid, wide_groups=0), replace(grid, wide_groups=0, planes=8)
             parts = [
-                quantize(name, [part], (part.shape[0], part.shape[1]), grid.group_size, planes)
-                for part, planes in ((rows[:, :narrow], grid.planes), (rows[:, narrow:], 8))
+                quantize(name, [part], (part.shape[0], part.shape[1]), kind, scales)
+                for part, kind in ((rows[:, :narrow], own), (rows[:, narrow:], wide))
                 if part.shape[1]
             ]
             return parts[0] if not grid.wide_groups else join_wide(parts[:-1], parts[-1])
@@ -61,16 +65,18 @@ class RoundToNearest:
 
 def quantize(
     name: str,
-    blocks: Iterable[NDArray[np.float32]],
+    blocks: Iterable[F32],
     shape: tuple[int, int],
-    group_size: int,
-    planes: int,
+    grid: Grid,
+    scales: StoredScales | None = None,
 ) -> Planes:
-    """Quantize an [N, K] matrix given as row blocks ([n, K] each, in order) into `planes` 8 or 4.
+    """Quantize an [N, K] matrix given as row blocks ([n, K] each, in order).
 
+    `scales` are those of the rows that the blocks are a part of; None: the blocks are whole rows.
     Raises HalfbyteError on NaN, infinity or weights too large for an f16 scale.
     """
     rows, inputs = shape
+    group_size = grid.group_size
     if inputs % group_size:
         raise ModelError(
             f"matrix {name}",
@@ -79,63 +85,73 @@ def quantize(
             fix="choose a group size that divides it",
         )
     hi = np.empty((rows, inputs // 2), dtype=np.uint8)
-    lo = np.empty((rows, inputs // 2), dtype=np.uint8) if planes == 8 else None
-    scale = np.empty((rows, inputs // group_size), dtype=np.float16)
+    lo = np.empty((rows, inputs * grid.lo_bits // 8), dtype=np.uint8) if grid.planes == 8 else None
+    chosen = np.empty((2, inputs // group_size, rows), dtype=np.float32)
+    unit = None if grid.scales == "f16" else np.empty(rows, dtype=np.float32)
     step = max(1, BLOCK_WEIGHTS // inputs)
     begin = 0
     for block in blocks:
+        first, own = begin, scales or StoredScales.of(block, grid.scales, group_size)
+        if unit is not None:
+            unit[begin : begin + block.shape[0]] = own.unit
         for at in range(0, block.shape[0], step):
             part = block[at : at + step]
             end = begin + part.shape[0]
-            codes, scale[begin:end] = _quantize_rows(name, part, group_size, planes)
+            codes, chosen[:, :, begin:end] = _quantize_rows(
+                name, part, grid, own.rows(slice(begin - first, end - first))
+            )
             high, low = split(codes)
             hi[begin:end] = pack(high)
             if lo is not None:
-                lo[begin:end] = pack(low)
+                lo[begin:end] = pack(low) if grid.lo_bits == 4 else pack_pairs(low)
             begin = end
-    return Planes(hi, lo, scale, None, group_size)
+    scale, offset = StoredScales(grid.scales, unit).stored(*chosen)
+    return Planes(hi, lo, scale, offset, group_size, unit=unit)
 
 
 def _quantize_rows(
-    name: str, rows: NDArray[np.float32], group_size: int, planes: int
-) -> tuple[NDArray[np.int16], NDArray[np.float16]]:
-    """Codes [n, K] (multiples of 16 for 4 planes) and scales [n, K/G]."""
+    name: str, rows: F32, grid: Grid, scales: StoredScales
+) -> tuple[NDArray[np.int16], F32]:
+    """Codes [n, K] (multiples of 16 for 4 planes), scales and offsets [2, K/G, n]."""
     # Groups stand in columns, so that sums over a group run over whole vectors.
-    w = np.ascontiguousarray(rows.reshape(-1, group_size).T)  # [G, groups]
-    top, bottom = w.max(axis=0), w.min(axis=0)
-    check_range(name, top, bottom)
-    top, bottom = np.maximum(top, 0), np.maximum(-bottom, 0)
+    w = np.ascontiguousarray(rows.reshape(-1, grid.group_size).T)  # [G, groups]
+    high, low = w.max(axis=0), w.min(axis=0)
+    check_range(name, high, low)
+    factors = NESTED_FACTORS if grid.planes == 8 else HI_FACTORS
+    of_groups = scales.for_groups(rows.shape[1] // grid.group_size)
     best_error = np.full(w.shape[1], np.inf, dtype=np.float32)
-    best_scale = np.zeros(w.shape[1], dtype=np.float32)
-    for fit in fitting(top, bottom):
-        for factor in NESTED_FACTORS if planes == 8 else HI_FACTORS:
-            scale = round_to_f16(fit * np.float32(factor))
-            error = _error(w, scale, planes)
-            better = error < best_error
-            best_error = np.where(better, error, best_error)
-            best_scale = np.where(better, scale, best_scale)
-    codes = _codes(w * sixteenths(best_scale), planes).astype(np.int16)
-    grid = best_scale.astype(np.float16).reshape(rows.shape[0], -1)
-    return codes.T.reshape(rows.shape), grid
+    best = np.zeros((2, w.shape[1]), dtype=np.float32)
+    for tried in zip(*of_groups.tries(high, low, factors, grid.planes), strict=True):
+        error = _error(w, *tried, grid)
+        better = error < best_error
+        best_error = np.where(better, error, best_error)
+        best = np.where(better, np.stack(tried), best)
+    codes = _codes((w - best[1]) * sixteenths(best[0]), grid).astype(np.int16)
+    by_group = best.reshape(2, rows.shape[0], -1).transpose(0, 2, 1)
+    return codes.T.reshape(rows.shape), by_group
 
 
-def _codes(t: NDArray[np.float32], planes: int) -> NDArray[np.float32]:
-    """t = 16 w / s -> codes, as floats."""
-    if planes == 8:
-        nested: NDArray[np.float32] = np.clip(np.rint(t), MIN_CODE, MAX_CODE)
+def _codes(t: F32, grid: Grid) -> F32:
+    """t = 16 (w - z) / s -> codes, as floats."""
+    if grid.planes == 8:
+        least = np.float32(1 << (4 - grid.lo_bits))  # of what codes are multiples
+        most = np.float32(MAX_CODE // int(least)) * least
+        nested: F32 = np.clip(np.rint(t / least) * least, MIN_CODE, most)
         return nested
-    upper: NDArray[np.float32] = np.clip(np.rint(t * np.float32(1 / 16)), -8, 7) * np.float32(16)
+    upper: F32 = np.clip(np.rint(t * np.float32(1 / 16)), -8, 7) * np.float32(16)
     return upper
 
 
-def _error(w: NDArray[np.float32], scale: NDArray[np.float32], planes: int) -> NDArray[np.float32]:
-    """What a scale costs each group, in units of weights squared: [groups]."""
-    t = w * sixteenths(scale)
-    codes = _codes(t, planes)
-    high = np.floor((codes + 8) * np.float32(1 / 16)) * np.float32(16)
-    high -= t
-    total: NDArray[np.float32] = np.einsum("gn,gn->n", high, high)
-    if planes == 8:
+def _error(w: F32, scale: F32, offset: F32, grid: Grid) -> F32:
+    """What a scale and an offset cost each group, in units of weights squared: [groups]."""
+    t = (w - offset) * sixteenths(scale)
+    codes = _codes(t, grid)
+    total = np.zeros(w.shape[1], dtype=np.float32)
+    if grid.lo_bits == 4:
+        high = np.floor((codes + 8) * np.float32(1 / 16)) * np.float32(16)
+        high -= t
+        total += np.einsum("gn,gn->n", high, high)
+    if grid.planes == 8:
         codes -= t
         total += np.float32(LO_WEIGHT) * np.einsum("gn,gn->n", codes, codes)
     total *= np.square(scale * np.float32(1 / 16))

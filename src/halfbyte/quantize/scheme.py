@@ -24,6 +24,7 @@ from halfbyte.config import ModelConfig
 from halfbyte.formats.names import SITES
 from halfbyte.formats.transforms import Gather
 from halfbyte.formats.weights import Planes, Weights
+from halfbyte.quantize.scales import ScaleForm
 
 F32 = NDArray[np.float32]
 
@@ -61,6 +62,8 @@ class Grid:
     planes: int  # 8: hi and lo; 4: hi alone
     group_size: int
     wide_groups: int = 0  # the last groups of a row, which have both planes whatever `planes` says
+    scales: ScaleForm = "f16"
+    lo_bits: int = 4  # 2: of 8 planes six bits are stored, and no level reads `hi` alone
 
 
 RoundRows = Callable[[str, F32], Planes]  # rows [n, K] of the matrix named

@@ -6,49 +6,52 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.formats.planes import MAX_CODE, MIN_CODE
-from halfbyte.formats.weights import Planes
-from halfbyte.quantize.scales import fitting, round_to_f16, sixteenths
+from halfbyte.quantize.scales import StoredScales, fitting, sixteenths, spanning
 
 F32 = NDArray[np.float32]
 
 # Room for what feedback adds to a weight before its turn; past it codes are clipped.
 _HEADROOM = np.float32(1.05)
-
-
-def join_wide(narrow: list[Planes], wide: Planes) -> Planes:
-    """Rows [n, K]: groups as their grid has them, if there are any, then wide ones with `lo`."""
-    parts = [*narrow, wide]
-    return Planes(
-        hi=np.concatenate([p.hi for p in parts], axis=1),
-        lo=np.concatenate([p.lo for p in parts if p.lo is not None], axis=1),
-        scale=np.concatenate([p.scale for p in parts], axis=1),
-        offset=None,
-        group_size=wide.group_size,
-        wide_groups=wide.scale.shape[1],
-    )
+F16_SCALES = StoredScales("f16", None)
 
 
 def round_wide_group(
-    w: F32, goals: F32, feed: F32, lo_weight: float
-) -> tuple[NDArray[np.int16], F32, F32]:
-    """One wide group, inputs in turn: codes [G, n], scale [n], errors [levels, G, n].
+    w: F32,
+    goals: F32,
+    feed: F32,
+    lo_weight: float,
+    scales: StoredScales = F16_SCALES,
+    lo_bits: int = 4,
+) -> tuple[NDArray[np.int16], F32, F32, F32]:
+    """One wide group, inputs in turn: codes [G, n], scale, offset [n], errors [levels, G, n].
 
     `w` [G, n]; `goals` [levels, G, n] are w with the feedback of earlier groups, at 4 bits and,
     with two planes, at 8; `feed` [G, G] is the feedback inside the group. A code stands for one
-    weight at both levels, so it is nearest to their weighted mean.
+    weight at both levels, so it is nearest to their weighted mean. With two `lo_bits` codes are
+    multiples of 4.
     """
     levels = len(goals)
     shares = np.array([1.0, lo_weight][:levels], dtype=np.float32)
     shares /= shares.sum()
-    fits = np.stack(fitting(goals.max(axis=(0, 1)).clip(0), (-goals.min(axis=(0, 1))).clip(0)))
-    best = np.take_along_axis(fits, np.abs(fits).argmin(axis=0)[None], axis=0)[0]
-    scale = round_to_f16(best * _HEADROOM)
+    high, low = goals.max(axis=(0, 1)), goals.min(axis=(0, 1))
+    if scales.form == "int8+offset":
+        fit, middle = spanning(high, low, 8)
+        scale = scales.above(fit * _HEADROOM)
+        offset = scales.offsets(middle + scale * np.float32(8.5 / 16))
+    else:
+        fits = np.stack(fitting(high.clip(0), (-low).clip(0)))
+        best = np.take_along_axis(fits, np.abs(fits).argmin(axis=0)[None], axis=0)[0]
+        scale = scales.above(best * _HEADROOM)
+        offset = np.zeros_like(scale)
     inverse, step = sixteenths(scale), scale * np.float32(1 / 16)
+    least = np.float32(1 << (4 - lo_bits))  # of what codes are multiples
+    most = np.float32(MAX_CODE // int(least)) * least
     codes = np.empty(w.shape, dtype=np.int16)
     errors = np.zeros_like(goals)
     for k in range(len(w)):
         goal = goals[:, k] + np.einsum("j,ljn->ln", feed[:k, k], errors[:, :k])
-        code = np.clip(np.rint(shares @ goal * inverse), MIN_CODE, MAX_CODE)
+        t = (shares @ goal - offset) * inverse
+        code = np.clip(np.rint(t / least) * least, MIN_CODE, most)
         codes[k] = code.astype(np.int16)
-        errors[:, k] = w[k] - code * step
-    return codes, scale, errors
+        errors[:, k] = (w[k] - offset) - code * step
+    return codes, scale, offset, errors
