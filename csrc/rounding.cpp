@@ -23,7 +23,7 @@ struct Trial {
     float cost[kLanes];
 };
 
-// Of an input of 16 rows: scale and offset, and what turns codes into weights and weights into codes.
+// Of an input of 16 rows: scale, offset, and what turns codes into weights and weights into codes.
 struct Scale {
     float stored[kLanes], offset[kLanes], step[kLanes], inverse[kLanes];
 };
