@@ -63,6 +63,7 @@ def _nested_table(found: dict[Scored, Found]) -> str:
             [
                 "model",
                 "text",
+                "format",
                 "scheme",
                 "MB",
                 "tokens",
@@ -77,12 +78,13 @@ def _nested_table(found: dict[Scored, Found]) -> str:
     ]
     for scored, own in found.items():
         draft, target = own["w4a8", "agreement"], own["w8a16", "nll"]
-        plain = found.get(Scored(scored.model, scored.text, scored.format, BASELINE))
+        plain = found.get(Scored(scored.model, scored.text, _halves(scored.format), BASELINE))
         text.append(
             _line(
                 [
                     scored.model,
                     scored.text,
+                    scored.format,
                     f"`{scored.scheme}`",
                     f"{draft.bytes / 1e6:.0f}",
                     str(_details(draft)["tokens"]),
@@ -180,6 +182,11 @@ def _origin(rows: Sequence[Row]) -> str:
     commits = ", ".join(dict.fromkeys(row.commit for row in rows))
     tiers = ", ".join(dict.fromkeys(str(row.machine["tier"]) for row in rows))
     return f"Sources: {'; '.join(sources)}. Commits {commits}; tier {tiers}."
+
+
+def _halves(kind: str) -> str:
+    """The same format with f16 scales, which are not named."""
+    return ", ".join(kind.split(", ")[:2])
 
 
 def _details(row: Row) -> dict[str, Any]:

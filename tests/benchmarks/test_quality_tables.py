@@ -32,8 +32,7 @@ def _rows(scheme: str, level: str, form: str, **metrics: list[float]) -> list[Ro
     ]
 
 
-def _nested(scheme: str, agreement: list[float]) -> list[Row]:
-    form = "8 planes, group 32"
+def _nested(scheme: str, agreement: list[float], form: str = "8 planes, group 32") -> list[Row]:
     draft = _rows(scheme, "w4a8", form, agreement=agreement, kl=[0.2, 0.2])
     lost = [math.log(1.01), math.log(1.01)]
     return draft + _rows(scheme, "w8a16", form, nll=[1.0, 1.0], excess_nll=lost, kl=[0.001, 0.001])
@@ -45,6 +44,14 @@ def test_a_scheme_is_paired_with_the_baseline_sequence_by_sequence() -> None:
     assert "| +3.0 ± 0.0 |" in line  # the sequences differ by 40 points, the schemes by three
     assert "+1.00% ± 0.00" in line
     assert "Q4_1 x3" in text
+
+
+def test_other_forms_of_scales_have_the_same_baseline() -> None:
+    other = _nested("gptq", [0.57, 0.97], "8 planes, group 32, int8+offset")
+    text = report([*_nested("rtn-plain", [0.5, 0.9]), *other])
+    line = next(line for line in text.splitlines() if "`gptq`" in line)
+    assert "| 8 planes, group 32, int8+offset |" in line
+    assert "| +7.0 ± 0.0 |" in line
 
 
 def test_a_later_row_replaces_an_earlier_one() -> None:
