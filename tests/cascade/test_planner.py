@@ -209,6 +209,23 @@ def test_matches_are_looked_for_more_seldom_where_nothing_was_proposed_for_long(
     assert planner.plain_for([text]) < late
 
 
+def test_a_batch_is_looked_at_the_more_seldom_the_less_matches_bring() -> None:
+    pauses = []
+    for match, chance in ((0, 0.0), (4, 0.97)):
+        planner, simulation = _planner("ngram"), Simulation()
+        texts = [Text({"ngram": [chance]}, match=match) for _ in range(4)]
+        for text in texts:
+            planner.begin(text)
+        run(planner.plan, planner.learn, texts, 300, simulation)
+        planner.forecaster.host_seconds = 2e-4
+        planner._review_at, planner._proposed_at = 1 << 40, planner._step
+        for text in texts:
+            text.match = 0
+        planner.plan(texts)
+        pauses.append(planner.plain_for(texts))
+    assert pauses[0] > 2 * pauses[1]
+
+
 @pytest.mark.parametrize(("wanted", "is_used"), [(100, False), (100_000, True)])
 def test_a_model_reads_a_text_only_where_enough_is_still_to_come(
     wanted: int, is_used: bool

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence as Seq
+from math import sqrt
 from time import perf_counter
 from typing import NamedTuple
 
@@ -38,6 +39,10 @@ HYSTERESIS = 0.01  # share by which another arm must be better than the one in u
 REVIEW_FIRST, REVIEW_AFTER = 4, 32  # cycles between two, after a change and at most
 LATE_LOOK = 1 / 4  # of the cycles since something was proposed: a look for matches may be so late
 FEW_CHANGED = 4  # in so many may come or go before all are looked over again
+# In a batch somebody might nearly always have a match, and a look ends a burst of plain cycles. A
+# match found a cycle late loses a `MATCH_LASTS`-th of what it brings.
+MATCH_LASTS, MOST_LATE = 4, 8  # cycles
+SPARED_FADE = 1 / 128  # of what matches spare, a cycle
 COSTS_EVERY = 4  # cycles
 HOST_START, HOST_STEP = 5e-5, 1.02
 # What a model has not read of a text is paid for by the tokens still to come: as many as have come,
@@ -95,6 +100,7 @@ class CostPlanner:
         self._was_plain = True
         self._last_forwards = 1
         self._costs_at = 0
+        self._spared = 0.0  # seconds that matches have spared a cycle
         # What the last review found, for the sequences [B] it was made for.
         self._members: list[Decoding] = []
         self._reviewed_size = self._changed = 0  # how many, and how many have come or gone since
@@ -198,12 +204,21 @@ class CostPlanner:
         return True
 
     def plain_for(self, sequences: Seq[Decoding]) -> int:
-        """Until the next review, or until a match might pay; where nothing did for long, a little
-        longer, since a look costs more than a match found a token late."""
+        """Until the next review, or until a match might pay; where matches bring little or nothing
+        was proposed for long, a little longer, since a look costs more than a match found late."""
         if self._trials.now is not None or self._members != sequences:
             return 1
-        look = max(self._matches.until_next(), int(LATE_LOOK * (self._step - self._proposed_at)))
+        late = LATE_LOOK * (self._step - self._proposed_at)
+        if len(sequences) > 1:
+            late = max(late, self._between_looks())
+        look = max(self._matches.until_next(), int(late))
         return max(1, min(look, self._review_at - self._step))
+
+    def _between_looks(self) -> float:
+        """Cycles between looks that lose least: n of them share what a call takes, and find a match
+        half of n late."""
+        call = 2 * MATCH_LASTS * self.forecaster.host_seconds
+        return min(sqrt(call / max(self._spared, 1e-9)), MOST_LATE)
 
     def _review(self, sequences: list[Decoding]) -> list[Turn]:
         """Look everything over; the best cycle, or a trial."""
@@ -401,7 +416,13 @@ class CostPlanner:
             self._costs_at = note.step + COSTS_EVERY
             self._learn_costs(note, by_arm)
         seconds /= self._drift.common
-        tokens = sum(outcome.accepted + 1 for outcome in report.outcomes) if note.trial else 0
+        tokens = 0
+        self._spared *= 1 - SPARED_FADE * report.target_forwards
+        if report.links:
+            tokens = sum(outcome.accepted + 1 for outcome in report.outcomes)
+            if self._usual is self._plain and len(sequences) == self._plain.rows:
+                plainly = tokens / self._plain.rate - self.forecaster.proposing_host_seconds
+                self._spared += SPARED_FADE * (plainly - seconds)
         self._trials.settle(seconds, tokens, note.trial, len(sequences))
 
     def _learn_costs(self, note: _Note, by_arm: dict[int, list[int]]) -> None:
