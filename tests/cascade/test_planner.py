@@ -356,6 +356,27 @@ def test_a_large_batch_is_not_looked_over_for_each_that_comes() -> None:
     assert len(reviewed) <= 16 // 2
 
 
+def test_matches_must_promise_more_where_promises_were_not_kept() -> None:
+    """Now and then a forward with proposals takes twice as long: no table and no median knows."""
+
+    class Unsteady(Simulation):
+        def cycle(self, texts: Seq[Text], plan: Seq[Turn]) -> CycleReport:
+            odd = any(turn.length for turn in plan) and self.rng.random() < 0.2
+            self.slow["verify"] = 2.0 if odd else 1.0
+            return super().cycle(texts, plan)
+
+    kept = []
+    for simulation in (Simulation(), Unsteady()):
+        planner = _planner("ngram")
+        texts = [Text({"ngram": [0.7]}, match=4) for _ in range(4)]
+        for text in texts:
+            planner.begin(text)
+        run(planner.plan, planner.learn, texts, 400, simulation)
+        assert any(name == "ngram" for name, _ in simulation.choices)
+        kept.append(planner._promises.kept)
+    assert kept[1] < 0.98 < kept[0]
+
+
 def test_no_sequence_and_no_arm_are_plans_too() -> None:
     assert _planner().plan([]) == []
     alone = CostPlanner(TARGET, table(), [])
@@ -406,7 +427,7 @@ def test_matches_in_a_plain_batch_make_the_best_cycle_of_all(
                 planner.acceptance.observe(source, text, 4, accepted, step)
     planner.plan(texts)
     planner._trials.budget = 0.0  # no trials
-    lengths = [turn.length for turn in planner._looked_up()]
+    lengths = [turn.length for turn in planner._looked_up()[0]]
     forecaster, plain = planner.forecaster, planner._plain
     more = forecaster.attention(texts[0].committed_len)[1]
     looking = planner.arms[0].cost.pass_seconds(len(texts), first=True)

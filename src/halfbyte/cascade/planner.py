@@ -32,6 +32,7 @@ from halfbyte.cascade.decoding import Decoding
 from halfbyte.cascade.drift import Drift
 from halfbyte.cascade.forecast import PLAIN_ARM, Cycle, Forecaster, Gains, verify_key
 from halfbyte.cascade.matches import Matches
+from halfbyte.cascade.promises import Promises
 from halfbyte.cascade.trials import Batch, Trial, Trials
 from halfbyte.config import Level
 
@@ -55,12 +56,17 @@ HEAD_START, LEAD_POWER = 16, 6
 MUCH_UNREAD = 16  # tokens: a call that runs so many first says nothing of what a draft costs
 
 
+# Of matches in a batch that is plain but for them: tokens, and seconds without the host's.
+Expected = tuple[float, float] | None
+
+
 class _Note(NamedTuple):
     """What `learn` was told of a cycle, and how things stood."""
 
     at: float  # seconds of the clock
     step: int
     trial: Trial | None
+    expected: Expected
     matches: Seq[int]
     reading: set[int]  # arms whose call ran much that was unread
     sequences: Seq[Decoding]
@@ -100,6 +106,8 @@ class CostPlanner:
         self._was_plain = True
         self._last_forwards = 1
         self._costs_at = 0
+        self._promises = Promises()
+        self._expected: Expected = None  # of the cycle being planned
         self._spared = 0.0  # seconds that matches have spared a cycle
         # What the last review found, for the sequences [B] it was made for.
         self._members: list[Decoding] = []
@@ -112,7 +120,7 @@ class CostPlanner:
         self._proposed_at = 0
         self._review_at = 0
         self._price = 0.0  # tokens that a row must bring
-        self._kept: dict[tuple[int, ...], list[Turn]] = {}  # by `Matches.told`
+        self._kept: dict[tuple[int, ...], tuple[list[Turn], Expected]] = {}  # by `Matches.told`
 
     def begin(self, sequence: Decoding) -> None:
         """Tell every proposer."""
@@ -167,7 +175,7 @@ class CostPlanner:
 
     def _next(self, sequences: Seq[Decoding]) -> list[Turn]:
         self._step += 1
-        self._trials.now = None
+        self._trials.now = self._expected = None
         if not sequences:
             return []
         if self._step >= self._review_at:
@@ -180,12 +188,17 @@ class CostPlanner:
             return self._review(list(sequences))
         self._matches.look()
         told = tuple(self._matches.told)
-        turns = self._kept.get(told)
-        if turns is None:
-            is_simple = len(told) > 1 and self._usual is self._plain
-            turns = self._looked_up() if is_simple else self._turns(self._chosen())
-            self._kept[told] = turns
+        kept = self._kept.get(told)
+        if kept is None:
+            kept = self._looked_up() if self._is_simple else (self._turns(self._chosen()), None)
+            self._kept[told] = kept
+        turns, self._expected = kept
         return turns
+
+    @property
+    def _is_simple(self) -> bool:
+        """Whether the batch is plain but for matches."""
+        return bool(self._lookups) and len(self._members) > 1 and self._usual is self._plain
 
     def _goes_on_with(self, sequences: Seq[Decoding]) -> bool:
         """Whether what the last review found of a batch that is plain but for matches, and that
@@ -255,13 +268,18 @@ class CostPlanner:
         self._matches.look(at_all=is_trying)
         best = self._chosen()
         self._rate = best.rate
-        self._kept[tuple(self._matches.told)] = turns = self._turns(best)
+        kept = self._looked_up() if self._is_simple else (self._turns(best), None)
+        self._kept[tuple(self._matches.told)] = kept
+        turns, self._expected = kept
         if not is_trying:
             return turns
         steps = self._matches.steps
         batch = Batch(sequences, self._contexts, self._weights, self._gains, self._plain, steps)
         tried = self._trials.choose(best, batch, self._step)
-        return turns if tried is best else self._turns(tried)
+        if tried is best:
+            return turns
+        self._expected = None
+        return self._turns(tried)
 
     def _weighed(self, sequences: Seq[Decoding]) -> list[float]:
         """What a token of each counts: 1, or less for those that are ahead (see above)."""
@@ -330,7 +348,7 @@ class CostPlanner:
             ]
         return self._with_matches(self._plain, self._usual, self._gains, self._contexts)
 
-    def _looked_up(self) -> list[Turn]:
+    def _looked_up(self) -> tuple[list[Turn], Expected]:
         """As `_turns(_chosen())` for a batch that is plain but for matches: the likeliest tokens of
         all of them, as many as are best."""
         arm, forecaster, plain = self.arms[self._lookups[0]], self.forecaster, self._plain
@@ -342,22 +360,25 @@ class CostPlanner:
         offers.sort(reverse=True)  # gains of a sequence never rise, so its first tokens come first
         looking = arm.cost.pass_seconds(len(self._matches.told), first=True)
         looking *= self._drift.factor(self._lookups[0])
-        looking += forecaster.proposing_host_seconds
+        host = forecaster.proposing_host_seconds
         attention_of = [forecaster.attention(context)[1] for context in self._contexts]
         tokens, attention = plain.tokens, plain.attention_seconds
-        best, count = plain.rate * (1 + HYSTERESIS), 0
+        best, count = plain.rate * (1 + HYSTERESIS) / self._promises.kept, 0
+        expected: Expected = None
         verifies = forecaster.verifies(plain.rows + 1, len(offers))
         for n, ((gain, b), (linear, drift)) in enumerate(zip(offers, verifies, strict=True)):
             tokens += gain
             attention += attention_of[b]
-            rate = tokens / (looking + (linear + attention) * drift)
+            seconds = looking + (linear + attention) * drift
+            rate = tokens / (seconds + host)
             if rate > best:
-                best, count = rate, n + 1
+                best, count, expected = rate, n + 1, (tokens, seconds)
         lengths = Counter(b for _, b in offers[:count])
-        return [
+        turns = [
             Turn(arm.proposer, lengths[b]) if b in lengths else PLAIN
             for b in range(len(self._matches.told))
         ]
+        return turns, expected
 
     def _turns(self, cycle: Cycle) -> list[Turn]:
         return [
@@ -379,7 +400,17 @@ class CostPlanner:
                 self._review_at = min(self._review_at, self._step + REVIEW_FIRST)
         now, reading = perf_counter(), self._reading
         self._notes.append(
-            _Note(now, self._step, self._trials.now, matches, reading, sequences, plan, report)
+            _Note(
+                now,
+                self._step,
+                self._trials.now,
+                self._expected,
+                matches,
+                reading,
+                sequences,
+                plan,
+                report,
+            )
         )
 
     def _digest(self) -> None:
@@ -416,14 +447,26 @@ class CostPlanner:
             self._costs_at = note.step + COSTS_EVERY
             self._learn_costs(note, by_arm)
         seconds /= self._drift.common
-        tokens = 0
-        self._spared *= 1 - SPARED_FADE * report.target_forwards
-        if report.links:
-            tokens = sum(outcome.accepted + 1 for outcome in report.outcomes)
-            if self._usual is self._plain and len(sequences) == self._plain.rows:
-                plainly = tokens / self._plain.rate - self.forecaster.proposing_host_seconds
-                self._spared += SPARED_FADE * (plainly - seconds)
+        tokens = sum(outcome.accepted + 1 for outcome in report.outcomes) if report.links else 0
+        self._compare(note, tokens, seconds)
         self._trials.settle(seconds, tokens, note.trial, len(sequences))
+
+    def _compare(self, note: _Note, tokens: int, seconds: float) -> None:
+        """What a batch that is plain but for matches got out of them, and out of what was expected
+        of them."""
+        forwards, plain = note.report.target_forwards, self._plain
+        self._spared *= 1 - SPARED_FADE * forwards
+        if self._usual is not plain or len(note.sequences) != plain.rows:
+            return
+        if note.report.links:
+            plainly = tokens / plain.rate - self.forecaster.proposing_host_seconds
+            self._spared += SPARED_FADE * (plainly - seconds)
+        if note.report.prompt_rows:  # whose time is it?
+            return
+        if not note.report.links:
+            self._promises.plain(forwards, seconds, forwards * plain.verify_seconds)
+        elif note.expected is not None:
+            self._promises.proposed(tokens, seconds, note.expected)
 
     def _learn_costs(self, note: _Note, by_arm: dict[int, list[int]]) -> None:
         forecaster, step, plan, report = self.forecaster, note.step, note.plan, note.report
