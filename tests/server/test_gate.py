@@ -115,7 +115,7 @@ def test_the_log_has_the_request_and_not_its_text(
     with caplog.at_level(logging.INFO, LOGGER):
         http.post(
             "/v1/completions",
-            json={"prompt": "a secret prompt", "max_tokens": 3},
+            json={"prompt": "a secret prompt", "max_tokens": 3, "ignore_eos": True},
             headers={"x-request-id": "logged-1"},
         )
         http.post("/v1/completions", json={"prompt": 5, "max_tokens": "a secret value"})
