@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -17,10 +17,9 @@ from halfbyte.formats.manifest import GATHER, Manifest, read_manifest
 from halfbyte.formats.names import expected_tensors, site_inputs, site_of
 from halfbyte.formats.tensor_file import TensorEntry, TensorFile
 from halfbyte.formats.transforms import Gather, Rotation, Transform, is_permutation
-from halfbyte.formats.weights import Dense, Planes
+from halfbyte.formats.weights import PLANE_PARTS, Dense, Planes
 
 MAX_TEXT_BYTES = 256 << 20  # tokenizer.json of a 262k-token vocabulary is 33 MB
-PLANE_PARTS = ("hi", "lo", "scale", "offset", "unit")
 DENSE_DTYPES = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 _Shape = tuple[tuple[str, ...], tuple[int, ...]]  # dtypes, shape
 
@@ -118,17 +117,11 @@ class Checkpoint:
             values = self._array(f"{name}.weight")
             return Dense(values, DENSE_DTYPES[entry.dtype], self._transform(name))
         self._entry(f"{name}.hi")
-        arrays: dict[str, Any] = {part: self._optional(f"{name}.{part}") for part in PLANE_PARTS}
-        for part in ("scale", "offset", "unit"):
-            found = arrays[part]
-            if found is not None and found.dtype != np.int8:
-                check_finite(f"{name}.{part}", found)
         assert self.group_size is not None
-        place = site_of(name)
         return Planes(
-            **arrays,
+            **plane_arrays(name, self._optional),
             group_size=self.group_size,
-            wide_groups=self.wide_groups.get(place[1], 0) if place else 0,
+            wide_groups=_wide_of(name, self.wide_groups),
             transform=self._transform(name),
         )
 
@@ -148,8 +141,7 @@ class Checkpoint:
         """Whether 8 bits of the whole matrix are stored."""
         if f"{name}.lo" not in self._tensors:
             return False
-        place = site_of(name)
-        wide = self.wide_groups.get(place[1], 0) if place else 0
+        wide = _wide_of(name, self.wide_groups)
         return not wide or self._entry(f"{name}.lo").shape == self._entry(f"{name}.hi").shape
 
     def _transform(self, name: str) -> Transform | None:
@@ -239,8 +231,7 @@ def check_tensors(
         else:
             integers = small and f"{name}.unit" in entries
             wanted = _plane_tensors(name, shape[0], shape[1], group_size, integers=integers)
-            place = site_of(name)
-            wide = wide_groups.get(place[1], 0) if place else 0
+            wide = _wide_of(name, wide_groups)
             if wide:
                 _check_wide_lo(name, entries, shape[0], wide * group_size, wanted)
             elif integers:
@@ -264,6 +255,12 @@ def _gathers(manifest: Manifest) -> Iterator[tuple[str, _Shape]]:
     for i in range(manifest.config.num_layers):
         for site in sites:
             yield f"layers.{i}.{site}.gather", (("I32",), (inputs[site],))
+
+
+def _wide_of(name: str, wide_groups: Mapping[str, int]) -> int:
+    """Wide groups of a matrix; the embedding and the head have none."""
+    place = site_of(name)
+    return wide_groups.get(place[1], 0) if place else 0
 
 
 def _check_wide_lo(
@@ -315,6 +312,15 @@ def _check_tensor(
         raise _fault("wrong-dtype", name, entry.dtype, " or ".join(dtypes))
     if entry.shape != shape:
         raise _fault("wrong-shape", name, list(entry.shape), list(shape))
+
+
+def plane_arrays(name: str, find: Callable[[str], NDArray[Any] | None]) -> dict[str, Any]:
+    """The arrays of `Planes`, None where `find` has no tensor; floats are checked."""
+    arrays = {part: find(f"{name}.{part}") for part in PLANE_PARTS}
+    for part, found in arrays.items():
+        if found is not None and found.dtype.kind == "f":
+            check_finite(f"{name}.{part}", found)
+    return arrays
 
 
 def check_finite(name: str, values: NDArray[Any]) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from halfbyte.config import GROUP_SIZES, ModelConfig
 from halfbyte.errors import ModelError
-from halfbyte.formats.checkpoint import check_finite, check_tensors, open_files
+from halfbyte.formats.checkpoint import check_finite, check_tensors, open_files, plane_arrays
 from halfbyte.formats.manifest import (
     bad_field,
     check_keys,
@@ -234,12 +234,8 @@ class HeadCheckpoint:
 
     def matrix(self, name: str) -> Planes:
         """A matrix: [N, K]."""
-        scale, offset = self._array(f"{name}.scale"), self._optional(f"{name}.offset")
-        for part, values in (("scale", scale), ("offset", offset)):
-            if values is not None:
-                check_finite(f"{name}.{part}", values)
-        lo = self._optional(f"{name}.lo")
-        return Planes(self._array(f"{name}.hi"), lo, scale, offset, self.manifest.group_size)
+        arrays = plane_arrays(name, self._optional)
+        return Planes(**arrays, group_size=self.manifest.group_size)
 
     def vector(self, name: str) -> NDArray[np.float32]:
         """A bias or norm: [n]."""

@@ -59,6 +59,11 @@ def unpack_pairs(packed: NDArray[np.uint8]) -> NDArray[np.int8]:
     return plane * np.int8(4) - np.int8(8)
 
 
+def pack_low(plane: NDArray[np.int8], bits: int) -> NDArray[np.uint8]:
+    """[N, K] values of lo in 4 bits each, or in 2 where all are multiples of 4."""
+    return pack(plane) if bits == 4 else pack_pairs(plane)
+
+
 def low_codes(planes: Planes) -> NDArray[np.int8] | None:
     """[N, inputs that have `lo`] values in [-8, 7]; None where none has."""
     if planes.lo is None:

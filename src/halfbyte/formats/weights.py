@@ -12,6 +12,7 @@ from halfbyte.config import ModelConfig
 from halfbyte.formats.transforms import Transform
 
 OFFSET_STEP: Final = 8  # units that an integer offset counts in
+PLANE_PARTS: Final = ("hi", "lo", "scale", "offset", "unit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Planes:
 
     hi: NDArray[np.uint8]  # [N, K/2]
     lo: NDArray[np.uint8] | None  # [N, K/2], or [N, wide_groups * G/2]; of two bits [N, K/4]
-    scale: NDArray[np.float16] | NDArray[np.int8]  # [N, K/G]; int8 with a unit, never -128
+    scale: NDArray[np.float16] | NDArray[np.int8]  # [N, K/G]; int8 with a unit
     offset: NDArray[np.float32] | NDArray[np.int8] | None  # [N, K/G], alike
     group_size: int
     wide_groups: int = 0
@@ -48,13 +49,7 @@ class Planes:
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What is stored, by the end of its tensor's name (docs/format.md)."""
-        named = {
-            "hi": self.hi,
-            "lo": self.lo,
-            "scale": self.scale,
-            "offset": self.offset,
-            "unit": self.unit,
-        }
+        named = {name: getattr(self, name) for name in PLANE_PARTS}
         return {name: array for name, array in named.items() if array is not None}
 
     def rows(self, which: NDArray[np.int32] | slice) -> Planes:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from halfbyte.formats.planes import pack, pack_pairs, split
+from halfbyte.formats.planes import pack, pack_low, split
 from halfbyte.formats.weights import Planes
 from halfbyte.quantize.scales import StoredScales
 from halfbyte.quantize.scheme import Grid
@@ -23,7 +23,7 @@ def to_planes(
     hi, lo = split(codes)
     low = None
     if grid.planes == 8:
-        low = pack(lo) if grid.lo_bits == 4 else pack_pairs(lo)
+        low = pack_low(lo, grid.lo_bits)
     elif grid.wide_groups:
         low = pack(lo[:, -grid.wide_groups * grid.group_size :])
     stored, shifts = scales.stored(scale, offset)

@@ -25,10 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.errors import ModelError
-from halfbyte.formats.planes import MAX_CODE, MIN_CODE, pack, pack_pairs, split
+from halfbyte.formats.planes import pack, pack_low, split
 from halfbyte.formats.weights import Planes
 from halfbyte.quantize.assemble import join_wide
-from halfbyte.quantize.scales import StoredScales, check_range, sixteenths
+from halfbyte.quantize.scales import StoredScales, check_range, nearest_codes, sixteenths
 from halfbyte.quantize.scheme import Grid, InputStatistics, RoundRows, Statistics
 
 F32 = NDArray[np.float32]
@@ -103,7 +103,7 @@ def quantize(
             high, low = split(codes)
             hi[begin:end] = pack(high)
             if lo is not None:
-                lo[begin:end] = pack(low) if grid.lo_bits == 4 else pack_pairs(low)
+                lo[begin:end] = pack_low(low, grid.lo_bits)
             begin = end
     scale, offset = StoredScales(grid.scales, unit).stored(*chosen)
     return Planes(hi, lo, scale, offset, group_size, unit=unit)
@@ -134,10 +134,7 @@ def _quantize_rows(
 def _codes(t: F32, grid: Grid) -> F32:
     """t = 16 (w - z) / s -> codes, as floats."""
     if grid.planes == 8:
-        least = np.float32(1 << (4 - grid.lo_bits))  # of what codes are multiples
-        most = np.float32(MAX_CODE // int(least)) * least
-        nested: F32 = np.clip(np.rint(t / least) * least, MIN_CODE, most)
-        return nested
+        return nearest_codes(t, grid.lo_bits)
     upper: F32 = np.clip(np.rint(t * np.float32(1 / 16)), -8, 7) * np.float32(16)
     return upper
 

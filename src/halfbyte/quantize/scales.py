@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.errors import HalfbyteError
+from halfbyte.formats.planes import MAX_CODE, MIN_CODE
 from halfbyte.formats.weights import OFFSET_STEP
 
 F32 = NDArray[np.float32]
@@ -88,7 +89,18 @@ class StoredScales:
         codes = np.where((codes == 0) & (scale != 0), np.sign(scale), codes)
         return np.asarray(codes * self.unit, dtype=np.float32)
 
-    def above(self, scale: F32) -> F32:
+    def reaching(self, high: F32, low: F32, headroom: np.float32) -> tuple[F32, F32]:
+        """Scale and offset [columns] whose 8-bit codes reach both extremes, with some room."""
+        if self.form == "int8+offset":
+            fit, middle = spanning(high, low, 8)
+            scale = self._above(fit * headroom)
+            return scale, self.offsets(middle + scale * np.float32(_centre(8)))
+        fits = np.stack(fitting(high.clip(0), (-low).clip(0)))
+        best = np.take_along_axis(fits, np.abs(fits).argmin(axis=0)[None], axis=0)[0]
+        scale = self._above(best * headroom)
+        return scale, np.zeros_like(scale)
+
+    def _above(self, scale: F32) -> F32:
         """As `nearest`, but not smaller than `scale` where it can be."""
         found = self.nearest(scale)
         if self.unit is None:
@@ -154,6 +166,14 @@ def sixteenths(scale: F32) -> F32:
     safe = np.where(scale == 0, np.float32(1), scale)
     inverse: F32 = np.where(scale == 0, np.float32(0), np.float32(16) / safe)
     return inverse
+
+
+def nearest_codes(t: F32, lo_bits: int) -> F32:
+    """The nearest 8-bit codes to t = 16 (w - z) / s, as floats; of two `lo_bits` multiples of 4."""
+    least = np.float32(1 << (4 - lo_bits))  # of what codes are multiples
+    most = np.float32(MAX_CODE // int(least)) * least
+    codes: F32 = np.clip(np.rint(t / least) * least, MIN_CODE, most)
+    return codes
 
 
 def check_range(name: str, top: F32, bottom: F32) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from halfbyte.formats.planes import MAX_CODE, MIN_CODE
-from halfbyte.quantize.scales import StoredScales, fitting, sixteenths, spanning
+from halfbyte.quantize.scales import StoredScales, nearest_codes, sixteenths
 
 F32 = NDArray[np.float32]
 
@@ -33,25 +32,14 @@ def round_wide_group(
     levels = len(goals)
     shares = np.array([1.0, lo_weight][:levels], dtype=np.float32)
     shares /= shares.sum()
-    high, low = goals.max(axis=(0, 1)), goals.min(axis=(0, 1))
-    if scales.form == "int8+offset":
-        fit, middle = spanning(high, low, 8)
-        scale = scales.above(fit * _HEADROOM)
-        offset = scales.offsets(middle + scale * np.float32(8.5 / 16))
-    else:
-        fits = np.stack(fitting(high.clip(0), (-low).clip(0)))
-        best = np.take_along_axis(fits, np.abs(fits).argmin(axis=0)[None], axis=0)[0]
-        scale = scales.above(best * _HEADROOM)
-        offset = np.zeros_like(scale)
+    scale, offset = scales.reaching(goals.max(axis=(0, 1)), goals.min(axis=(0, 1)), _HEADROOM)
     inverse, step = sixteenths(scale), scale * np.float32(1 / 16)
-    least = np.float32(1 << (4 - lo_bits))  # of what codes are multiples
-    most = np.float32(MAX_CODE // int(least)) * least
     codes = np.empty(w.shape, dtype=np.int16)
     errors = np.zeros_like(goals)
     for k in range(len(w)):
         goal = goals[:, k] + np.einsum("j,ljn->ln", feed[:k, k], errors[:, :k])
         t = (shares @ goal - offset) * inverse
-        code = np.clip(np.rint(t / least) * least, MIN_CODE, most)
+        code = nearest_codes(t, lo_bits)
         codes[k] = code.astype(np.int16)
         errors[:, k] = (w[k] - offset) - code * step
     return codes, scale, offset, errors
