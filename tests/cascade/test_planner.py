@@ -92,7 +92,7 @@ def test_who_is_ahead_waits_unless_others_join() -> None:
     assert all(turn.length > 0 for turn in planner.plan([*texts, newcomer])[:3])
     for text in [*texts, newcomer]:
         planner.release(text)
-    assert not planner._is_joined, "nobody runs: the next ones begin a batch of their own"
+    assert not planner._answers.is_joined, "nobody runs: the next ones begin a batch of their own"
 
 
 def test_text_that_becomes_predictable_is_noticed() -> None:
@@ -373,7 +373,7 @@ def test_matches_must_promise_more_where_promises_were_not_kept() -> None:
             planner.begin(text)
         run(planner.plan, planner.learn, texts, 400, simulation)
         assert any(name == "ngram" for name, _ in simulation.choices)
-        kept.append(planner._promises.kept)
+        kept.append(planner._learner.promises.kept)
     assert kept[1] < 0.98 < kept[0]
 
 

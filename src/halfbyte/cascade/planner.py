@@ -1,15 +1,12 @@
 """The planner: which proposer and how many tokens, for each sequence, in every cycle.
 
 It looks for the cycle with the most expected tokens per second (`forecast`), from the measured cost
-table (`costs`), what the calls really take (`drift`) and what was accepted (`acceptance`).
+table (`costs`), what the calls really take (`drift`) and what was accepted (`acceptance`); what
+cycles teach of these is looked into by the `learner`.
 
 Never slower than plain: plain decoding is always among what is compared, and what is not in use
 must beat what is by `HYSTERESIS`. Now and then something else is tried (`trials`). Choices depend
 on timings; the output does not depend on choices.
-
-In a batch that nobody joins, all wait for the last: a token of a sequence that is ahead of others
-only lets it leave sooner, which spares forwards a row each, not forwards. So there it counts less,
-the more it is ahead. Where others come in the place of those who leave, tokens count alike.
 
 Choosing costs time too. What is known changes slowly, so it is looked over in a *review*, after
 `REVIEW_FIRST`, twice that … `REVIEW_AFTER` cycles; in between a cycle does what the review, or a
@@ -22,18 +19,19 @@ from collections import Counter
 from collections.abc import Sequence as Seq
 from math import sqrt
 from time import perf_counter
-from typing import NamedTuple
 
 from halfbyte.cascade.acceptance import Acceptance, Source
+from halfbyte.cascade.answers import Answers
 from halfbyte.cascade.arms import Arm
 from halfbyte.cascade.costs import CostTable
 from halfbyte.cascade.cycle import PLAIN, CycleReport, Turn
 from halfbyte.cascade.decoding import Decoding
 from halfbyte.cascade.drift import Drift
-from halfbyte.cascade.forecast import PLAIN_ARM, Cycle, Forecaster, Gains, verify_key
+from halfbyte.cascade.forecast import PLAIN_ARM, Cycle, Forecaster, Gains
+from halfbyte.cascade.learner import Expected, Learner, Note
 from halfbyte.cascade.matches import Matches
-from halfbyte.cascade.promises import Promises
-from halfbyte.cascade.trials import Batch, Trial, Trials
+from halfbyte.cascade.reading import Reading
+from halfbyte.cascade.trials import Batch, Trials
 from halfbyte.config import Level
 
 HYSTERESIS = 0.01  # share by which another arm must be better than the one in use
@@ -43,35 +41,6 @@ FEW_CHANGED = 4  # in so many may come or go before all are looked over again
 # In a batch somebody might nearly always have a match, and a look ends a burst of plain cycles. A
 # match found a cycle late loses a `MATCH_LASTS`-th of what it brings.
 MATCH_LASTS, MOST_LATE = 4, 8  # cycles
-SPARED_FADE = 1 / 128  # of what matches spare, a cycle
-COSTS_EVERY = 4  # cycles
-HOST_START, HOST_STEP = 5e-5, 1.02
-# What a model has not read of a text is paid for by the tokens still to come: as many as have come,
-# or as answers usually have beyond that; this many at least, and no more than are wanted.
-LEAST_HORIZON = 32
-LENGTHS_FADE = 1 / 8  # of the usual length of an answer, with each
-# In a batch that nobody joins, a token counts by how many have come to the last sequence and to its
-# own, `HEAD_START` more each: their ratio to a power, so that a lead of an eighth halves it.
-HEAD_START, LEAD_POWER = 16, 6
-MUCH_UNREAD = 16  # tokens: a call that runs so many first says nothing of what a draft costs
-
-
-# Of matches in a batch that is plain but for them: tokens, and seconds without the host's.
-Expected = tuple[float, float] | None
-
-
-class _Note(NamedTuple):
-    """What `learn` was told of a cycle, and how things stood."""
-
-    at: float  # seconds of the clock
-    step: int
-    trial: Trial | None
-    expected: Expected
-    matches: Seq[int]
-    reading: set[int]  # arms whose call ran much that was unread
-    sequences: Seq[Decoding]
-    plan: Seq[Turn]
-    report: CycleReport
 
 
 class CostPlanner:
@@ -83,36 +52,27 @@ class CostPlanner:
     def __init__(self, target: Level, table: CostTable, arms: Seq[Arm]) -> None:
         """`table` has the target and every level that an arm's cost names. Arms that go by
         evidence go by the same, with the same steps."""
-        self.target = target
         self.arms = tuple(arms)
         self.acceptance = Acceptance()
         self._drift = Drift()
         self.forecaster = Forecaster(str(target), table, self.arms, self._drift.factor)
         self._lookups = [i for i, arm in enumerate(self.arms) if arm.evidence is not None]
         self._levels = [i for i, arm in enumerate(self.arms) if arm.evidence is None]
-        self._number = {id(arm.proposer): i for i, arm in enumerate(self.arms)}
         self._matches = Matches([self.arms[i] for i in self._lookups], self.acceptance)
         self._trials = Trials(self.forecaster, self.arms, self.acceptance, self._drift)
-        self._readers = [i for i, arm in enumerate(self.arms) if arm.unread is not None]
-        self._begun_at: dict[Decoding, int] = {}  # tokens
-        self._has_left = self._is_joined = False  # since nobody ran: one has left, one came then
-        self._weights: list[float] = []  # [B] what a token counts
-        self._usual_length, self._answers = 0.0, 0  # tokens of an answer
-        self._reading: set[int] = set()  # arms whose next call runs much that is unread
+        self._learner = Learner(
+            self.forecaster, self.arms, self.acceptance, self._drift, self._trials
+        )
+        self._answers = Answers()
+        self._reading = Reading(self.arms)
         self._step = 0
         self._in_use = PLAIN_ARM
-        self._notes: list[_Note] = []
-        self._learned_at = 0.0
-        self._was_plain = True
-        self._last_forwards = 1
-        self._costs_at = 0
-        self._promises = Promises()
         self._expected: Expected = None  # of the cycle being planned
-        self._spared = 0.0  # seconds that matches have spared a cycle
         # What the last review found, for the sequences [B] it was made for.
         self._members: list[Decoding] = []
         self._reviewed_size = self._changed = 0  # how many, and how many have come or gone since
         self._contexts: list[int] = []
+        self._weights: list[float] = []  # what a token counts
         self._gains: list[Gains] = []  # [arms][B]; of arms that go by evidence, of its present step
         self._usual = self._plain = self.forecaster.plain([])  # where nothing matches
         self._rate = 0.0  # of the cycle chosen then
@@ -126,52 +86,24 @@ class CostPlanner:
         """Tell every proposer."""
         for arm in self.arms:
             arm.proposer.begin(sequence)
-        self._begun_at[sequence] = len(sequence.tokens)
-        self._is_joined |= self._has_left
+        self._answers.begin(sequence)
 
     def release(self, sequence: Decoding) -> None:
         """Tell every proposer; what the sequence showed stays."""
-        self._digest()
+        self._learner.digest(self._contexts, self._plain, self._usual)
         for arm in self.arms:
             arm.proposer.release(sequence)
         self.acceptance.forget(sequence)
         self._matches.forget(sequence)
-        begun = self._begun_at.pop(sequence, None)
-        if begun is not None:
-            self._answers += 1
-            share = max(LENGTHS_FADE, 1 / self._answers)
-            self._usual_length += share * (len(sequence.tokens) - begun - self._usual_length)
-        self._has_left = bool(self._begun_at)
-        if not self._has_left:
+        self._answers.end(sequence)
+        if not self._answers.are_running:
             self._members = []
-        self._is_joined &= self._has_left
 
     def plan(self, sequences: Seq[Decoding]) -> list[Turn]:
         """The best cycle known, or a trial."""
         turns = self._next(sequences)
-        if self._readers:
-            self._reading = {
-                arm
-                for arm in self._readers
-                for sequence, turn in zip(sequences, turns, strict=True)
-                if turn.proposer is self.arms[arm].proposer
-                and self._unread(arm, sequence)[0] > MUCH_UNREAD
-            }
+        self._reading.see(sequences, turns)
         return turns
-
-    def _unread(self, arm: int, sequence: Decoding) -> tuple[int, float]:
-        """Tokens that an arm's model has not read yet, and the seconds that takes."""
-        unread = self.arms[arm].unread
-        assert unread is not None
-        tokens = unread.tokens(sequence)
-        return tokens, unread.seconds(tokens)
-
-    def _charge(self, arm: int, sequence: Decoding) -> float:
-        """Seconds for what is unread, with each token that may still come."""
-        length = len(sequence.tokens)
-        come = length - self._begun_at.get(sequence, length)
-        expected = max(LEAST_HORIZON, come, self._usual_length - come)
-        return self._unread(arm, sequence)[1] / min(expected, max(1, sequence.remaining))
 
     def _next(self, sequences: Seq[Decoding]) -> list[Turn]:
         self._step += 1
@@ -203,7 +135,7 @@ class CostPlanner:
     def _goes_on_with(self, sequences: Seq[Decoding]) -> bool:
         """Whether what the last review found of a batch that is plain but for matches, and that
         others join, will do for this one, of which few have changed since."""
-        if self._usual is not self._plain or not self._is_joined:
+        if self._usual is not self._plain or not self._answers.is_joined:
             return False
         changed = self._changed + len(set(sequences) ^ set(self._members))
         if changed * FEW_CHANGED > self._reviewed_size:
@@ -231,11 +163,11 @@ class CostPlanner:
         """Cycles between looks that lose least: n of them share what a call takes, and find a match
         half of n late."""
         call = 2 * MATCH_LASTS * self.forecaster.host_seconds
-        return min(sqrt(call / max(self._spared, 1e-9)), MOST_LATE)
+        return min(sqrt(call / max(self._learner.spared, 1e-9)), MOST_LATE)
 
     def _review(self, sequences: list[Decoding]) -> list[Turn]:
         """Look everything over; the best cycle, or a trial."""
-        self._digest()
+        self._learner.digest(self._contexts, self._plain, self._usual)
         self._kept = {}
         self._changed, self._reviewed_size = 0, len(sequences)
         if sequences != self._members:
@@ -244,7 +176,7 @@ class CostPlanner:
                 self._trials.begin_anew()
             self._members, self._rate = sequences, 0.0
         self._contexts = [s.committed_len for s in sequences]
-        self._weights = self._weighed(sequences)
+        self._weights = self._answers.weights(sequences)
         everyone = range(len(sequences))
         self._gains = [
             [self._worth(arm.sources[0], b) for b in everyone]
@@ -252,9 +184,7 @@ class CostPlanner:
             else [None] * len(sequences)
             for arm in self.arms
         ]
-        self.forecaster.charges = {
-            arm: [self._charge(arm, sequence) for sequence in sequences] for arm in self._readers
-        }
+        self.forecaster.charges = self._reading.charges(sequences, self._answers)
         self._plain = self.forecaster.plain(self._contexts)
         self._usual = self._best_level(self._plain, self._gains, self._contexts)
         used = _arm_of(self._usual)
@@ -280,15 +210,6 @@ class CostPlanner:
             return turns
         self._expected = None
         return self._turns(tried)
-
-    def _weighed(self, sequences: Seq[Decoding]) -> list[float]:
-        """What a token of each counts: 1, or less for those that are ahead (see above)."""
-        if self._is_joined or len(sequences) == 1:
-            return [1.0] * len(sequences)
-        lengths = [(s, len(s.tokens)) for s in sequences]
-        come = [HEAD_START + now - self._begun_at.get(s, now) for s, now in lengths]
-        least = min(come)
-        return [(least / each) ** LEAD_POWER for each in come]
 
     def _worth(self, source: Source, b: int) -> Seq[float]:
         """What the token at each position of a proposal for a sequence is expected to count."""
@@ -363,7 +284,7 @@ class CostPlanner:
         host = forecaster.proposing_host_seconds
         attention_of = [forecaster.attention(context)[1] for context in self._contexts]
         tokens, attention = plain.tokens, plain.attention_seconds
-        best, count = plain.rate * (1 + HYSTERESIS) / self._promises.kept, 0
+        best, count = plain.rate * (1 + HYSTERESIS) / self._learner.promises.kept, 0
         expected: Expected = None
         verifies = forecaster.verifies(plain.rows + 1, len(offers))
         for n, ((gain, b), (linear, drift)) in enumerate(zip(offers, verifies, strict=True)):
@@ -396,123 +317,20 @@ class CostPlanner:
         matches: Seq[int] = ()
         if report.links:
             matches, self._proposed_at = self._matches.steps, self._step
-            if not self._is_joined and len(sequences) > 1:  # some may have come ahead
+            if not self._answers.is_joined and len(sequences) > 1:  # some may have come ahead
                 self._review_at = min(self._review_at, self._step + REVIEW_FIRST)
-        now, reading = perf_counter(), self._reading
-        self._notes.append(
-            _Note(
-                now,
+        self._learner.notes.append(
+            Note(
+                perf_counter(),
                 self._step,
                 self._trials.now,
                 self._expected,
                 matches,
-                reading,
+                self._reading.now,
                 sequences,
                 plan,
                 report,
             )
-        )
-
-    def _digest(self) -> None:
-        """Look into what was noted."""
-        notes, self._notes = self._notes, []
-        for note in notes:
-            self._look_into(note)
-
-    def _look_into(self, note: _Note) -> None:
-        """Count what was accepted, correct the costs, settle what a trial cost."""
-        sequences, plan, report = note.sequences, note.plan, note.report
-        seconds = report.draft_seconds + report.verify_seconds
-        self._learn_host((note.at - self._learned_at - seconds) / self._last_forwards)
-        self._learned_at, self._was_plain = note.at, not report.links
-        self._last_forwards = report.target_forwards
-        by_arm: dict[int, list[int]] = {}
-        if report.links:
-            for b, (turn, outcome) in enumerate(zip(plan, report.outcomes, strict=True)):
-                if turn.proposer is None or turn.length < 1:
-                    continue
-                arm = self._number[id(turn.proposer)]
-                source = self.arms[arm].source_of(note.matches[b])
-                if source is not None:
-                    self.acceptance.observe(
-                        source,
-                        sequences[b],
-                        turn.length,
-                        outcome.accepted,
-                        note.step,
-                        outcome.tree,
-                    )
-                by_arm.setdefault(arm, []).append(b)
-        if note.step >= self._costs_at:
-            self._costs_at = note.step + COSTS_EVERY
-            self._learn_costs(note, by_arm)
-        seconds /= self._drift.common
-        tokens = sum(outcome.accepted + 1 for outcome in report.outcomes) if report.links else 0
-        self._compare(note, tokens, seconds)
-        self._trials.settle(seconds, tokens, note.trial, len(sequences))
-
-    def _compare(self, note: _Note, tokens: int, seconds: float) -> None:
-        """What a batch that is plain but for matches got out of them, and out of what was expected
-        of them."""
-        forwards, plain = note.report.target_forwards, self._plain
-        self._spared *= 1 - SPARED_FADE * forwards
-        if self._usual is not plain or len(note.sequences) != plain.rows:
-            return
-        if note.report.links:
-            plainly = tokens / plain.rate - self.forecaster.proposing_host_seconds
-            self._spared += SPARED_FADE * (plainly - seconds)
-        if note.report.prompt_rows:  # whose time is it?
-            return
-        if not note.report.links:
-            self._promises.plain(forwards, seconds, forwards * plain.verify_seconds)
-        elif note.expected is not None:
-            self._promises.proposed(tokens, seconds, note.expected)
-
-    def _learn_costs(self, note: _Note, by_arm: dict[int, list[int]]) -> None:
-        forecaster, step, plan, report = self.forecaster, note.step, note.plan, note.report
-        contexts, rows, attention = self._contexts, 0, 0.0
-        if len(contexts) != len(note.sequences):
-            return
-        for context, outcome in zip(contexts, report.outcomes, strict=True):
-            one, more = forecaster.attention(context)
-            proposed = outcome.rows or outcome.proposed
-            rows += proposed + 1
-            attention += one + more * proposed
-        if report.rows > rows:  # prompts or other cascades ran along: whose time is it?
-            return
-        predicted = forecaster.linear_seconds(rows) + attention
-        measured = report.verify_seconds / report.target_forwards
-        self._drift.observe(verify_key(rows), measured, predicted, step)
-        for arm, members in by_arm.items():
-            if arm in note.reading:
-                continue
-            name = f"{self.arms[arm].proposer.name} > {self.target}"
-            seconds = sum(link.seconds for link in report.links if link.name == name)
-            if len(by_arm) == 1:  # then all of it is this arm's, the stages before it too
-                seconds = report.draft_seconds
-            lengths = [plan[b].length for b in members]
-            predicted = forecaster.draft_seconds(arm, lengths, [contexts[b] for b in members])
-            self._drift.observe(arm, seconds, predicted, step)
-            self.arms[arm].cost.learn(seconds, [min(n, self.arms[arm].depth) for n in lengths])
-
-    def _learn_host(self, seconds: float) -> None:
-        """Time outside the runtime from one `learn` to the next: its median, about, of plain cycles
-        and of others. The larger part comes after the runtime's, so it is that of the cycle before.
-
-        Prefills and slow readers of a stream lie between some cycles, so the size of a surprise
-        does not count, only its sign.
-        """
-        if not self._learned_at:
-            return
-        forecaster = self.forecaster
-        known = forecaster.host_seconds if self._was_plain else forecaster.proposing_host_seconds
-        known = (known or HOST_START) * (HOST_STEP if seconds > known else 1 / HOST_STEP)
-        if self._was_plain:
-            forecaster.host_seconds = known
-        else:
-            forecaster.proposing_host_seconds = known
-        forecaster.proposing_host_seconds = max(
-            forecaster.host_seconds, forecaster.proposing_host_seconds
         )
 
 

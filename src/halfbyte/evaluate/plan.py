@@ -13,7 +13,8 @@ from halfbyte.cascade.costs import CostTable
 from halfbyte.cascade.cycle import PLAIN, CycleReport, Turn
 from halfbyte.cascade.decoding import Decoding
 from halfbyte.cascade.forecast import Forecaster
-from halfbyte.cascade.planner import MUCH_UNREAD, CostPlanner
+from halfbyte.cascade.planner import CostPlanner
+from halfbyte.cascade.reading import MUCH_UNREAD
 from halfbyte.engine.run import Engine
 from halfbyte.evaluate.prompts import PROMPTS
 from halfbyte.llm import LLM
