@@ -7,8 +7,8 @@
 One model in one process. For each kind of work and batch size, every round measures every variant
 on the same queues of prompts (`benchmarks.queues`), `--prompts` at least. So each measurement has
 its pair: `speedup` and `of_best_fixed` are medians of paired ratios, and `…_interval` is between
-what they lie with 90% confidence. Predictions are by the mean of cost tables measured before each
-queue, for the machine of one minute is not that of the next.
+what they lie with 90% confidence. Predictions are by a cost table measured in turns with the
+variants, for the machine of one second is not that of the next.
 
 The ramp's rows have `of_best_before`: throughput over the best of smaller batches.
 """
@@ -18,7 +18,8 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,10 @@ from benchmarks.rows import RESULTS, Row, append, layout
 from benchmarks.speculation import Variant
 from benchmarks.workloads import KINDS, REPETITIVE, load
 from halfbyte import LLM
-from halfbyte.auto import cost_table
+from halfbyte.auto import draft_levels
 from halfbyte.cascade.cascade import Cascade
-from halfbyte.cascade.costs import CostTable, DraftCost
+from halfbyte.cascade.cost_probe import CONTEXTS, TURNS, CostProbe, pages_wanted
+from halfbyte.cascade.costs import CostTable
 from halfbyte.cascade.stages import Auto, Ngram, parse_stage
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError
@@ -84,11 +86,21 @@ def main() -> None:
         best: dict[str, float] = {}  # of each variant at smaller batches
         for batch in batches:
             metric = f"{what} {kind} x{batch}"
-            beside = _Beside(llm, _peer(arguments) if batch == 1 else None, cpus)
-            tokens, rounds = arguments.tokens, arguments.rounds
-            some = prompts[: sizes[batch]]
-            found = measure(llm, variants, some, batch, tokens=tokens, rounds=rounds, before=beside)
-            table, own = mean_table(beside.tables), []
+            beside = _Beside(_peer(arguments) if batch == 1 else None, cpus)
+            with _probe(llm) as probe:
+                found = measure(
+                    llm,
+                    variants,
+                    prompts[: sizes[batch]],
+                    batch,
+                    tokens=arguments.tokens,
+                    rounds=arguments.rounds,
+                    before=beside,
+                    between=probe.round,
+                )
+                while probe.num_rounds < TURNS:
+                    probe.round()
+                table, own = probe.table(), []
             for variant, runs in found.items():
                 details = _details(table, target, batch, variant, runs, found)
                 details |= beside.compare(runs)
@@ -113,25 +125,33 @@ def _peer(arguments: argparse.Namespace) -> LlamaBench | None:
 
 
 def _room(arguments: argparse.Namespace, variants: Sequence[str], sizes: dict[int, int]) -> int:
-    """Tokens of KV: every prompt once, since variants share it, and what all of them are at."""
+    """Tokens of KV: every prompt once, since variants share it, what all of them are at, and what
+    the cost table is measured in."""
     decoding = len(variants) * max(sizes) * (arguments.tokens + 64)
-    return max(sizes.values()) * 1024 + decoding
+    return max(sizes.values()) * 1024 + decoding + CONTEXTS[-1] + 1024
+
+
+@contextmanager
+def _probe(llm: LLM) -> Iterator[CostProbe]:
+    """Of the cost table, in pages that are free again at the end."""
+    runtime, pool, target = llm.model.runtime, llm.model.pool, llm.cascade.target
+    pages = [pool.take() for _ in range(pages_wanted(pool.page_size))]
+    try:
+        yield CostProbe(runtime, target, draft_levels(runtime, target), pages)
+    finally:
+        for page in reversed(pages):
+            pool.give_back(page)
 
 
 @dataclass(slots=True)
 class _Beside:
-    """What is measured before each timed queue: the cost table, and a peer's plain decoding."""
+    """A peer's plain decoding, measured before each timed queue."""
 
-    llm: LLM
     peer: LlamaBench | None
     cpus: Sequence[int]
-    tables: list[CostTable] = field(default_factory=list)
     readings: list[Reading] = field(default_factory=list)
 
     def __call__(self) -> None:
-        model = self.llm.model
-        target = self.llm.cascade.target
-        self.tables.append(cost_table(model.runtime, model.pool, target, measure_again=True))
         if self.peer is not None:
             done = run(self.peer.command(PEER_TASK), self.cpus, self.peer.environment)
             self.readings.append(self.peer.read(done.output))
@@ -150,31 +170,6 @@ class _Beside:
             return {}
         ratio = Ratio.of(runs.queues, [reading.value for reading in self.readings])
         return {"of_peer": ratio.median, "of_peer_interval": ratio.interval}
-
-
-def mean_table(tables: Sequence[CostTable]) -> CostTable:
-    """Of the same points."""
-    first = tables[0]
-
-    def mean(*seconds: float) -> float:
-        return statistics.fmean(seconds)
-
-    return CostTable(
-        rows=first.rows,
-        contexts=first.contexts,
-        linear={name: tuple(map(mean, *(t.linear[name] for t in tables))) for name in first.linear},
-        attention=tuple(
-            tuple(map(mean, *rows)) for rows in zip(*(t.attention for t in tables), strict=True)
-        ),
-        drafts={
-            name: DraftCost(
-                mean(*(t.drafts[name].first for t in tables)),
-                mean(*(t.drafts[name].further for t in tables)),
-            )
-            for name in first.drafts
-        },
-        spread=mean(*(t.spread for t in tables)),
-    )
 
 
 def predicted_speedup(

@@ -65,6 +65,10 @@ def limit(number: int, batch: int, tokens: int) -> int:
     return max(1, tokens * min(number + 1, batch) // batch)
 
 
+def _nothing() -> None:
+    pass
+
+
 def measure(
     llm: LLM,
     variants: Sequence[str],
@@ -73,10 +77,12 @@ def measure(
     *,
     tokens: int,
     rounds: int,
-    before: Callable[[], None] = lambda: None,
+    before: Callable[[], None] = _nothing,
+    between: Callable[[], None] = _nothing,
 ) -> dict[str, Runs]:
     """`rounds` timed rounds over whole queues of prompts. `llm` is the subject of `auto`, the first
-    variant is plain decoding, and `before` is called before each timed queue."""
+    variant is plain decoding. `before` is called before each timed queue, and `between` whenever
+    each variant has had a turn of it."""
     subjects = {name: _subject(llm, name) for name in variants}
     found = {name: Runs() for name in variants}
     learners = [name for name in variants if name == variants[0] or name.startswith(AUTO)]
@@ -96,6 +102,8 @@ def measure(
             ]
             while decoding:
                 decoding = [one for one in decoding if next(one, False)]
+                if turn:
+                    between()
         for name, run in this.items() if turn else ():
             if turn == 1:
                 found[name].outputs, found[name].contexts = run.outputs, run.contexts

@@ -4,13 +4,13 @@ import argparse
 import json
 from collections import Counter
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pytest
 from benchmarks.arguments import alias, renamed
 from benchmarks.paired import Ratio
-from benchmarks.planner import mean_table, predicted_speedup
+from benchmarks.planner import predicted_speedup
 from benchmarks.queues import AUTO, Runs, agree, measure, num_prompts
 from benchmarks.workloads import KINDS, load
 
@@ -99,27 +99,17 @@ def test_the_prediction_is_equation_1() -> None:
     assert predicted_speedup(table, TARGET, 1, "w4a8", Runs()) is None
 
 
-def test_the_table_of_a_run_is_the_mean_of_its_tables() -> None:
-    def table(scale: float) -> CostTable:
-        drafts = {"w4a8": DraftCost(0.6 * scale, 0.5 * scale)}
-        linear = {"w8a16": (1.0 * scale, 1.4 * scale), "w4a8": (0.5 * scale, 0.7 * scale)}
-        return CostTable((1, 5), (100,), linear, ((0.1 * scale,), (0.2 * scale,)), drafts, scale)
-
-    assert mean_table([table(1.0)]) == table(1.0)
-    mean, middle = mean_table([table(1.0), table(2.0)]), table(1.5)
-    assert np.allclose(mean.attention, middle.attention)
-    assert mean.linear["w4a8"] == pytest.approx(middle.linear["w4a8"])
-    assert mean.drafts["w4a8"].further == pytest.approx(0.75)
-
-
 def test_all_variants_decode_the_same_tokens(talking_llm: LLM, data: Path) -> None:
     auto = talking_llm.with_cascade("auto > w8a16")
     prompts = load(data, ["chat"], 2)["chat"]
     variants = ["w8a16", AUTO, "ngram > w4a8 > w8a16 @6"]
-    queues: list[int] = []
-    before = partial(queues.append, 1)
-    found = measure(auto, variants, prompts, 1, tokens=12, rounds=2, before=before)
-    assert len(queues) == 4, "two rounds of two"
+    calls: list[str] = []
+    before, between = partial(calls.append, "before"), partial(calls.append, "between")
+    found = measure(auto, variants, prompts, 1, tokens=12, rounds=2, before=before, between=between)
+    assert calls.count("before") == 4, "two rounds of two"
+    assert calls[0] == "before"
+    assert {b for a, b in pairwise(calls) if a == "before"} == {"between"}
+    assert calls[-1] == "between"
     for runs in found.values():
         assert runs.outputs == found["w8a16"].outputs
         assert len(runs.outputs) == 2

@@ -59,15 +59,12 @@ def measure(
     The table has the target and every draft level, at the rows and contexts that the pages and the
     runtime have room for.
     """
-    probe = _Probe(runtime, target, drafts, pages, clock)
-    probe.round()  # caches, threads and page tables warm up
-    probe.times.clear()
-    started, rounds = clock(), 0
-    while rounds < TURNS or (  # every point is timed
-        rounds < options.max_rounds and clock() - started < options.seconds
+    probe = CostProbe(runtime, target, drafts, pages, clock)
+    started = clock()
+    while probe.num_rounds < TURNS or (  # every point is timed
+        probe.num_rounds < options.max_rounds and clock() - started < options.seconds
     ):
         probe.round()
-        rounds += 1
     return probe.table()
 
 
@@ -76,8 +73,11 @@ def pages_wanted(page_size: int) -> int:
     return -(-(CONTEXTS[-1] + ROWS[-1]) // page_size)
 
 
-class _Probe:
-    """One sequence on free pages, and the times seen so far."""
+class CostProbe:
+    """One sequence on free pages, and the times seen so far.
+
+    Rounds may be spread over other work, to tell what calls took while it ran.
+    """
 
     def __init__(
         self,
@@ -85,8 +85,9 @@ class _Probe:
         target: Level,
         drafts: Seq[Level],
         pages: Seq[int],
-        clock: Callable[[], float],
+        clock: Callable[[], float] = perf_counter,
     ) -> None:
+        """See `measure`. An untimed round warms caches, threads and page tables up."""
         room = min(len(pages) * runtime.page_size, runtime.config.max_context)
         if room < 2:
             raise ArgumentError(
@@ -103,7 +104,7 @@ class _Probe:
         self._tokens = np.arange(most, dtype=np.int32) % runtime.config.vocab_size
         self._contexts = [c for c in CONTEXTS if c + most <= room] or [room - most]
         self.times: dict[tuple[str, int, int], list[float]] = defaultdict(list)
-        self._turn = 0
+        self.num_rounds = self._turn = 0
         self._touch(self._contexts[-1] + most)
         for _ in range(2):
             self._forward(target, 1, self._contexts[0])
@@ -112,9 +113,13 @@ class _Probe:
         if is_slow:
             self._contexts = [self._contexts[0], *self._contexts[1:][-1:]]
         self._context_rows = [m for m in CONTEXT_ROWS if m <= most]
+        self.round()
+        self.times.clear()
+        self.num_rounds = 0
 
     def round(self) -> None:
         """Every point of few rows once, and of many rows or far contexts those that have a turn."""
+        self.num_rounds += 1
         near, self._turn = self._contexts[0], self._turn + 1
         points = [m for m in self._rows[1:] if m <= OFTEN_ROWS]
         points += self._in_turn([m for m in self._rows if m > OFTEN_ROWS])
@@ -142,7 +147,7 @@ class _Probe:
         return points[self._turn % TURNS :: TURNS]
 
     def table(self) -> CostTable:
-        """What the times say."""
+        """What the times say; every point has one after `TURNS` rounds."""
         attention = self._attention()
         linear = {str(self._target): self._linear(self._target, attention)}
         drafts = {}
