@@ -15,7 +15,8 @@ from halfbyte.cascade.proposers import Proposers
 from halfbyte.cascade.stages import Model
 from halfbyte.cascade.tree import ROOT, TokenTree
 from halfbyte.cascade.verify import Outcome
-from halfbyte.engine.pages import PagePool, PageTable
+from halfbyte.engine.pages import PagePool
+from halfbyte.engine.prefix import DraftTable
 from halfbyte.runtime.protocol import Runtime
 
 
@@ -123,7 +124,7 @@ def model_runner(runtime: Runtime, stage: Model, vocab_size: int | None = None) 
         str(stage),
         runtime,
         stage.level,
-        new_pages=lambda: PageTable(pool, pool.num_pages * pool.page_size),
+        new_pages=lambda: DraftTable(pool, pool.num_pages * pool.page_size, stage.level),
         vocab_size=vocab_size or runtime.config.vocab_size,
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Generator, Mapping
 from collections.abc import Sequence as Seq
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ class LLM:
             options.min_confidence,
             ngram=ngram,
             draft_ids=self._draft_ids(),
-            open_model=self.model.open_runner,
+            open_model=partial(self.model.open_runner, prefix_cache=options.prefix_cache),
             open_head=self.model.open_head,
         )
         self.prepare(cascade)

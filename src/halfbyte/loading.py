@@ -13,7 +13,8 @@ from halfbyte.cascade.model_runner import ModelRunner
 from halfbyte.cascade.stages import Eagle, Model
 from halfbyte.chat import ChatTemplate
 from halfbyte.config import ModelConfig
-from halfbyte.engine.pages import PagePool, PageTable
+from halfbyte.engine.pages import PagePool
+from halfbyte.engine.prefix import DraftTable
 from halfbyte.errors import ArgumentError
 from halfbyte.formats.checkpoint import Checkpoint
 from halfbyte.formats.draft_head import HeadCheckpoint
@@ -123,15 +124,20 @@ class LoadedModel:
             )
         return self._template
 
-    def open_runner(self, stage: Model) -> ModelRunner:
-        """A `model:` stage that proposes to this model; its weights are loaded on first use."""
+    def open_runner(self, stage: Model, *, prefix_cache: bool = True) -> ModelRunner:
+        """A `model:` stage that proposes to this model; its weights are loaded on first use.
+
+        With `prefix_cache` what it has read of a text is kept for those that begin alike.
+        """
         opened, vocab_size = self.opened(stage)
         Cascade((stage.level,)).require(opened.runtime)
         return ModelRunner(
             str(stage),
             opened.runtime,
             stage.level,
-            new_pages=lambda: PageTable(opened.pool, opened.context),
+            new_pages=lambda: DraftTable(
+                opened.pool, opened.context, stage.level, reuse=prefix_cache
+            ),
             vocab_size=vocab_size,
         )
 
@@ -154,6 +160,7 @@ class LoadedModel:
         if stage.path not in self._heads:
             head = HeadCheckpoint.open(Path(stage.path).expanduser())
             self._heads[stage.path] = _build_head(head, self)
+            self.pool.forget()  # pages cached so far have no features
         return self._heads[stage.path]
 
 

@@ -17,6 +17,7 @@ from halfbyte.cascade.proposer import Ask, Proposer
 from halfbyte.cascade.stages import Model
 from halfbyte.config import Level
 from halfbyte.engine.pages import PagePool, PageTable
+from halfbyte.engine.prefix import DraftTable
 from halfbyte.engine.run import Engine, EngineOptions
 from halfbyte.engine.sequence import Sequence
 from tests.fake_runtime import VOCAB, FakeRuntime, _mix
@@ -188,6 +189,56 @@ def test_a_long_prompt_is_caught_up_with_in_chunks() -> None:
     assert places[0].root_position == 89
     assert len(places[0].tokens) + 3 <= 16
     assert runner._seen[sequence].tokens == prompt[: places[0].first]
+
+
+def test_a_text_that_goes_on_from_another_is_read_from_where_that_ended() -> None:
+    """A conversation's next turn, after answers that the model guessed wrong in part."""
+    world = World({3, 8}, plain_draft)
+    while len(world.sequence.tokens) < 20:
+        world.cycle()
+    text, seen = world.sequence.tokens, world.runner._seen[world.sequence].tokens
+    # The last token is a root, which is run again; pages have two positions.
+    known = sum(1 for a, b in zip(text[:-1], seen, strict=False) if a == b) // 2 * 2
+    assert known > 15
+    turn = [*text, 1, 2, 3]
+    world.proposer.release(world.sequence)
+    table = PageTable(PagePool(64, 4), 256)
+    table.grow(200)
+    world.sequence = Sequence(turn, table=table, choice=GREEDY, limit=99, stop_ids=frozenset())
+    world.sequence.committed_len = len(turn) - 1
+    world.proposer.begin(world.sequence)
+    assert world.runner.unread(world.sequence) == len(turn) - 1 - known
+    world.model.calls.clear()
+    drafted = world.proposer.propose([Ask(world.sequence, 3)]).tokens[0]
+    assert len(drafted) == 3
+    assert world.model.calls[0] == ("forward_sample", len(turn) - known)
+    pages, tokens = world.runner._seen[world.sequence].pages, [*turn, *drafted]
+    for position in range(len(turn)):
+        page, slot = pages.row[position // 2], position % 2
+        assert world.model.values[page, slot] == _mix(tokens[position] * 8191 + position)
+
+
+def test_what_was_read_is_not_kept_where_prefixes_are_not() -> None:
+    model = FakeRuntime(num_pages=64, page_size=2, target="none")
+    pool = PagePool(64, 2)
+    runner = ModelRunner(
+        "m",
+        model,
+        STAGE.level,
+        new_pages=lambda: DraftTable(pool, 128, STAGE.level, reuse=False),
+        vocab_size=VOCAB,
+    )
+    for _ in range(2):
+        table = PageTable(PagePool(64, 4), 64)
+        table.grow(64)
+        text = [1, 2, 3, 4, 5, 6, 7]
+        sequence = Sequence(text, table=table, choice=GREEDY, limit=9, stop_ids=frozenset())
+        sequence.committed_len = 6
+        runner.begin(sequence)
+        assert runner.unread(sequence) == 6
+        Drafter(runner).propose([Ask(sequence, 2)])
+        runner.release(sequence)
+    assert (pool.num_cached, pool.num_free) == (0, 64)
 
 
 def test_a_model_without_room_proposes_nothing_and_holds_no_more_pages() -> None:

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.decoding import Choice
+from halfbyte.config import Level
 from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.pages import PagePool, PageTable
-from halfbyte.engine.prefix import PrefixCache
+from halfbyte.engine.prefix import DraftTable, PrefixCache
 from halfbyte.engine.run import Engine
 from halfbyte.engine.sequence import Sequence
 from tests.fake_runtime import FakeRuntime
@@ -109,6 +110,35 @@ def test_a_sequence_that_must_run_its_prompt_finds_nothing() -> None:
     commit(pool, cache, sequence(pool, [3] * 12), 12)
     eager = sequence(pool, [3] * 12, choice=replace(GREEDY, scores_prompt=True))
     assert cache.find(eager) == []
+
+
+@settings(max_examples=200)
+@given(texts, texts, st.data())
+def test_a_draft_table_begins_with_the_pages_that_were_kept_of_its_text(
+    first: list[int], second: list[int], data: st.DataObject
+) -> None:
+    pool, level = PagePool(32, PAGE), Level.parse("w4a8")
+    kept = data.draw(st.integers(0, len(first)))
+    one = DraftTable(pool, 64, level)
+    assert one.resume(first) == 0
+    one.grow(len(first))
+    for some in sorted(data.draw(st.lists(st.integers(0, kept), max_size=3))):
+        one.keep(first, some)
+    one.keep(first, kept)
+    same = 0
+    while same < min(kept, len(second)) and first[same] == second[same]:
+        same += 1
+    expected = min(same // PAGE, (len(second) - 1) // PAGE)
+    two, other = DraftTable(pool, 64, level), DraftTable(pool, 64, Level.parse("w4a16"))
+    for pages_held_by in ("the first", "nobody"):
+        assert two.resume(second) == expected * PAGE, pages_held_by
+        assert two.row[:expected].tolist() == one.row[:expected].tolist() or not one.num_pages
+        two.grow(len(second))
+        two.shrink(0)
+        one.shrink(0)
+    assert other.resume(second) == 0, "written at another level"
+    assert DraftTable(pool, 64, level, reuse=False).resume(second) == 0
+    assert pool.num_free == 32
 
 
 @settings(max_examples=60, deadline=None)

@@ -2,7 +2,8 @@
 
 It sees a sequence only when it is asked, and then runs what it has not seen: the prompt at first,
 later the tokens the target put in the place of its own. What it drafted and the target rejected is
-dropped by comparing tokens, so its KV always belongs to a prefix of the text.
+dropped by comparing tokens, so its KV always belongs to a prefix of the text. Pages full of
+committed text stay findable, and a text that begins alike begins with them.
 
     text      t0 t1 t2 t3 t4 t5 t6      t6 is the root
     seen      t0 t1 t2 t3 x4 x5         rolled back to 4; t4 t5 are run together with the root
@@ -26,7 +27,7 @@ from halfbyte.runtime.protocol import Runtime
 
 
 class Pages(Protocol):
-    """A sequence's pages in the model's own pool (`engine.pages.PageTable`)."""
+    """A sequence's pages in the model's own pool (`engine.prefix.DraftTable`)."""
 
     row: NDArray[np.int32]  # [P]
 
@@ -38,6 +39,12 @@ class Pages(Protocol):
 
     def shrink(self, num_positions: int) -> None:
         """Give back the pages past them."""
+
+    def resume(self, tokens: Seq[int]) -> int:
+        """Begin with the KV that is left of a text: of so many positions, fewer than it has."""
+
+    def keep(self, tokens: Seq[int], num_positions: int) -> None:
+        """Leave it to others: positions 0 .. num_positions - 1 will not be written again."""
 
 
 @dataclass(slots=True)
@@ -72,14 +79,17 @@ class ModelRunner:
         self._seen: dict[Decoding, _Seen] = {}
 
     def begin(self, sequence: Decoding) -> None:
-        """No page is taken before something is asked."""
+        """Begin with what is left of its text; no page is taken before something is asked."""
         if sequence not in self._seen:
-            self._seen[sequence] = _Seen(self._new_pages())
+            pages = self._new_pages()
+            known = pages.resume(sequence.tokens)
+            self._seen[sequence] = _Seen(pages, sequence.tokens[:known], sure=known)
 
     def release(self, sequence: Decoding) -> None:
-        """Free its pages."""
+        """Give its pages back."""
         seen = self._seen.pop(sequence, None)
         if seen is not None:
+            _compare(seen, sequence.tokens)
             seen.pages.shrink(0)
 
     def unread(self, sequence: Decoding) -> int:
@@ -133,10 +143,8 @@ class ModelRunner:
     def _roll_back(self, seen: _Seen, ask: Ask) -> int:
         """Positions whose KV belongs to the text before the root; what is past them is dropped."""
         committed, ahead, known = ask.sequence.tokens, ask.ahead, seen.tokens
+        _compare(seen, committed)
         at = seen.sure
-        while at < min(len(known), len(committed)) and known[at] == committed[at]:
-            at += 1
-        seen.sure = at
         if at == len(committed):
             ahead_known = known[at : at + len(ahead)]
             for mine, theirs in zip(ahead_known, ahead, strict=False):
@@ -174,3 +182,13 @@ class ModelRunner:
                 batch_of(rows, starts, taken), self.level, np.empty(0, dtype=np.int32)
             )
         return bool(rows)
+
+
+def _compare(seen: _Seen, committed: Seq[int]) -> None:
+    """Find how far its KV is that of the text, and keep that much."""
+    known, at = seen.tokens, seen.sure
+    while at < min(len(known), len(committed)) and known[at] == committed[at]:
+        at += 1
+    seen.sure = at
+    # The last token is a root: its row runs again whatever was seen.
+    seen.pages.keep(committed, min(at, len(committed) - 1))

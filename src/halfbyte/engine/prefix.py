@@ -8,15 +8,20 @@ The first two are in the name, the others are those of the pool. A page is named
 of it is committed: the target wrote it and nothing writes there again, so a draft's KV is never
 found, and a page is shared without a copy. The hash is cryptographic: a prompt cannot be made to
 collide with another's.
+
+A model that drafts has pages of its own (`DraftTable`) and sees texts, not prefill and commits: it
+says itself up to where a text will not change any more.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
+from collections.abc import Sequence as Seq
 from hashlib import blake2b
 
-from halfbyte.engine.pages import PagePool
+from halfbyte.config import Level
+from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.sequence import Sequence
 
 NAME_BYTES = 16
@@ -63,10 +68,60 @@ class PrefixCache:
 
     def _name(self, sequence: Sequence, index: int) -> bytes:
         """Name of a full page; `page_names` has those before it, since they are asked in order."""
-        names, size = sequence.page_names, self._pool.page_size
-        while len(names) <= index:
-            at = len(names) * size
-            text = array("i", sequence.tokens[at : at + size]).tobytes()
-            before = names[-1] if names else str(sequence.target).encode()
-            names.append(blake2b(before + b"|" + text, digest_size=NAME_BYTES).digest())
-        return names[index]
+        extend_names(
+            sequence.page_names, sequence.tokens, index + 1, self._pool.page_size, sequence.target
+        )
+        return sequence.page_names[index]
+
+
+class DraftTable(PageTable):
+    """A sequence's pages in the pool of a model that drafts for it."""
+
+    def __init__(
+        self, pool: PagePool, max_positions: int, level: Level, *, reuse: bool = True
+    ) -> None:
+        """`level` is what its KV is written at. Without `reuse` nothing is found and nothing left
+        to be found."""
+        super().__init__(pool, max_positions)
+        self._level = level
+        self._reuse = reuse
+        self._names: list[bytes] = []  # of its full pages, as far as they were asked for
+        self._num_kept = 0
+
+    def resume(self, tokens: Seq[int]) -> int:
+        """Begin an empty table with the pages that others left of a text; how many of its positions
+        they hold. At least its last token is left to run."""
+        size = self._pool.page_size
+        most = min((len(tokens) - 1) // size, len(self.row)) if self._reuse else 0
+        pages: list[int] = []
+        while len(pages) < most:
+            page = self._pool.find(self._name(tokens, len(pages)))
+            if page is None:
+                break
+            pages.append(page)
+        self.adopt(pages)
+        self._num_kept = len(pages)
+        return len(pages) * size
+
+    def keep(self, tokens: Seq[int], num_positions: int) -> None:
+        """Positions 0 .. num_positions - 1 hold the KV of these tokens for good."""
+        if not self._reuse:
+            return
+        for i in range(self._num_kept, num_positions // self._pool.page_size):
+            self._pool.name(int(self.row[i]), self._name(tokens, i))
+            self._num_kept = i + 1
+
+    def _name(self, tokens: Seq[int], index: int) -> bytes:
+        extend_names(self._names, tokens, index + 1, self._pool.page_size, self._level)
+        return self._names[index]
+
+
+def extend_names(
+    names: list[bytes], tokens: Seq[int], count: int, page_size: int, level: Level
+) -> None:
+    """Make it the names of a text's first `count` pages, which are full."""
+    while len(names) < count:
+        at = len(names) * page_size
+        text = array("i", tokens[at : at + page_size]).tobytes()
+        before = names[-1] if names else str(level).encode()
+        names.append(blake2b(before + b"|" + text, digest_size=NAME_BYTES).digest())
