@@ -100,7 +100,8 @@ def main() -> None:
                 )
                 while probe.num_rounds < TURNS:
                     probe.round()
-                table, own = probe.table(), []
+                # Speeds are means, to which the machine's noise belongs.
+                table, own = probe.table(quantile=0.5), []
             for variant, runs in found.items():
                 details = _details(table, target, batch, variant, runs, found)
                 details |= beside.compare(runs)
@@ -173,19 +174,21 @@ class _Beside:
 
 
 def predicted_speedup(
-    table: CostTable, target: Level, batch: int, level: str, runs: Runs
+    table: CostTable, target: Level, batch: int, level: str, runs: Runs, plain: Runs
 ) -> float | None:
-    """SpecMQuant's equation 1 from the table and the run's own tau, drafts and rows of each cycle.
+    """SpecMQuant's equation 1 from the table and the run's own tau, drafts and rows of each cycle,
+    and with the time that it and plain decoding spent outside the runtime.
 
     T is a staircase: the cost of a mean cycle is not the mean cost.
     """
     total = runs.total
-    if not total.cycles or not total.target_forwards:
+    if not total.cycles or not total.target_forwards or not plain.total.target_forwards:
         return None
     context, name = runs.context, str(target)
     one = table.attention_seconds(1, context)
-    plain = table.linear_seconds(name, batch) + batch * one
-    seconds = 0.0
+    step = table.linear_seconds(name, batch) + batch * one
+    step += plain.total.host_seconds / plain.total.target_forwards
+    seconds = total.host_seconds
     for (size, proposed), count in runs.cycles.items():
         verify = table.linear_seconds(name, size + proposed)
         verify += size * table.attention_seconds(1 + proposed / size, context)
@@ -196,7 +199,7 @@ def predicted_speedup(
         further = table.step_seconds(level, size, first=False) + size * one
         calls = min(total.draft_forwards, total.target_forwards)
         seconds += calls * first + (total.draft_forwards - calls) * further
-    return (total.cycles + total.accepted_tokens) / batch * plain / seconds
+    return (total.cycles + total.accepted_tokens) / batch * step / seconds
 
 
 def _details(
@@ -229,7 +232,11 @@ def _details(
         "table_spread": table.spread,
     }
     if 0 < len(stages) <= 2 and simple:
-        details["predicted_speedup"] = predicted_speedup(table, target, batch, str(stages[0]), runs)
+        predicted = predicted_speedup(table, target, batch, str(stages[0]), runs, plain)
+        details["predicted_speedup"] = predicted
+        if predicted is not None:
+            measured = statistics.median(runs.speeds) / statistics.median(plain.speeds)
+            details["predicted_over_measured"] = predicted / measured
     return details
 
 
@@ -246,7 +253,11 @@ def _tell(kind: str, batch: int, rows: Sequence[Row]) -> None:
             f"{kind:6} x{batch:<3} {row.cascade:30} {row.spread.median:8.1f} tok/s"
             f"  x{speedup}  of best fixed {of_best}"
             f"  tau {told['tau']:.2f}  identical {told['identical']}"
-            + (f"  predicted x{predicted:.2f}" if predicted else "")
+            + (
+                f"  predicted x{predicted:.2f}, {told['predicted_over_measured']:.3f} of measured"
+                if predicted
+                else ""
+            )
             + "".join(
                 f"  {name.replace('_', ' ')} {told[name]:.3f}"
                 for name in ("of_best_before", "of_peer")

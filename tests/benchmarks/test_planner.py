@@ -94,9 +94,13 @@ def test_the_prediction_is_equation_1() -> None:
     total.outcomes[4, 0] = 1
     total.links["w4a8 > w8a16"] = LinkStatistics(forwards=40)
     runs = Runs(total=total, contexts=[100.0], cycles=Counter({(1, 4): 10}))
-    got = predicted_speedup(table, TARGET, 1, "w4a8", runs)
+    plain = Runs(total=Statistics(target_forwards=20))
+    got = predicted_speedup(table, TARGET, 1, "w4a8", runs, plain)
     assert got == pytest.approx(3.8 / ((0.6 + 3 * 0.5) + 1.4))
-    assert predicted_speedup(table, TARGET, 1, "w4a8", Runs()) is None
+    assert predicted_speedup(table, TARGET, 1, "w4a8", Runs(), plain) is None
+    total.host_seconds, plain.total.host_seconds = 1.0, 4.0
+    got = predicted_speedup(table, TARGET, 1, "w4a8", runs, plain)
+    assert got == pytest.approx(3.8 * 1.2 / ((0.6 + 3 * 0.5) + 1.4 + 0.1))
 
 
 def test_all_variants_decode_the_same_tokens(talking_llm: LLM, data: Path) -> None:

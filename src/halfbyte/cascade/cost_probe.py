@@ -105,6 +105,7 @@ class CostProbe:
         self._contexts = [c for c in CONTEXTS if c + most <= room] or [room - most]
         self.times: dict[tuple[str, int, int], list[float]] = defaultdict(list)
         self.num_rounds = self._turn = 0
+        self._quantile = LOW_QUANTILE
         self._touch(self._contexts[-1] + most)
         for _ in range(2):
             self._forward(target, 1, self._contexts[0])
@@ -146,8 +147,9 @@ class CostProbe:
         """One in `TURNS` of them, others the next round."""
         return points[self._turn % TURNS :: TURNS]
 
-    def table(self) -> CostTable:
-        """What the times say; every point has one after `TURNS` rounds."""
+    def table(self, quantile: float = LOW_QUANTILE) -> CostTable:
+        """What the times say, by a quantile of each point's; all have some after `TURNS` rounds."""
+        self._quantile = quantile
         attention = self._attention()
         linear = {str(self._target): self._linear(self._target, attention)}
         drafts = {}
@@ -215,7 +217,7 @@ class CostProbe:
         return tuple(interpolated(grid, curve, rows) for rows in self._rows)
 
     def _low(self, what: str, size: int, context: int) -> float:
-        return float(np.quantile(self.times[what, size, context], LOW_QUANTILE))
+        return float(np.quantile(self.times[what, size, context], self._quantile))
 
     def _time(self, what: str, size: int, context: int, call: Callable[[], object]) -> None:
         began = self._clock()
