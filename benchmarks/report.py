@@ -159,6 +159,19 @@ def _speculation_table(model: str, rows: Sequence[Row]) -> str:
 
 
 def _planner_table(model: str, rows: Sequence[Row]) -> str:
+    return f"**{model}**, the planner, tokens/s\n\n" + _planned(rows)
+
+
+def _offered_table(model: str, rows: Sequence[Row]) -> str:
+    """The last run beside a peer in which anything was offered."""
+    last = max(rows, key=lambda row: row.date)
+    own = [row for row in rows if row.date == last.date]
+    autos = dict.fromkeys(row.cascade for row in own if row.cascade.startswith("auto"))
+    offers = " and ".join(f"`{name}`" for name in autos)
+    return f"**{model}**, the planner as {offers}, tokens/s\n\n" + _planned(own)
+
+
+def _planned(rows: Sequence[Row]) -> str:
     """One line a kind of work and batch: plain, the planner's choice, the best fixed cascade."""
     head = ["prompts", "batch", "plain", "`auto`", "against plain", "best fixed cascade"]
     head += ["`auto` against it", "identical"]
@@ -191,7 +204,7 @@ def _planner_table(model: str, rows: Sequence[Row]) -> str:
             peer = peers.get((metric, auto[0].date))
             cells.append("" if peer is None else f"{_ratio(told, 'of_peer', 'x')} of {_peer(peer)}")
         lines.append(_line(cells))
-    return f"**{model}**, the planner, tokens/s\n\n" + "\n".join(lines)
+    return "\n".join(lines)
 
 
 def _peer(row: Row) -> str:
@@ -293,6 +306,11 @@ def _origin(rows: Sequence[Row]) -> str:
     return "\n\n".join(told)
 
 
+def _is_offered_beside_peer(row: Row) -> bool:
+    is_ours = row.engine == "halfbyte"
+    return row.metric.startswith("offered") and (not is_ours or "of_peer" in (row.details or {}))
+
+
 def _rows_of(row: Row) -> int:
     return int(row.metric.split()[1]) if row.metric.startswith("forward") else 0
 
@@ -321,6 +339,7 @@ TABLES: tuple[tuple[Callable[[str, Sequence[Row]], str], Callable[[Row], bool]],
     (_plain_table, lambda row: row.unit == "tok/s" and " @ " in row.metric),
     (_speculation_table, lambda row: row.metric.startswith("generate")),
     (_planner_table, lambda row: row.metric.startswith("workload")),
+    (_offered_table, _is_offered_beside_peer),
     (_cost_table, lambda row: row.unit == "ms"),
     (_serving_table, lambda row: row.metric.startswith("serve")),
     (_batches_table, lambda row: row.metric.startswith("offline batch")),
