@@ -37,6 +37,9 @@ DRAFT_LENGTH = 8
 LOOKUP_LENGTH = 12
 STACK_LENGTH, INNER_LENGTH = 10, 4
 TREE_NODES, TREE_DEPTHS = 16, (2, 4, 6)
+# A model agrees with the target more on one kind of text than on another, and is asked only for
+# texts it has read: what counts is what the last few of them showed.
+MODEL_FADE = 0.98
 # A match of at least so many tokens, and the alpha expected of it before anything was seen.
 MATCHES = ((1, 0.4), (3, 0.6), (4, 0.7), (6, 0.8), (9, 0.85), (16, 0.9))
 
@@ -157,7 +160,7 @@ def _of_model(
     assert drafter is not None
     unread = Unread(runner.unread, cost.reading_seconds)
     return [
-        Arm(name, drafter, cost, (Source(name),), DRAFT_LENGTH, unread=unread),
+        Arm(name, drafter, cost, (Source(name, fade=MODEL_FADE),), DRAFT_LENGTH, unread=unread),
         _after_lookup(proposers, stage, target, table, lookup, unread),
     ]
 

@@ -12,15 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from halfbyte.auto import MODEL_FADE
+from halfbyte.cascade.acceptance import Source
 from halfbyte.cascade.arms import LearnedCost, Unread
 from halfbyte.cascade.cycle import CycleReport, Turn
 from halfbyte.cascade.decoding import Decoding
 from halfbyte.cascade.drift import Drift
 from halfbyte.cascade.forecast import PLAIN_ARM, Cycle, Forecaster
 from halfbyte.cascade.planner import REVIEW_FIRST, CostPlanner
+from halfbyte.cascade.trials import READING
 from halfbyte.cascade.verify import Outcome
 from halfbyte.config import Level
 from tests.cascade.simulation import NamedProposer, Simulation, Text, arms, run, table
+from tests.cascade.timed_runtime import linear_seconds
 
 TARGET = Level.parse("w8a16")
 LENGTHS = (1, 2, 3, 4, 5, 6, 8)
@@ -274,6 +278,41 @@ def test_where_answers_are_long_a_text_is_read_at_once() -> None:
         planner.release(text)
     assert not used[0]
     assert used[-1]
+
+
+def test_a_model_that_was_poor_on_one_kind_of_text_is_seen_again_on_another() -> None:
+    """Reading a text takes as long as 16 plain steps, and an answer has 150 tokens."""
+    simulation, seconds_to_read = Simulation(), 16 * linear_seconds("w8a16", 1)
+    unread: dict[Decoding, int] = {}
+    drafts = arms("w4a8")[0]
+    reads = Unread(lambda text: unread[text], lambda n: n * seconds_to_read)
+    source = Source("w4a8", fade=MODEL_FADE)
+    planner = CostPlanner(TARGET, table(), [replace(drafts, unread=reads, sources=(source,))])
+
+    def answer(alpha: float) -> tuple[bool, float]:
+        """Whether the text was read, and the share of its cycles in which the model drafted."""
+        text = Text({"w4a8": [alpha]}, remaining=150)
+        unread[text], drafting, cycles = 1, 0, 0
+        planner.begin(text)
+        while text.remaining > 1:
+            plan = planner.plan([text])
+            if plan[0].length:
+                simulation.seconds += unread[text] * seconds_to_read
+                unread[text], drafting = 0, drafting + 1
+            planner.learn([text], plan, simulation.cycle([text], plan))
+            text.remaining = max(1, 150 - (len(text.tokens) - 600))
+            cycles += 1
+        planner.release(text)
+        return not unread[text], drafting / cycles
+
+    poor = [answer(0.4) for _ in range(80)]
+    assert sum(was_read for was_read, _ in poor[:4]), "it was tried"
+    spent = sum(was_read for was_read, _ in poor[4:]) * seconds_to_read
+    assert 0 < spent <= 2 * READING * simulation.seconds
+    good = [answer(0.98) for _ in range(40)]
+    first = next(i for i, (was_read, _) in enumerate(good) if was_read)
+    assert first < 20
+    assert min(share for _, share in good[first + 8 :]) > 0.8
 
 
 def test_passes_beyond_the_depth_of_a_tree_cost_nothing() -> None:

@@ -47,6 +47,7 @@ class Source:
     evidence: int = 0
     prior: float = 0.8  # alpha before anything was seen
     is_tree: bool = False
+    fade: float = SHARED_FADE  # of what all requests showed, with each proposal
 
 
 class _Counts:
@@ -158,7 +159,7 @@ class Acceptance:
         estimates = self._estimates.get(request)
         if estimates is not None:
             estimates.pop(source, None)
-        for counts, fade in ((self._of_all(source), SHARED_FADE), (own, OWN_FADE)):
+        for counts, fade in ((self._of_all(source), source.fade), (own, OWN_FADE)):
             if source.is_tree:
                 counts.add_nodes(asked, tree or (), fade, step)
             else:

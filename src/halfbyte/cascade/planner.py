@@ -173,7 +173,7 @@ class CostPlanner:
         if sequences != self._members:
             if not set(sequences) & set(self._members):
                 self._patience = REVIEW_FIRST
-                self._trials.begin_anew()
+                self._trials.begin_anew(self._step)
             self._members, self._rate = sequences, 0.0
         self._contexts = [s.committed_len for s in sequences]
         self._weights = self._answers.weights(sequences)
