@@ -109,6 +109,9 @@ def main() -> None:
                 if arguments.ramp and variant in best:
                     details["of_best_before"] = median / best[variant]
                 best[variant] = max(median, best.get(variant, 0.0))
+                for name in ("shares", "choices"):
+                    told = details[name].items()
+                    details[name] = {renamed(key, arguments.alias): value for key, value in told}
                 shown = renamed(variant, arguments.alias)
                 subject = Subject.ours(layout(arguments.planes), size, shown)
                 own.append(occasion.row(subject, metric, "tok/s", runs.speeds, details=details))
