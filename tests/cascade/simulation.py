@@ -16,13 +16,15 @@ from halfbyte.cascade.arms import Arm, LevelCost, LookupCost
 from halfbyte.cascade.costs import CostTable, DraftCost
 from halfbyte.cascade.cycle import CycleReport, Turn
 from halfbyte.cascade.decoding import Choice
+from halfbyte.cascade.planner import CostPlanner
 from halfbyte.cascade.proposer import Ask, Link, Proposals
 from halfbyte.cascade.verify import Outcome
+from halfbyte.config import Level
 from tests.cascade.timed_runtime import PAIR, SEQUENCE, attention_seconds, linear_seconds
 
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
 CONTEXTS = (128, 1024, 4096)
-TARGET = "w8a16"
+TARGET = Level.parse("w8a16")
 LOOKUP = 2e-5
 GREEDY = Choice(0.0, 0, 1.0, 0.0, 0)
 
@@ -92,6 +94,11 @@ def arms(*names: str, length: int = 8) -> list[Arm]:
             cost = LevelCost(table(), name)
             made.append(Arm(name, NamedProposer(name), cost, (Source(name),), length))
     return made
+
+
+def planner_of(*names: str) -> CostPlanner:
+    """With these arms, or both."""
+    return CostPlanner(TARGET, table(), arms(*(names or ("w4a8", "ngram"))))
 
 
 @dataclass

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Sequence as Seq
-from dataclasses import replace
 from itertools import pairwise, product
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from halfbyte.auto import MODEL_FADE
-from halfbyte.cascade.acceptance import Source
-from halfbyte.cascade.arms import LearnedCost, Unread
 from halfbyte.cascade.cycle import CycleReport, Turn
 from halfbyte.cascade.decoding import Decoding
-from halfbyte.cascade.drift import Drift
-from halfbyte.cascade.forecast import PLAIN_ARM, Cycle, Forecaster
+from halfbyte.cascade.forecast import Forecaster
 from halfbyte.cascade.planner import REVIEW_FIRST, CostPlanner
-from halfbyte.cascade.trials import READING
 from halfbyte.cascade.verify import Outcome
-from halfbyte.config import Level
-from tests.cascade.simulation import NamedProposer, Simulation, Text, arms, run, table
-from tests.cascade.timed_runtime import linear_seconds
+from tests.cascade.simulation import (
+    TARGET,
+    NamedProposer,
+    Simulation,
+    Text,
+    arms,
+    planner_of,
+    run,
+    table,
+)
 
-TARGET = Level.parse("w8a16")
 LENGTHS = (1, 2, 3, 4, 5, 6, 8)
-
-
-def _planner(*names: str) -> CostPlanner:
-    return CostPlanner(TARGET, table(), arms(*(names or ("w4a8", "ngram"))))
 
 
 def _fixed(name: str, length: int, texts: list[Text], cycles: int = 1200) -> float:
@@ -59,7 +54,7 @@ def test_steady_state_is_near_the_best_fixed_cascade_and_never_below_plain(
     plain = _fixed("plain", 0, texts())
     names = ["w4a8"] + (["ngram"] if match > 0 else [])
     best = max([plain, *(_fixed(name, k, texts()) for name in names for k in LENGTHS)])
-    got = _auto(_planner(), texts())
+    got = _auto(planner_of(), texts())
     # The dice alone move a rate by 1 to 2% in so many cycles.
     assert got >= 0.96 * best
     assert got >= 0.98 * plain
@@ -71,7 +66,7 @@ def test_a_mixed_batch_does_better_than_any_one_choice_for_all() -> None:
         return copying + [Text({"w4a8": [0.6], "ngram": [0.05]}, match=1) for _ in range(2)]
 
     fixed = max(_fixed(name, k, texts()) for name in ("w4a8", "ngram") for k in LENGTHS)
-    planner = _planner()
+    planner = planner_of()
     assert _auto(planner, texts()) > 1.05 * fixed
     plan = planner.plan(texts())
     assert plan[0].length > plan[3].length
@@ -79,7 +74,7 @@ def test_a_mixed_batch_does_better_than_any_one_choice_for_all() -> None:
 
 def test_who_is_ahead_waits_unless_others_join() -> None:
     """Nobody joined: rows go to those that are not ahead. One came for one that left: to all."""
-    planner = _planner("ngram")
+    planner = planner_of("ngram")
     texts = [Text({}, match=4) for _ in range(4)]
     for text in texts:
         planner.begin(text)
@@ -99,61 +94,26 @@ def test_who_is_ahead_waits_unless_others_join() -> None:
     assert not planner._answers.is_joined, "nobody runs: the next ones begin a batch of their own"
 
 
-def test_text_that_becomes_predictable_is_noticed() -> None:
-    planner, text, simulation = _planner("w4a8"), Text({"w4a8": [0.2]}), Simulation()
-    run(planner.plan, planner.learn, [text], 500, simulation)
-    simulation.choices.clear()
-    run(planner.plan, planner.learn, [text], 100, simulation)
-    assert simulation.choices["plain", 0] > 90
-    text.alphas = {"w4a8": [0.97]}
-    run(planner.plan, planner.learn, [text], 2000, simulation)
-    simulation.choices.clear()
-    run(planner.plan, planner.learn, [text], 100, simulation)
-    assert simulation.choices["plain", 0] < 5
-
-
 def test_trials_lose_no_more_than_their_budget() -> None:
-    planner, text = _planner(), Text({"w4a8": [0.0], "ngram": [0.0]}, match=3)
+    planner, text = planner_of(), Text({"w4a8": [0.0], "ngram": [0.0]}, match=3)
     plain = _fixed("plain", 0, [Text({})], 4000)
     assert _auto(planner, [text], 4000, warm=0) > 0.98 * plain
-
-
-def test_a_draft_slower_than_measured_is_dropped() -> None:
-    planner, text = _planner("w4a8"), Text({"w4a8": [0.9]})
-    simulation = Simulation(slow={"w4a8": 2.2})
-    run(planner.plan, planner.learn, [text], 800, simulation)
-    simulation.choices.clear()
-    run(planner.plan, planner.learn, [text], 200, simulation)
-    assert simulation.choices["plain", 0] > 180
-
-
-def test_a_slow_machine_changes_nothing() -> None:
-    planner, text = _planner("w4a8"), Text({"w4a8": [0.9]})
-    simulation = Simulation(slow={"w4a8": 3.0, "verify": 3.0})
-    run(planner.plan, planner.learn, [text], 800, simulation)
-    simulation.choices.clear()
-    run(planner.plan, planner.learn, [text], 200, simulation)
-    assert simulation.choices["w4a8", 2] > 100
-
-
-def test_noise_does_not_make_it_worse_than_plain() -> None:
-    simulation = Simulation(noise=0.3)
-    plain = run(lambda s: [Turn()], lambda *_: None, [Text({})], 3000, simulation)
-    planner = _planner("w4a8")
-    got = run(planner.plan, planner.learn, [Text({"w4a8": [0.55]})], 3000, Simulation(noise=0.3))
-    assert got > 0.97 * plain
 
 
 def test_more_load_never_means_less_throughput() -> None:
     rates = []
     for batch in (1, 2, 3, 4, 6, 8, 12, 16):
         texts = [Text({"w4a8": [0.93], "ngram": [0.3]}) for _ in range(batch)]
-        rates.append(_auto(_planner(), texts, 600))
+        rates.append(_auto(planner_of(), texts, 600))
     assert all(b > 0.97 * a for a, b in pairwise(rates)), rates
 
 
 def test_planning_one_sequence_takes_a_few_microseconds() -> None:
-    planner, texts, simulation = _planner(), [Text({"w4a8": [0.9], "ngram": [0.5]}, match=3)], None
+    planner, texts, simulation = (
+        planner_of(),
+        [Text({"w4a8": [0.9], "ngram": [0.5]}, match=3)],
+        None,
+    )
     simulation = Simulation()
     run(planner.plan, planner.learn, texts, 100, simulation)
     planned = []
@@ -176,7 +136,7 @@ def test_a_match_is_looked_for_when_it_may_have_become_long_enough() -> None:
                 looked.append(len(object.__getattribute__(self, "tokens")))
             return object.__getattribute__(self, name)
 
-    planner, text = _planner("ngram"), Watched({"ngram": [0.0]}, match=4)
+    planner, text = planner_of("ngram"), Watched({"ngram": [0.0]}, match=4)
     for source in planner.arms[0].sources[:3]:
         for step in range(200):
             planner.acceptance.observe(source, text, 4, 0, step)
@@ -201,7 +161,7 @@ def test_a_match_is_looked_for_when_it_may_have_become_long_enough() -> None:
 
 
 def test_matches_are_looked_for_more_seldom_where_nothing_was_proposed_for_long() -> None:
-    planner, text = _planner("ngram"), Text({"ngram": [0.9]}, match=0)
+    planner, text = planner_of("ngram"), Text({"ngram": [0.9]}, match=0)
     simulation = Simulation()
     run(planner.plan, planner.learn, [text], 24, simulation)
     planner._review_at = 1 << 40
@@ -216,7 +176,7 @@ def test_matches_are_looked_for_more_seldom_where_nothing_was_proposed_for_long(
 def test_a_batch_is_looked_at_the_more_seldom_the_less_matches_bring() -> None:
     pauses = []
     for match, chance in ((0, 0.0), (4, 0.97)):
-        planner, simulation = _planner("ngram"), Simulation()
+        planner, simulation = planner_of("ngram"), Simulation()
         texts = [Text({"ngram": [chance]}, match=match) for _ in range(4)]
         for text in texts:
             planner.begin(text)
@@ -230,107 +190,8 @@ def test_a_batch_is_looked_at_the_more_seldom_the_less_matches_bring() -> None:
     assert pauses[0] > 2 * pauses[1]
 
 
-@pytest.mark.parametrize(("wanted", "is_used"), [(100, False), (100_000, True)])
-def test_a_model_reads_a_text_only_where_enough_is_still_to_come(
-    wanted: int, is_used: bool
-) -> None:
-    """Plain steps take 5 ms or so; reading the text takes a second."""
-    text, simulation = Text({"w4a8": [0.95]}, remaining=wanted), Simulation()
-    unread = {text: 600}
-
-    class Reading(NamedProposer):
-        def observe_read(self, sequence: Text) -> None:
-            unread[sequence] = 0
-
-    drafts = arms("w4a8")[0]
-    proposer = Reading("w4a8")
-    arm = replace(drafts, proposer=proposer, unread=Unread(unread.__getitem__, lambda n: n / 600))
-    planner = CostPlanner(TARGET, table(), [arm])
-    for step in range(100):  # another text has shown what it is worth
-        planner.acceptance.observe(arm.sources[0], "another", 4, 4 if step % 5 else 2, step)
-    planner.begin(text)
-    used_from = None
-    for _ in range(2000):
-        plan = planner.plan([text])
-        if plan[0].length and used_from is None:
-            used_from = len(text.tokens) - 600
-            proposer.observe_read(text)
-        planner.learn([text], plan, simulation.cycle([text], plan))
-        text.remaining = max(1, wanted - (len(text.tokens) - 600))
-    assert (used_from is not None) == is_used
-    if used_from is not None:
-        assert used_from > 200, "not before as much has come as the reading is worth"
-    # What it took to read is no part of what a draft costs.
-    assert planner._drift.factor(0) == pytest.approx(1.0, rel=0.2)
-
-
-def test_where_answers_are_long_a_text_is_read_at_once() -> None:
-    arm = replace(arms("w4a8")[0], unread=Unread(lambda s: 600, lambda n: n / 600))
-    planner = CostPlanner(TARGET, table(), [arm])
-    for step in range(100):
-        planner.acceptance.observe(arm.sources[0], "another", 4, 4 if step % 5 else 2, step)
-    used = []
-    for _ in range(40):
-        text = Text({"w4a8": [0.95]}, remaining=5000)
-        planner.begin(text)
-        used.append(planner.plan([text])[0].length > 0)
-        text.tokens = range(600 + 2000)
-        planner.release(text)
-    assert not used[0]
-    assert used[-1]
-
-
-def test_a_model_that_was_poor_on_one_kind_of_text_is_seen_again_on_another() -> None:
-    """Reading a text takes as long as 16 plain steps, and an answer has 150 tokens."""
-    simulation, seconds_to_read = Simulation(), 16 * linear_seconds("w8a16", 1)
-    unread: dict[Decoding, int] = {}
-    drafts = arms("w4a8")[0]
-    reads = Unread(lambda text: unread[text], lambda n: n * seconds_to_read)
-    source = Source("w4a8", fade=MODEL_FADE)
-    planner = CostPlanner(TARGET, table(), [replace(drafts, unread=reads, sources=(source,))])
-
-    def answer(alpha: float) -> tuple[bool, float]:
-        """Whether the text was read, and the share of its cycles in which the model drafted."""
-        text = Text({"w4a8": [alpha]}, remaining=150)
-        unread[text], drafting, cycles = 1, 0, 0
-        planner.begin(text)
-        while text.remaining > 1:
-            plan = planner.plan([text])
-            if plan[0].length:
-                simulation.seconds += unread[text] * seconds_to_read
-                unread[text], drafting = 0, drafting + 1
-            planner.learn([text], plan, simulation.cycle([text], plan))
-            text.remaining = max(1, 150 - (len(text.tokens) - 600))
-            cycles += 1
-        planner.release(text)
-        return not unread[text], drafting / cycles
-
-    poor = [answer(0.4) for _ in range(80)]
-    assert sum(was_read for was_read, _ in poor[:4]), "it was tried"
-    spent = sum(was_read for was_read, _ in poor[4:]) * seconds_to_read
-    assert 0 < spent <= 2 * READING * simulation.seconds
-    good = [answer(0.98) for _ in range(40)]
-    first = next(i for i, (was_read, _) in enumerate(good) if was_read)
-    assert first < 20
-    assert min(share for _, share in good[first + 8 :]) > 0.8
-
-
-def test_passes_beyond_the_depth_of_a_tree_cost_nothing() -> None:
-    deep, flat = arms("w4a8")[0], replace(arms("w4a8")[0], depth=2)
-    forecaster = Forecaster("w8a16", table(), [deep, flat])
-    two = forecaster.draft_seconds(0, [2], [600])
-    for length in range(1, 9):
-        whole = forecaster.draft_seconds(0, [length], [600])
-        assert forecaster.draft_seconds(1, [length], [600]) == pytest.approx(min(whole, two))
-    gains = [[0.9**j for j in range(1, 9)]]
-    plain = forecaster.plain([600])
-    cycle = forecaster.extended(plain, 1, [0], gains, [600], plain.rate)
-    assert cycle.draft_seconds == pytest.approx(forecaster.draft_seconds(1, cycle.lengths, [600]))
-    assert cycle.lengths[0] > 2
-
-
 def test_a_released_sequence_is_forgotten_everywhere() -> None:
-    planner, text = _planner(), Text({"w4a8": [0.9], "ngram": [0.5]}, match=2)
+    planner, text = planner_of(), Text({"w4a8": [0.9], "ngram": [0.5]}, match=2)
     planner.begin(text)
     run(planner.plan, planner.learn, [text], 50, Simulation())
     assert all(text in arm.proposer.live for arm in planner.arms)  # type: ignore[attr-defined]
@@ -342,7 +203,7 @@ def test_a_released_sequence_is_forgotten_everywhere() -> None:
 
 
 def test_a_plain_batch_that_one_leaves_is_reviewed_when_another_comes_or_soon() -> None:
-    planner, texts = _planner("ngram"), [Text({"ngram": [0.9]}) for _ in range(4)]
+    planner, texts = planner_of("ngram"), [Text({"ngram": [0.9]}) for _ in range(4)]
     for text in texts:
         planner.begin(text)
     run(planner.plan, planner.learn, list(texts), 40, Simulation())
@@ -373,7 +234,7 @@ def test_a_plain_batch_that_one_leaves_is_reviewed_when_another_comes_or_soon() 
 
 def test_a_large_batch_is_not_looked_over_for_each_that_comes() -> None:
     """One of 16 leaves and another comes, every eight cycles: one review in four such changes."""
-    planner, simulation = _planner("ngram"), Simulation()
+    planner, simulation = planner_of("ngram"), Simulation()
     texts = [Text({"ngram": [0.9]}, match=4 * (i % 2)) for i in range(16)]
     for text in texts:
         planner.begin(text)
@@ -395,29 +256,8 @@ def test_a_large_batch_is_not_looked_over_for_each_that_comes() -> None:
     assert len(reviewed) <= 16 // 2
 
 
-def test_matches_must_promise_more_where_promises_were_not_kept() -> None:
-    """Now and then a forward with proposals takes twice as long: no table and no median knows."""
-
-    class Unsteady(Simulation):
-        def cycle(self, texts: Seq[Text], plan: Seq[Turn]) -> CycleReport:
-            odd = any(turn.length for turn in plan) and self.rng.random() < 0.2
-            self.slow["verify"] = 2.0 if odd else 1.0
-            return super().cycle(texts, plan)
-
-    kept = []
-    for simulation in (Simulation(), Unsteady()):
-        planner = _planner("ngram")
-        texts = [Text({"ngram": [0.7]}, match=4) for _ in range(4)]
-        for text in texts:
-            planner.begin(text)
-        run(planner.plan, planner.learn, texts, 400, simulation)
-        assert any(name == "ngram" for name, _ in simulation.choices)
-        kept.append(planner._learner.promises.kept)
-    assert kept[1] < 0.98 < kept[0]
-
-
 def test_no_sequence_and_no_arm_are_plans_too() -> None:
-    assert _planner().plan([]) == []
+    assert planner_of().plan([]) == []
     alone = CostPlanner(TARGET, table(), [])
     text = Text({})
     assert alone.plan([text]) == [Turn()]
@@ -428,7 +268,7 @@ def test_no_sequence_and_no_arm_are_plans_too() -> None:
 @given(st.data())
 def test_the_best_cycle_is_the_best_of_all_for_one_sequence(data: st.DataObject) -> None:
     """Against brute force over every arm and length."""
-    planner = _planner()
+    planner = planner_of()
     context = data.draw(st.integers(0, 4000))
     gains = []
     for _ in planner.arms:
@@ -485,66 +325,3 @@ def test_matches_in_a_plain_batch_make_the_best_cycle_of_all(
     best = max(map(rate, product(*(range(1 + min(4, len(g))) for g in gains))))
     assert rate(lengths) >= best / 1.011, "within the hysteresis"
     assert all(n == 0 or match > 0 for n, (match, _) in zip(lengths, batch, strict=True))
-
-
-@given(st.lists(st.tuples(st.integers(0, 3000), st.floats(0, 1)), min_size=2, max_size=8))
-def test_taking_proposals_back_gives_the_cycle_without_them(
-    batch: list[tuple[int, float]],
-) -> None:
-    forecaster = Forecaster("w8a16", table(), arms("w4a8", "ngram"))
-    contexts = [c for c, _ in batch]
-    gains = [[[a**j for j in range(1, 9)] for _, a in batch] for _ in range(2)]
-    plain = forecaster.plain(contexts)
-    everyone = range(len(batch))
-    cycle = forecaster.extended(plain, 0, everyone, gains[0], contexts, plain.rate)
-    _close(forecaster.without(cycle, everyone, gains, contexts), plain)
-    kept = forecaster.without(cycle, [0], gains, contexts)
-    assert kept.arms[0] == PLAIN_ARM
-    assert kept.lengths[1:] == cycle.lengths[1:]
-
-
-def _close(a: Cycle, b: Cycle) -> None:
-    assert (a.arms, a.lengths, a.rows) == (b.arms, b.lengths, b.rows)
-    assert a.seconds == pytest.approx(b.seconds)
-    assert a.tokens == pytest.approx(b.tokens)
-
-
-def test_a_learned_cost_finds_the_call_and_the_pass() -> None:
-    rng, cost = random.Random(3), LearnedCost(1e-3, 1e-3)
-    for _ in range(300):
-        length = rng.randint(1, 6)
-        cost.learn(4e-3 + 7e-4 * (length - 1) + rng.random() * 1e-4, [length])
-    assert cost.pass_seconds(1, first=True) == pytest.approx(4e-3, rel=0.1)
-    assert cost.pass_seconds(1, first=False) == pytest.approx(7e-4, rel=0.1)
-    cost.learn(float("nan"), [2])
-    cost.learn(1.0, [])
-    assert cost.pass_seconds(1, first=True) == pytest.approx(4e-3, rel=0.1)
-
-
-def test_drift_parts_what_is_common_from_what_is_not() -> None:
-    drift = Drift()
-    for step in range(6000):
-        drift.observe((-1, 0, 1)[step % 3], (3.0, 3.0, 1.5)[step % 3], 1.0, step)
-    assert drift.common == pytest.approx(3.0, rel=0.05)
-    assert drift.factor(0) == pytest.approx(1.0, rel=0.05)
-    assert drift.factor(1) == pytest.approx(0.5, rel=0.05)
-    assert drift.factor(-2) == drift.factor(-1), "a verify never seen is as slow as its neighbour"
-    before = drift.factor(0)
-    drift.observe(0, 1e9, 1.0, 6001)
-    assert drift.factor(0) < before * 1.01, "one interrupted call says little"
-    drift.observe(0, float("nan"), 1.0, 6002)
-    drift.observe(0, 1.0, 0.0, 6003)
-    assert drift.age(0, 6101) == 100
-
-
-def test_a_machine_that_slows_down_is_no_reason_to_change() -> None:
-    drift = Drift()
-    for step in range(400):
-        drift.observe(-8 if step % 20 == 0 else -4, 1.0, 1.0, step)
-    for step in range(200):  # three times as slow, and only one key is seen
-        drift.observe(-4, 3.0, 1.0, step)
-    assert drift.common == pytest.approx(3.0, rel=0.1)
-    assert drift.factor(-4) / drift.factor(-8) == pytest.approx(1.0, rel=0.05)
-    for step in range(1500):  # a rare verify's surprise is its own
-        drift.observe(-8 if step % 10 == 0 else -4, 6.0 if step % 10 == 0 else 3.0, 1.0, step)
-    assert drift.factor(-8) / drift.factor(-4) == pytest.approx(2.0, rel=0.2)
