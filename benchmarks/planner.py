@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +33,7 @@ from benchmarks.process import guarded, run
 from benchmarks.queues import AUTO, Runs, agree, measure, num_prompts
 from benchmarks.rows import RESULTS, Row, append, layout
 from benchmarks.speculation import Variant
-from benchmarks.workloads import KINDS, REPETITIVE, load
+from benchmarks.workloads import KINDS, REPETITIVE, Workload, load
 from halfbyte import LLM
 from halfbyte.auto import draft_levels
 from halfbyte.cascade.cascade import Cascade
@@ -87,21 +87,8 @@ def main() -> None:
         for batch in batches:
             metric = f"{what} {kind} x{batch}"
             beside = _Beside(_peer(arguments) if batch == 1 else None, cpus)
-            with _probe(llm) as probe:
-                found = measure(
-                    llm,
-                    variants,
-                    prompts[: sizes[batch]],
-                    batch,
-                    tokens=arguments.tokens,
-                    rounds=arguments.rounds,
-                    before=beside,
-                    between=probe.round,
-                )
-                while probe.num_rounds < TURNS:
-                    probe.round()
-                # Speeds are means, to which the machine's noise belongs.
-                table, own = probe.table(quantile=0.5), []
+            some, own = prompts[: sizes[batch]], []
+            found, table = _measured(llm, variants, some, batch, arguments, beside)
             for variant, runs in found.items():
                 details = _details(table, target, batch, variant, runs, found)
                 details |= beside.compare(runs)
@@ -110,8 +97,9 @@ def main() -> None:
                     details["of_best_before"] = median / best[variant]
                 best[variant] = max(median, best.get(variant, 0.0))
                 for name in ("shares", "choices"):
-                    told = details[name].items()
-                    details[name] = {renamed(key, arguments.alias): value for key, value in told}
+                    details[name] = {
+                        renamed(k, arguments.alias): v for k, v in details[name].items()
+                    }
                 shown = renamed(variant, arguments.alias)
                 subject = Subject.ours(layout(arguments.planes), size, shown)
                 own.append(occasion.row(subject, metric, "tok/s", runs.speeds, details=details))
@@ -133,6 +121,33 @@ def _room(arguments: argparse.Namespace, variants: Sequence[str], sizes: dict[in
     the cost table is measured in."""
     decoding = len(variants) * max(sizes) * (arguments.tokens + 64)
     return max(sizes.values()) * 1024 + decoding + CONTEXTS[-1] + 1024
+
+
+def _measured(
+    llm: LLM,
+    variants: Sequence[str],
+    prompts: Sequence[Workload],
+    batch: int,
+    arguments: argparse.Namespace,
+    before: Callable[[], None],
+) -> tuple[dict[str, Runs], CostTable]:
+    """What every variant did, and what calls took in the same seconds."""
+    tokens, rounds = arguments.tokens, arguments.rounds
+    with _probe(llm) as probe:
+        found = measure(
+            llm,
+            variants,
+            prompts,
+            batch,
+            tokens=tokens,
+            rounds=rounds,
+            before=before,
+            between=probe.round,
+        )
+        while probe.num_rounds < TURNS:
+            probe.round()
+        # Speeds are means, to which the machine's noise belongs.
+        return found, probe.table(quantile=0.5)
 
 
 @contextmanager
