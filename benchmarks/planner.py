@@ -18,8 +18,7 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ from benchmarks.workloads import KINDS, REPETITIVE, Workload, load
 from halfbyte import LLM
 from halfbyte.auto import draft_levels
 from halfbyte.cascade.cascade import Cascade
-from halfbyte.cascade.cost_probe import CONTEXTS, TURNS, CostProbe, pages_wanted
+from halfbyte.cascade.cost_probe import CONTEXTS, CostProbe, pages_wanted
 from halfbyte.cascade.costs import CostTable
 from halfbyte.cascade.stages import Auto, Ngram, parse_stage
 from halfbyte.config import Level
@@ -133,7 +132,10 @@ def _measured(
 ) -> tuple[dict[str, Runs], CostTable]:
     """What every variant did, and what calls took in the same seconds."""
     tokens, rounds = arguments.tokens, arguments.rounds
-    with _probe(llm) as probe:
+    runtime, pool, target = llm.model.runtime, llm.model.pool, llm.cascade.target
+    with pool.lent(pages_wanted(pool.page_size)) as pages:
+        # Speeds are means, to which the machine's noise belongs.
+        probe = CostProbe(runtime, target, draft_levels(runtime, target), pages, quantile=0.5)
         found = measure(
             llm,
             variants,
@@ -144,22 +146,7 @@ def _measured(
             before=before,
             between=probe.round,
         )
-        while probe.num_rounds < TURNS:
-            probe.round()
-        # Speeds are means, to which the machine's noise belongs.
-        return found, probe.table(quantile=0.5)
-
-
-@contextmanager
-def _probe(llm: LLM) -> Iterator[CostProbe]:
-    """Of the cost table, in pages that are free again at the end."""
-    runtime, pool, target = llm.model.runtime, llm.model.pool, llm.cascade.target
-    pages = [pool.take() for _ in range(pages_wanted(pool.page_size))]
-    try:
-        yield CostProbe(runtime, target, draft_levels(runtime, target), pages)
-    finally:
-        for page in reversed(pages):
-            pool.give_back(page)
+        return found, probe.table()
 
 
 @dataclass(slots=True)

@@ -63,13 +63,8 @@ def cost_table(
     drafts = draft_levels(runtime, target) if drafts is None else drafts
 
     def measured() -> CostTable:
-        count = min(pages_wanted(pool.page_size), pool.num_free)
-        pages = [pool.take() for _ in range(count)]
-        try:
+        with pool.lent(pages_wanted(pool.page_size)) as pages:
             return measure(runtime, target, drafts, pages)
-        finally:
-            for page in reversed(pages):
-                pool.give_back(page)
 
     path = table_path(cache_directory(), runtime, target, drafts)
     return load_or_measure(path, [target, *drafts], measured, again=measure_again)

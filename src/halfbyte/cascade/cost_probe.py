@@ -61,9 +61,7 @@ def measure(
     """
     probe = CostProbe(runtime, target, drafts, pages, clock)
     started = clock()
-    while probe.num_rounds < TURNS or (  # every point is timed
-        probe.num_rounds < options.max_rounds and clock() - started < options.seconds
-    ):
+    while probe.num_rounds < options.max_rounds and clock() - started < options.seconds:
         probe.round()
     return probe.table()
 
@@ -86,8 +84,10 @@ class CostProbe:
         drafts: Seq[Level],
         pages: Seq[int],
         clock: Callable[[], float] = perf_counter,
+        quantile: float = LOW_QUANTILE,
     ) -> None:
-        """See `measure`. An untimed round warms caches, threads and page tables up."""
+        """See `measure`; `quantile` of a point's times is what it costs. An untimed round warms
+        caches, threads and page tables up."""
         room = min(len(pages) * runtime.page_size, runtime.config.max_context)
         if room < 2:
             raise ArgumentError(
@@ -104,8 +104,8 @@ class CostProbe:
         self._tokens = np.arange(most, dtype=np.int32) % runtime.config.vocab_size
         self._contexts = [c for c in CONTEXTS if c + most <= room] or [room - most]
         self.times: dict[tuple[str, int, int], list[float]] = defaultdict(list)
-        self.num_rounds = self._turn = 0
-        self._quantile = LOW_QUANTILE
+        self.num_rounds = 0
+        self._quantile = quantile
         self._touch(self._contexts[-1] + most)
         for _ in range(2):
             self._forward(target, 1, self._contexts[0])
@@ -121,7 +121,7 @@ class CostProbe:
     def round(self) -> None:
         """Every point of few rows once, and of many rows or far contexts those that have a turn."""
         self.num_rounds += 1
-        near, self._turn = self._contexts[0], self._turn + 1
+        near = self._contexts[0]
         points = [m for m in self._rows[1:] if m <= OFTEN_ROWS]
         points += self._in_turn([m for m in self._rows if m > OFTEN_ROWS])
         for draft in self._drafts:
@@ -145,11 +145,12 @@ class CostProbe:
 
     def _in_turn(self, points: list[Point]) -> list[Point]:
         """One in `TURNS` of them, others the next round."""
-        return points[self._turn % TURNS :: TURNS]
+        return points[self.num_rounds % TURNS :: TURNS]
 
-    def table(self, quantile: float = LOW_QUANTILE) -> CostTable:
-        """What the times say, by a quantile of each point's; all have some after `TURNS` rounds."""
-        self._quantile = quantile
+    def table(self) -> CostTable:
+        """What the times say, after the rounds in which every point is timed."""
+        while self.num_rounds < TURNS:
+            self.round()
         attention = self._attention()
         linear = {str(self._target): self._linear(self._target, attention)}
         drafts = {}

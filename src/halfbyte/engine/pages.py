@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +50,16 @@ class PagePool:
             del self._page_of[self._name_of.pop(page)]
         self._holders[page] = 1
         return page
+
+    @contextmanager
+    def lent(self, count: int) -> Iterator[list[int]]:
+        """So many free pages, or all there are, to write in for a while."""
+        pages = [self.take() for _ in range(min(count, self.num_free))]
+        try:
+            yield pages
+        finally:
+            for page in reversed(pages):
+                self.give_back(page)
 
     def share(self, page: int) -> None:
         """One more holder of a named page, for reading."""

@@ -16,8 +16,9 @@ says itself up to where a text will not change any more.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Seq
+from functools import partial
 from hashlib import blake2b
 
 from halfbyte.config import Level
@@ -35,13 +36,7 @@ class PrefixCache:
 
     def find(self, sequence: Sequence) -> list[int]:
         """Pages that hold the beginning of its text; at least its last token is left to run."""
-        pages: list[int] = []
-        while (name := self.next_name(sequence, len(pages))) is not None:
-            page = self._pool.find(name)
-            if page is None:
-                break
-            pages.append(page)
-        return pages
+        return _found(self._pool, partial(self.next_name, sequence))
 
     def next_name(self, sequence: Sequence, index: int) -> bytes | None:
         """Name of a page that it could take over; None past the last such page."""
@@ -93,12 +88,7 @@ class DraftTable(PageTable):
         they hold. At least its last token is left to run."""
         size = self._pool.page_size
         most = min((len(tokens) - 1) // size, len(self.row)) if self._reuse else 0
-        pages: list[int] = []
-        while len(pages) < most:
-            page = self._pool.find(self._name(tokens, len(pages)))
-            if page is None:
-                break
-            pages.append(page)
+        pages = _found(self._pool, lambda i: self._name(tokens, i) if i < most else None)
         self.adopt(pages)
         self._num_kept = len(pages)
         return len(pages) * size
@@ -114,6 +104,14 @@ class DraftTable(PageTable):
     def _name(self, tokens: Seq[int], index: int) -> bytes:
         extend_names(self._names, tokens, index + 1, self._pool.page_size, self._level)
         return self._names[index]
+
+
+def _found(pool: PagePool, name_of: Callable[[int], bytes | None]) -> list[int]:
+    """Pages of the names from index 0 on, up to the first that has none or is not known."""
+    pages: list[int] = []
+    while (name := name_of(len(pages))) is not None and (page := pool.find(name)) is not None:
+        pages.append(page)
+    return pages
 
 
 def extend_names(
