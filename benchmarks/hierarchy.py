@@ -28,13 +28,13 @@ from benchmarks.rows import RESULTS, Row, append, layout
 from benchmarks.speculation import Variant, answer, by_variant
 from benchmarks.workloads import KINDS, REPETITIVE, Workload, load
 from halfbyte import LLM
-from halfbyte.auto import cost_table
-from halfbyte.cascade.costs import CostTable
+from halfbyte.api.candidates import cost_table
+from halfbyte.planner.cost_table import CostTable
 from halfbyte.cascade.stages import Model, Ngram, Stage
 from halfbyte.cascade.statistics import LinkStatistics, Statistics
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError
-from halfbyte.results import Completion
+from halfbyte.api.results import Completion
 
 
 @dataclass(slots=True)

@@ -25,8 +25,8 @@ from benchmarks.rows import RESULTS, append, layout
 from halfbyte import LLM, SamplingParams
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.planning import Planner
-from halfbyte.engine.run import Engine
-from halfbyte.request import Request
+from halfbyte.engine.engine import Engine
+from halfbyte.api.request import Request
 
 
 class TimedRuntime:

@@ -34,10 +34,10 @@ from benchmarks.rows import RESULTS, Row, append, layout
 from benchmarks.speculation import Variant
 from benchmarks.workloads import KINDS, REPETITIVE, Workload, load
 from halfbyte import LLM
-from halfbyte.auto import draft_levels
+from halfbyte.api.candidates import draft_levels
 from halfbyte.cascade.cascade import Cascade
-from halfbyte.cascade.cost_probe import CONTEXTS, CostProbe, pages_wanted
-from halfbyte.cascade.costs import CostTable
+from halfbyte.planner.cost_probe import CONTEXTS, CostProbe, pages_wanted
+from halfbyte.planner.cost_table import CostTable
 from halfbyte.cascade.stages import Auto, Ngram, parse_stage
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError

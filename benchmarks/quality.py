@@ -56,7 +56,7 @@ from halfbyte.quantize.gptq import Gptq
 from halfbyte.quantize.scales import DEFAULT_SCALES, SCALE_FORMS
 from halfbyte.quantize.scheme import Scheme
 from halfbyte.quantize.schemes import scheme_named, with_wide_inputs
-from halfbyte.text import TextCodec
+from halfbyte.text.codec import TextCodec
 
 # Targets before the drafts that are held to them.
 _HELD = {

@@ -24,7 +24,7 @@ from benchmarks.speculation import Variant, by_variant
 from benchmarks.workloads import Workload, token_ids
 from halfbyte import LLM, SamplingParams
 from halfbyte.cascade.statistics import Statistics
-from halfbyte.request import Request
+from halfbyte.api.request import Request
 
 AUTO = "auto"
 QUEUED = 2  # prompts for each place of a batch, from 2 on

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.recorded import Recording
-from halfbyte.cascade.costs import CostTable
+from halfbyte.planner.cost_table import CostTable
 from halfbyte.config import Level, ModelConfig
 from halfbyte.runtime.protocol import Batch, Decoded, Drafted, Sampled, Sampling, Speculated
 from halfbyte.runtime.reference import own_slots, row_contexts

@@ -34,16 +34,16 @@ from benchmarks.rows import RESULTS, Row, append, layout
 from benchmarks.speculation import Variant
 from benchmarks.workloads import KINDS, load
 from halfbyte import LLM
-from halfbyte.auto import cost_table, draft_levels, planner_for
+from halfbyte.api.candidates import cost_table, draft_levels, planner_for
 from halfbyte.cascade.cascade import Cascade
-from halfbyte.cascade.costs import CostTable
+from halfbyte.planner.cost_table import CostTable
 from halfbyte.cascade.decoding import GREEDY
 from halfbyte.cascade.planning import Planner
-from halfbyte.cascade.proposers import Proposers
+from halfbyte.proposers.build import Proposers
 from halfbyte.config import Level
 from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.pages import PagePool, PageTable
-from halfbyte.engine.run import Engine, fixed_plan
+from halfbyte.engine.engine import Engine, fixed_plan
 from halfbyte.engine.sequence import Sequence
 from halfbyte.errors import ArgumentError, SourceError
 

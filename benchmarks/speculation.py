@@ -31,7 +31,7 @@ from halfbyte.cascade.statistics import Statistics
 from halfbyte.errors import ArgumentError
 from halfbyte.evaluate.exactness import identical
 from halfbyte.evaluate.prompts import BenchPrompt
-from halfbyte.results import Completion
+from halfbyte.api.results import Completion
 
 # The nested pair at several draft lengths, QSpec's pair, and the equal-byte pair for what it is.
 VARIANTS = (

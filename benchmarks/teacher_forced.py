@@ -20,7 +20,7 @@ from halfbyte.errors import SourceError
 from halfbyte.formats.weights import Weights
 from halfbyte.runtime.native import NativeRuntime
 from halfbyte.runtime.protocol import Batch
-from halfbyte.text import TextCodec
+from halfbyte.text.codec import TextCodec
 
 LENGTH = 512
 F32_LEVEL = Level(32, 32)

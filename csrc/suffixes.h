@@ -1,5 +1,5 @@
 // Where did this context stand before: a suffix tree of a growing text, cut at a fixed depth.
-// halfbyte/cascade/suffixes.py is the slow twin and defines what is found.
+// halfbyte/proposers/suffixes.py is the slow twin and defines what is found.
 //
 // Tokens that end at a position, read backwards, are a path from the root. A node stands for all
 // the positions its path ends at and knows the latest. Its path is not kept: it is read off the

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from halfbyte.llm import LLM
-from tests.talking_model import write_talking_model
+from halfbyte.api.llm import LLM
+from tests.support.talking_model import write_talking_model
 
 # Examples share a machine with whatever else it runs: how long one takes proves nothing.
 settings.register_profile("halfbyte", deadline=None)
@@ -21,7 +21,7 @@ def cost_tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tables of tiny models are measured once a session and leave nothing behind."""
     with pytest.MonkeyPatch.context() as patch:
         directory = tmp_path_factory.mktemp("costs")
-        patch.setattr("halfbyte.auto.cache_directory", lambda: directory)
+        patch.setattr("halfbyte.api.candidates.cache_directory", lambda: directory)
         yield
 
 

@@ -118,7 +118,7 @@ def test_import_halfbyte_loads_neither_torch_nor_anything_heavy() -> None:
 
 
 def test_the_whole_core_runs_without_torch() -> None:
-    loaded = _loaded_by("import halfbyte.llm, halfbyte.cli.main, halfbyte.evaluate.bench")
+    loaded = _loaded_by("import halfbyte.api.llm, halfbyte.cli.main, halfbyte.evaluate.bench")
     assert not {"torch", "transformers", "starlette", "pydantic", "uvicorn", "gguf.torch"} & loaded
 
 
@@ -127,4 +127,4 @@ def test_the_command_line_shows_help_without_loading_numpy() -> None:
 
 
 def test_a_converted_model_needs_no_library_of_the_importers() -> None:
-    assert not {"gguf", "rich"} & _loaded_by("import halfbyte.llm, halfbyte.cli.generate")
+    assert not {"gguf", "rich"} & _loaded_by("import halfbyte.api.llm, halfbyte.cli.generate")

@@ -6,14 +6,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from halfbyte.llm import LLM as LLM
-    from halfbyte.params import SamplingParams as SamplingParams
+    from halfbyte.api.llm import LLM as LLM
+    from halfbyte.sampling.params import SamplingParams as SamplingParams
 
 __version__ = "0.1.0"
 __all__ = ["LLM", "SamplingParams", "__version__"]
 
 # Loaded on first use: `import halfbyte` costs a few milliseconds.
-_HOMES = {"LLM": "halfbyte.llm", "SamplingParams": "halfbyte.params"}
+_HOMES = {"LLM": "halfbyte.api.llm", "SamplingParams": "halfbyte.sampling.params"}
 
 
 def __getattr__(name: str) -> Any:

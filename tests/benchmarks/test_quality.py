@@ -24,7 +24,7 @@ from halfbyte.errors import SourceError
 from halfbyte.formats.planes import dequantize
 from halfbyte.formats.weights import Planes
 from halfbyte.quantize.scheme import Grid
-from tests.tiny_models import CONFIGS, Kind, make
+from tests.support.tiny_models import CONFIGS, Kind, make
 
 W8A16, W4A8 = Level.parse("w8a16"), Level.parse("w4a8")
 

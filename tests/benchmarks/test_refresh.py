@@ -5,15 +5,15 @@ from benchmarks.refresh import Guessing
 
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.decoding import Choice
-from halfbyte.cascade.eagle import EagleProposer
+from halfbyte.proposers.eagle import EagleProposer
 from halfbyte.cascade.planning import FixedPlan
 from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.pages import PagePool, PageTable
-from halfbyte.engine.run import Engine
+from halfbyte.engine.engine import Engine
 from halfbyte.engine.sequence import Sequence
 from tests.exactness.test_eagle import Oracle
-from tests.runtimes import build
-from tests.tiny_models import tiny
+from tests.support.runtimes import build
+from tests.support.tiny_models import tiny
 
 GREEDY = Choice(0.0, 0, 1.0, 0.0, 0)
 

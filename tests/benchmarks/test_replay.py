@@ -12,8 +12,8 @@ from benchmarks.workloads import Workload
 from halfbyte.cascade import cycle
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError, SourceError
-from halfbyte.llm import LLM
-from tests.cascade.simulation import table
+from halfbyte.api.llm import LLM
+from tests.planner.simulation import table
 
 TARGET = Level.parse("w8a16")
 PROMPTS = [Workload("free", f"{word} is what {word} has been " * 6, False) for word in "abcd"]

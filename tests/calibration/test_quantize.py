@@ -14,7 +14,7 @@ from halfbyte.formats.planes import dequantize
 from halfbyte.importers.convert import open_source
 from halfbyte.quantize.schemes import SCHEMES
 from tests.calibration.models import model, text
-from tests.runtimes import all_logits, build, relative_error
+from tests.support.runtimes import all_logits, build, relative_error
 
 AMOUNT = Amount(tokens=512, length=64)
 

@@ -10,7 +10,7 @@ from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.stages import Auto, Eagle, Model, Ngram
 from halfbyte.config import LEVEL_NAMES, Level
 from halfbyte.errors import ArgumentError
-from tests.fake_runtime import FakeRuntime
+from tests.support.fake_runtime import FakeRuntime
 
 LEVELS = [*LEVEL_NAMES, "w4a8+h8", "w4a8+h4", "w8a16+h4"]
 levels = st.sampled_from(LEVELS).map(Level.parse)

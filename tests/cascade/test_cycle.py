@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.cycle import CycleReport, Turn, run_cycle
 from halfbyte.cascade.decoding import Choice
-from halfbyte.cascade.proposers import Proposers
+from halfbyte.proposers.build import Proposers
 from halfbyte.cascade.verify import Fate, Outcome, accept
 from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.sequence import Sequence
-from tests.fake_runtime import FakeRuntime
+from tests.support.fake_runtime import FakeRuntime
 
 GREEDY = Choice(0.0, 0, 1.0, 0.0, 0)
 tokens = st.lists(st.integers(0, 3), max_size=9)

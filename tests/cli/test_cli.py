@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 
 from halfbyte import LLM, SamplingParams, __version__
-from halfbyte.cascade.ngram import NgramOptions
+from halfbyte.proposers.ngram import NgramOptions
 from halfbyte.cli import options
 from halfbyte.cli.main import command, run
 from halfbyte.engine.options import EngineOptions
-from halfbyte.loading import RuntimeOptions
-from tests.talking_model import write_talking_model
-from tests.tiny_models import Kind
+from halfbyte.api.loading import RuntimeOptions
+from tests.support.talking_model import write_talking_model
+from tests.support.tiny_models import Kind
 
 VERBS = sorted(command().commands)
 SMALL = ["--num-tokens", "512", "--threads", "2"]

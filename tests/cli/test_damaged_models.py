@@ -18,7 +18,7 @@ import pytest
 from halfbyte.cli.main import run
 from tests.importers.tiny_gguf import TinyGguf
 from tests.importers.tiny_huggingface import CONFIG, write_model
-from tests.talking_model import write_talking_model
+from tests.support.talking_model import write_talking_model
 
 SMALL = ["--num-tokens", "512", "--threads", "1"]
 

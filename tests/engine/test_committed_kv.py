@@ -10,11 +10,11 @@ from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.decoding import Choice
 from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.pages import PagePool, PageTable
-from halfbyte.engine.run import Engine
+from halfbyte.engine.engine import Engine
 from halfbyte.engine.sequence import Sequence
 from halfbyte.runtime.protocol import Runtime
-from tests.runtimes import NATIVE_KINDS, build, random_tokens
-from tests.tiny_models import tiny
+from tests.support.runtimes import NATIVE_KINDS, build, random_tokens
+from tests.support.tiny_models import tiny
 
 COMMITTED = 90
 

@@ -13,9 +13,9 @@ from halfbyte.config import Level
 from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.prefix import DraftTable, PrefixCache
-from halfbyte.engine.run import Engine
+from halfbyte.engine.engine import Engine
 from halfbyte.engine.sequence import Sequence
-from tests.fake_runtime import FakeRuntime
+from tests.support.fake_runtime import FakeRuntime
 
 GREEDY = Choice(0.0, 0, 1.0, 0.0, 0)
 PAGE = 4

@@ -16,8 +16,8 @@ from halfbyte.evaluate.scorer import Scorer
 from halfbyte.evaluate.subject import Subject, load_subject
 from halfbyte.evaluate.tasks.acceptance import Acceptance, Agreements
 from halfbyte.evaluate.tasks.agreement import Agreement, log_softmax
-from halfbyte.llm import LLM
-from halfbyte.params import SamplingParams
+from halfbyte.api.llm import LLM
+from halfbyte.sampling.params import SamplingParams
 
 TEXT = "the thin theme in the inn, then another theme of the thing in there. " * 4
 

@@ -14,8 +14,8 @@ pytest.importorskip("lm_eval")
 from halfbyte.errors import ArgumentError
 from halfbyte.evaluate.harness import HalfbyteLM
 from halfbyte.evaluate.scorer import Scorer
-from halfbyte.llm import LLM
-from halfbyte.params import SamplingParams
+from halfbyte.api.llm import LLM
+from halfbyte.sampling.params import SamplingParams
 
 
 def _instances(kind: str, *arguments: Any) -> list[Any]:

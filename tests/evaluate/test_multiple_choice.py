@@ -14,7 +14,7 @@ from halfbyte.evaluate.scorer import Scorer
 from halfbyte.evaluate.subject import Subject
 from halfbyte.evaluate.tasks.choice_formats import Question, read_question
 from halfbyte.evaluate.tasks.multiple_choice import STYLES, MultipleChoice, continuations
-from halfbyte.llm import LLM
+from halfbyte.api.llm import LLM
 
 FORMS: list[tuple[dict[str, Any], Question]] = [
     (

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from halfbyte.auto import candidates
-from halfbyte.cascade.acceptance import Acceptance
-from halfbyte.cascade.costs import CostTable, DraftCost
-from halfbyte.cascade.planner import CostPlanner
+from halfbyte.api.candidates import candidates
+from halfbyte.planner.acceptance import Acceptance
+from halfbyte.planner.cost_table import CostTable, DraftCost
+from halfbyte.planner.planner import CostPlanner
 from halfbyte.config import Level
 from halfbyte.evaluate.plan import PlanReport, measure_acceptance, plan_report
 from halfbyte.evaluate.plan_plot import plot
-from halfbyte.llm import LLM
+from halfbyte.api.llm import LLM
 
 TARGET = Level.parse("w8a16")
 

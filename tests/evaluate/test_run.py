@@ -19,7 +19,7 @@ from halfbyte.evaluate.subject import Subject
 from halfbyte.evaluate.tasks.gsm8k import Gsm8k
 from halfbyte.evaluate.tasks.perplexity import Perplexity, plain_text
 from halfbyte.evaluate.tasks.task import Item, Record, mean, ratio
-from halfbyte.llm import LLM
+from halfbyte.api.llm import LLM
 
 TEXT = "the thin theme in the inn, then another theme of the thing in there. " * 12
 

@@ -14,8 +14,8 @@ from halfbyte.config import Level
 from halfbyte.errors import ArgumentError
 from halfbyte.evaluate import scorer as scorer_module
 from halfbyte.evaluate.scorer import Scorer, log_probabilities
-from halfbyte.llm import LLM
-from tests.runtimes import all_logits, shared, tiny
+from halfbyte.api.llm import LLM
+from tests.support.runtimes import all_logits, shared, tiny
 
 W8A16 = Level.parse("w8a16")
 
@@ -109,6 +109,6 @@ def test_the_twin_agrees() -> None:
 
 
 def _tier() -> str:
-    from tests.runtimes import TIERS
+    from tests.support.runtimes import TIERS
 
     return TIERS[0]

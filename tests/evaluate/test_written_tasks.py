@@ -16,7 +16,7 @@ from halfbyte.evaluate.sandbox import Limits, run_python
 from halfbyte.evaluate.subject import Subject
 from halfbyte.evaluate.tasks.champ import Champ, is_right
 from halfbyte.evaluate.tasks.humaneval import HumanEval, program
-from halfbyte.llm import LLM
+from halfbyte.api.llm import LLM
 
 PROBLEM = {
     "task_id": "Test/0",

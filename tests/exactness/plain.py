@@ -8,8 +8,8 @@ from functools import cache
 from halfbyte.config import Level
 from halfbyte.runtime.protocol import Runtime
 from tests.exactness.driver import Choice, Driver, Request, committed_kv
-from tests.runtimes import random_tokens, shared
-from tests.tiny_models import tiny
+from tests.support.runtimes import random_tokens, shared
+from tests.support.tiny_models import tiny
 
 GREEDY = Choice()
 SAMPLED = Choice(temperature=1.0, seed=2**63 + 5)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from halfbyte.auto import HeadOffer, ModelOffer, Offer, candidates, planner_for
-from halfbyte.cascade.costs import CostTable, DraftCost
+from halfbyte.api.candidates import HeadOffer, ModelOffer, Offer, candidates, planner_for
+from halfbyte.planner.cost_table import CostTable, DraftCost
 from halfbyte.cascade.cycle import CycleReport, Turn
-from halfbyte.cascade.planner import CostPlanner
+from halfbyte.planner.planner import CostPlanner
 from halfbyte.cascade.stages import Eagle
 from halfbyte.cascade.statistics import Statistics
 from halfbyte.config import Level
 from tests.exactness.test_cascades import CHOICES, _plain, _run, _runtime, _state
 from tests.exactness.test_eagle import plain
 from tests.exactness.test_hierarchy import STAGE, World
-from tests.proposers import proposers
-from tests.runtimes import every_runtime
+from tests.support.proposers import proposers
+from tests.support.runtimes import every_runtime
 
 TARGET = Level.parse("w8a16")
 

@@ -11,12 +11,12 @@ from halfbyte.cascade.decoding import Choice
 from halfbyte.cascade.planning import FixedPlan, Planner
 from halfbyte.cascade.statistics import Statistics
 from halfbyte.engine.pages import PagePool, PageTable
-from halfbyte.engine.run import Engine, EngineOptions
+from halfbyte.engine.engine import Engine, EngineOptions
 from halfbyte.engine.sequence import Sequence
 from halfbyte.runtime.protocol import Runtime
-from tests.proposers import RandomPlanner, noise, proposers
-from tests.runtimes import build, every_runtime, random_tokens
-from tests.tiny_models import CONFIGS, Kind, make, tiny
+from tests.support.proposers import RandomPlanner, noise, proposers
+from tests.support.runtimes import build, every_runtime, random_tokens
+from tests.support.tiny_models import CONFIGS, Kind, make, tiny
 
 TOKENS = 40
 CHOICES = {

@@ -10,19 +10,19 @@ import pytest
 from numpy.typing import NDArray
 
 from halfbyte.cascade.cascade import Cascade
-from halfbyte.cascade.eagle import EagleProposer
+from halfbyte.proposers.eagle import EagleProposer
 from halfbyte.cascade.planning import FixedPlan
 from halfbyte.cascade.proposer import Ask
-from halfbyte.cascade.proposers import Proposers
+from halfbyte.proposers.build import Proposers
 from halfbyte.cascade.tree import TokenTree
 from halfbyte.config import Level
 from halfbyte.formats.draft_head import HeadConfig
 from halfbyte.runtime.draft_head import DraftHead, HeadStep
 from halfbyte.runtime.protocol import Batch, Runtime
 from tests.exactness.test_cascades import CHOICES, _run, _runtime, _state
-from tests.runtimes import build, every_runtime, every_tier
-from tests.tiny_heads import HEADS, TinyHead, attach, make_head
-from tests.tiny_models import tiny
+from tests.support.runtimes import build, every_runtime, every_tier
+from tests.support.tiny_heads import HEADS, TinyHead, attach, make_head
+from tests.support.tiny_models import tiny
 
 EVERY_HEAD = ("random", "adversarial", "broken", *HEADS)
 

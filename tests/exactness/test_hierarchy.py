@@ -6,22 +6,22 @@ from __future__ import annotations
 import pytest
 
 from halfbyte.cascade.cascade import Cascade
-from halfbyte.cascade.drafter import Drafter
-from halfbyte.cascade.eagle import EagleProposer
-from halfbyte.cascade.intermediate import Intermediate
+from halfbyte.proposers.drafter import Drafter
+from halfbyte.proposers.eagle import EagleProposer
+from halfbyte.proposers.intermediate import Intermediate
 from halfbyte.cascade.planning import FixedPlan
 from halfbyte.cascade.proposer import Ask
-from halfbyte.cascade.proposers import Proposers
+from halfbyte.proposers.build import Proposers
 from halfbyte.cascade.stages import Eagle, Model
 from halfbyte.cascade.statistics import Statistics
 from halfbyte.formats.weights import Weights
 from halfbyte.runtime.draft_head import DraftHead
 from tests.exactness.test_cascades import CHOICES, _run, _runtime, _state
 from tests.exactness.test_eagle import Oracle, plain, weights_of
-from tests.proposers import RandomPlanner, model_runner
-from tests.runtimes import build, every_runtime, every_tier
-from tests.tiny_heads import attach
-from tests.tiny_models import CONFIGS, Kind, make
+from tests.support.proposers import RandomPlanner, model_runner
+from tests.support.runtimes import build, every_runtime, every_tier
+from tests.support.tiny_heads import attach
+from tests.support.tiny_models import CONFIGS, Kind, make
 
 STAGE = Model("m", Cascade.parse("w4a8").target)
 HIERARCHY = Cascade.parse("eagle:h > model:m@w4a8 > w8a16")

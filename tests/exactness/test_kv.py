@@ -13,8 +13,8 @@ from halfbyte.formats.weights import Dense, Planes
 from halfbyte.runtime.protocol import Batch, Runtime
 from tests.exactness.driver import Driver, Request, committed_kv, sampling_of
 from tests.exactness.plain import CHOICES, Outcome, outcome, prompt_of
-from tests.runtimes import build, every_runtime, shared
-from tests.tiny_models import DENSE_MODELS, MODELS, TinyWeights, tiny
+from tests.support.runtimes import build, every_runtime, shared
+from tests.support.tiny_models import DENSE_MODELS, MODELS, TinyWeights, tiny
 
 W8A16, W4A8 = Level.parse("w8a16"), Level.parse("w4a8")
 POISON = 130  # a token of no prompt, whose embedding makes every K and V it touches worthless

@@ -17,16 +17,16 @@ from unittest.mock import Mock
 import pytest
 
 from halfbyte import LLM, SamplingParams
-from halfbyte.async_engine import AsyncEngine, AsyncOptions
+from halfbyte.api.async_engine import AsyncEngine, AsyncOptions
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.cycle import CycleReport, Turn
 from halfbyte.cascade.decoding import Decoding
-from halfbyte.cascade.proposers import Proposers
+from halfbyte.proposers.build import Proposers
 from halfbyte.engine.options import EngineOptions
-from halfbyte.engine.run import Engine
-from halfbyte.request import Request
-from halfbyte.results import Completion
-from tests.talking_model import VOCAB
+from halfbyte.engine.engine import Engine
+from halfbyte.api.request import Request
+from halfbyte.api.results import Completion
+from tests.support.talking_model import VOCAB
 
 CASCADES = (
     "w8a16",

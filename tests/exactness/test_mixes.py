@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from halfbyte.config import Level
 from tests.exactness.driver import Driver, Request
 from tests.exactness.plain import CHOICES, PAIRS, outcome, plain, prompt_of
-from tests.runtimes import NATIVE_KINDS, shared
-from tests.tiny_models import MODELS
+from tests.support.runtimes import NATIVE_KINDS, shared
+from tests.support.tiny_models import MODELS
 
 # Around pages of 16 and 64 and the attention chunk of 256.
 PROMPT_LENGTHS = [1, 2, 15, 16, 17, 40, 63, 64, 65, 250, 256, 300]

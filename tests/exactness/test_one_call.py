@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from halfbyte.config import Level
 from halfbyte.runtime.protocol import Batch, Decoded, Runtime, Sampling
 from halfbyte.runtime.stepwise import decode_stepwise, draft_and_verify_stepwise
-from tests.runtimes import build, every_runtime, every_tier, random_tokens
-from tests.tiny_models import tiny
+from tests.support.runtimes import build, every_runtime, every_tier, random_tokens
+from tests.support.tiny_models import tiny
 
 LEVELS = ("w8a16", "w4a8", "w4a16", "w8a8")
 PROMPTS = (5, 33, 64)  # of a page of 16: inside one, past two, at a border

@@ -17,11 +17,11 @@ from halfbyte import LLM, SamplingParams
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError
 from halfbyte.evaluate.exactness import identical
-from halfbyte.params import StructuredOutputs
-from halfbyte.results import Completion
+from halfbyte.sampling.params import StructuredOutputs
+from halfbyte.api.results import Completion
 from halfbyte.runtime.reference_sampling import token_logprob, top_tokens
-from tests.runtimes import prefix_batch
-from tests.talking_model import EOS, VOCAB
+from tests.support.runtimes import prefix_batch
+from tests.support.talking_model import EOS, VOCAB
 
 PROMPTS = ["the thing in there", "a", "0123456789" * 5]
 BASE = SamplingParams(temperature=0, max_tokens=32, ignore_eos=True)

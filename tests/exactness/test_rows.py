@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from halfbyte.config import LEVEL_NAMES, Level
 from halfbyte.runtime.protocol import Batch, Runtime
-from tests.runtimes import every_runtime, every_tier, prefix_batch, random_tokens, shared
-from tests.tiny_models import DENSE_MODELS, MODELS
+from tests.support.runtimes import every_runtime, every_tier, prefix_batch, random_tokens, shared
+from tests.support.tiny_models import DENSE_MODELS, MODELS
 
 F32 = NDArray[np.float32]
 

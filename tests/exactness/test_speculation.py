@@ -9,8 +9,8 @@ import pytest
 from halfbyte.config import Level
 from tests.exactness.driver import Driver, Request
 from tests.exactness.plain import CHOICES, PAIRS, outcome, plain, prompt_of
-from tests.runtimes import every_runtime, shared
-from tests.tiny_models import MODELS
+from tests.support.runtimes import every_runtime, shared
+from tests.support.tiny_models import MODELS
 
 TOKENS = 28
 

@@ -14,8 +14,8 @@ from halfbyte.formats.draft_head import HEAD_MANIFEST, HeadCheckpoint, head_tens
 from halfbyte.formats.tensor_file import write_tensor_file
 from halfbyte.importers.convert_head import write_head
 from halfbyte.importers.eagle_source import EagleSource, is_head
-from tests.tiny_heads import HEADS, TinyHead, make_head
-from tests.tiny_models import CONFIGS
+from tests.support.tiny_heads import HEADS, TinyHead, make_head
+from tests.support.tiny_models import CONFIGS
 
 HIDDEN, VOCAB = 64, 131
 

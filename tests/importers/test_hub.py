@@ -12,7 +12,7 @@ import pytest
 
 from tests.importers.local_hub import LocalHub, serving
 from tests.importers.tiny_huggingface import CONFIG, write_model
-from tests.talking_model import BOS, EOS, tokenizer
+from tests.support.talking_model import BOS, EOS, tokenizer
 
 MIB = 1 << 20
 ROWS = 100_000  # of the embedding: huggingface_hub writes, and so resumes after, whole 10 MiB

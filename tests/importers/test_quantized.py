@@ -32,7 +32,7 @@ from halfbyte.importers.quantized_config import read_packing
 from halfbyte.runtime.native import NativeRuntime
 from tests.importers import packed_model
 from tests.importers.packed_model import SETTINGS, write
-from tests.runtimes import all_logits, random_tokens
+from tests.support.runtimes import all_logits, random_tokens
 
 SAMPLES = sorted((Path(__file__).parent.parent / "data" / "packed").glob("*.safetensors"))
 KINDS = tuple(SETTINGS)

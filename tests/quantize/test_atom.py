@@ -17,8 +17,8 @@ from halfbyte.quantize.rtn import RoundToNearest
 from halfbyte.quantize.scheme import Grid, InputStatistics, input_of
 from halfbyte.quantize.wide import round_wide_group
 from halfbyte.runtime import reference_ops as ops
-from tests.runtimes import all_logits, build, random_tokens, relative_error
-from tests.tiny_models import CONFIGS, Kind, TinyWeights, make
+from tests.support.runtimes import all_logits, build, random_tokens, relative_error
+from tests.support.tiny_models import CONFIGS, Kind, TinyWeights, make
 
 RNG = np.random.default_rng(5)
 

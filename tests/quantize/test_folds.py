@@ -7,8 +7,8 @@ from halfbyte.formats.planes import dequantize
 from halfbyte.quantize.folds import Awq, SmoothQuant
 from halfbyte.quantize.rtn import quantize
 from halfbyte.quantize.scheme import LINEAR_INPUTS, Grid, Statistics
-from tests.runtimes import TIERS, build
-from tests.tiny_models import DENSE_MODELS, tiny
+from tests.support.runtimes import TIERS, build
+from tests.support.tiny_models import DENSE_MODELS, tiny
 
 LENGTH = 32
 GRID = Grid(8, 32)

@@ -12,8 +12,8 @@ from halfbyte.errors import ModelError
 from halfbyte.formats.transforms import Rotation
 from halfbyte.quantize.rotations import across_heads, along_row, rotate_model, rotated
 from halfbyte.runtime import reference_ops as ops
-from tests.runtimes import all_logits, build, random_tokens, relative_error
-from tests.tiny_models import CONFIGS, Kind, make
+from tests.support.runtimes import all_logits, build, random_tokens, relative_error
+from tests.support.tiny_models import CONFIGS, Kind, make
 
 # Hidden and MLP sizes of published models -> core, its rule, block.
 SIZES = {

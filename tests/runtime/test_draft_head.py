@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError, ModelError
 from halfbyte.runtime.protocol import Batch, Runtime
-from tests.runtimes import build, every_runtime, every_tier, prefix_batch, random_tokens
-from tests.tiny_heads import HEADS, attach, head_config, make_head
-from tests.tiny_models import CONFIGS, tiny
+from tests.support.runtimes import build, every_runtime, every_tier, prefix_batch, random_tokens
+from tests.support.tiny_heads import HEADS, attach, head_config, make_head
+from tests.support.tiny_models import CONFIGS, tiny
 
 F32 = NDArray[np.float32]
 W8A16, W4A8 = Level.parse("w8a16"), Level.parse("w4a8")

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from halfbyte.config import LEVEL_NAMES, Level
-from tests.runtimes import all_logits, build, every_tier, random_tokens, relative_error
-from tests.tiny_models import DENSE_MODELS, MODELS, tiny
+from tests.support.runtimes import all_logits, build, every_tier, random_tokens, relative_error
+from tests.support.tiny_models import DENSE_MODELS, MODELS, tiny
 
 PROMPTS = [random_tokens(12, seed=s) for s in range(8)]
 

@@ -18,7 +18,7 @@ from halfbyte.formats.planes import dequantize, pack, pack_pairs
 from halfbyte.formats.weights import Dense, Planes
 from halfbyte.runtime import reference_ops as ops
 from halfbyte.runtime.protocol import KvBits, Runtime
-from tests.runtimes import (
+from tests.support.runtimes import (
     all_logits,
     build,
     every_tier,
@@ -26,7 +26,7 @@ from tests.runtimes import (
     random_tokens,
     relative_error,
 )
-from tests.tiny_models import TinyWeights, dense
+from tests.support.tiny_models import TinyWeights, dense
 
 F32 = NDArray[np.float32]
 CONFIG = ModelConfig(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from halfbyte.config import Level
 from halfbyte.runtime.protocol import Sampling
 from halfbyte.runtime.reference_sampling import sample_rows
-from tests.runtimes import NATIVE_KINDS, every_tier, prefix_batch, random_tokens, shared
+from tests.support.runtimes import NATIVE_KINDS, every_tier, prefix_batch, random_tokens, shared
 
 LEVEL = Level.parse("w8a8")
 ROWS = 24

@@ -10,8 +10,8 @@ from halfbyte.config import Level
 from halfbyte.errors import ArgumentError
 from halfbyte.runtime.protocol import Adjustments, Batch, Runtime, Sampling
 from halfbyte.runtime.reference_sampling import sample_rows
-from tests.runtimes import build, every_runtime, prefix_batch, random_tokens
-from tests.tiny_models import DENSE_MODELS, MODELS, tiny
+from tests.support.runtimes import build, every_runtime, prefix_batch, random_tokens
+from tests.support.tiny_models import DENSE_MODELS, MODELS, tiny
 
 PROMPTS = [19, 33]
 STEPS = 6

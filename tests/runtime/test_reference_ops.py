@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from halfbyte.runtime import reference_ops as ops
-from tests.runtimes import relative_error
+from tests.support.runtimes import relative_error
 
 F32 = NDArray[np.float32]
 floats = st.floats(width=32, allow_nan=False, allow_infinity=False)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from halfbyte.config import Level
-from tests.runtimes import (
+from tests.support.runtimes import (
     KINDS,
     all_logits,
     build,
@@ -13,7 +13,7 @@ from tests.runtimes import (
     random_tokens,
     relative_error,
 )
-from tests.tiny_models import DENSE_MODELS, MODELS, tiny
+from tests.support.tiny_models import DENSE_MODELS, MODELS, tiny
 
 STARTS = np.array([0, 40, 41, 60], np.int32)
 LEVELS = {"f32": Level.parse("f32"), "w8a16": Level.parse("w8a16"), "w4a8": Level.parse("w4a8")}

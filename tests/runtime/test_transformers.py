@@ -27,8 +27,8 @@ from transformers import (
 from halfbyte.config import Level, ModelConfig, RopeConfig
 from halfbyte.formats.weights import Dense
 from halfbyte.runtime.reference_ops import widen
-from tests.runtimes import all_logits, build, every_runtime, random_tokens, relative_error
-from tests.tiny_models import CONFIGS, DENSE_MODELS, Kind, TinyWeights, make, tiny
+from tests.support.runtimes import all_logits, build, every_runtime, random_tokens, relative_error
+from tests.support.tiny_models import CONFIGS, DENSE_MODELS, Kind, TinyWeights, make, tiny
 
 CLASSES: dict[str, tuple[Any, Any]] = {
     "llama": (LlamaConfig, LlamaForCausalLM),

@@ -17,8 +17,8 @@ from halfbyte.formats.transforms import Gather, Rotation, Transform
 from halfbyte.formats.weights import Dense, Planes
 from halfbyte.runtime import reference_ops as ops
 from tests.runtime.test_native_ops import ROWS, Stored, _dense, _kv, _quantized
-from tests.runtimes import all_logits, build, every_tier, random_tokens, relative_error
-from tests.tiny_models import TinyWeights, tiny
+from tests.support.runtimes import all_logits, build, every_tier, random_tokens, relative_error
+from tests.support.tiny_models import TinyWeights, tiny
 
 CORES = [(1, "sylvester"), (8, "sylvester"), (4, "paley-1"), (12, "paley-1"), (12, "paley-2")]
 CORES += [(3, "dct"), (9, "dct"), (28, "paley-2")]

@@ -25,9 +25,9 @@ from halfbyte.importers.gguf_header import parse_header
 from halfbyte.importers.gguf_source import GgufSource
 from halfbyte.importers.huggingface import HuggingFaceSource
 from halfbyte.importers.tokenizer_gguf import read_tokenizer
-from halfbyte.text import TextCodec
+from halfbyte.text.codec import TextCodec
 from tests.importers.tiny_gguf import TinyGguf
-from tests.talking_model import VOCAB, tokenizer, write_talking_model
+from tests.support.talking_model import VOCAB, tokenizer, write_talking_model
 
 MIB = 1 << 20
 BASE = 6 * MIB  # what a small file may cost besides its own size

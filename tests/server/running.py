@@ -13,7 +13,7 @@ import httpx
 import uvicorn
 
 from halfbyte import LLM
-from halfbyte.async_engine import AsyncEngine, AsyncOptions
+from halfbyte.api.async_engine import AsyncEngine, AsyncOptions
 from halfbyte.server.app import build_app
 from halfbyte.server.options import ServeOptions
 from halfbyte.server.run import uvicorn_config

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from halfbyte import LLM
-from halfbyte.async_engine import AsyncOptions
+from halfbyte.api.async_engine import AsyncOptions
 from halfbyte.server.connection import Connection
 from tests.server.running import Served, serving
 

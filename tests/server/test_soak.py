@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from halfbyte import LLM, SamplingParams
-from halfbyte.async_engine import AsyncOptions
-from halfbyte.results import Completion
+from halfbyte.api.async_engine import AsyncOptions
+from halfbyte.api.results import Completion
 from tests.server.running import Served, serving
 
 pytestmark = pytest.mark.slow

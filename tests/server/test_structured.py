@@ -13,7 +13,7 @@ import pytest
 
 from halfbyte import LLM
 from tests.server.running import Served, serving
-from tests.talking_model import CHAT_TEMPLATE, write_talking_model
+from tests.support.talking_model import CHAT_TEMPLATE, write_talking_model
 
 USER = [{"role": "user", "content": "a"}]
 SCHEMA = {

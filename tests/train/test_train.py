@@ -12,13 +12,13 @@ import pytest
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError, SourceError
 from halfbyte.formats.draft_head import HeadCheckpoint, HeadConfig
-from halfbyte.llm import LLM
-from halfbyte.params import SamplingParams
+from halfbyte.api.llm import LLM
+from halfbyte.sampling.params import SamplingParams
 from halfbyte.runtime.protocol import Batch
-from tests.runtimes import build, prefix_batch, random_tokens
-from tests.talking_model import write_talking_model
-from tests.tiny_heads import TinyHead, attach, head_config
-from tests.tiny_models import Kind, make
+from tests.support.runtimes import build, prefix_batch, random_tokens
+from tests.support.talking_model import write_talking_model
+from tests.support.tiny_heads import TinyHead, attach, head_config
+from tests.support.tiny_models import Kind, make
 
 torch = pytest.importorskip("torch")
 

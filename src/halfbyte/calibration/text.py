@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from halfbyte.config import ModelConfig
 from halfbyte.errors import ArgumentError
 from halfbyte.importers.source import Source
-from halfbyte.llm import LLM
-from halfbyte.params import SamplingParams
-from halfbyte.text import TextCodec
+from halfbyte.api.llm import LLM
+from halfbyte.sampling.params import SamplingParams
+from halfbyte.text.codec import TextCodec
 
 MAX_FILE_BYTES = 1 << 30
 _SAMPLED_TOGETHER = 16

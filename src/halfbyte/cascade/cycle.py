@@ -21,7 +21,7 @@ from time import perf_counter
 from typing import TypeGuard
 
 from halfbyte.cascade.decoding import Decoding
-from halfbyte.cascade.drafter import Drafter
+from halfbyte.proposers.drafter import Drafter
 from halfbyte.cascade.proposer import Ask, Link, Proposer
 from halfbyte.cascade.tree import TokenTree
 from halfbyte.cascade.verify import Draft, Outcome, Place, decode, root_of, verify

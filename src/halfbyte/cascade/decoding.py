@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from halfbyte.cascade.shaping import Shaper
+from halfbyte.sampling.shaping import Shaper
 
 # How rows are drawn, as arrays [R]: the first fields of runtime.protocol.Sampling.
 Rows = tuple[

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.cascade.decoding import Choice, Decoding
-from halfbyte.cascade.shaping import Changes, Shaper, adjustments_of
+from halfbyte.sampling.shaping import Changes, Shaper, adjustments_of
 from halfbyte.cascade.tree import TokenTree
 from halfbyte.config import Level
 from halfbyte.runtime.protocol import Batch, Runtime, Sampled, Sampling

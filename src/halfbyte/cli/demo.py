@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from halfbyte.evaluate.bench import BenchRow
-    from halfbyte.llm import LLM
+    from halfbyte.api.llm import LLM
 
 CASCADES = ("w8a16", "w4a16", "w4a4 > w4a16", "w4a8 > w4a16", "w4a8 > w8a16")
 SHOWN = "w4a8 > w8a16"
@@ -58,7 +58,7 @@ def _show_text(console: Console, llm: LLM, max_tokens: int) -> None:
     from rich.text import Text
 
     from halfbyte.evaluate.prompts import PROMPTS
-    from halfbyte.params import SamplingParams
+    from halfbyte.sampling.params import SamplingParams
 
     params = SamplingParams(temperature=0.0, max_tokens=max_tokens)
     legend = Text("a token is ")

@@ -19,8 +19,8 @@ from halfbyte.cli.output import note, print_json
 from halfbyte.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from halfbyte.llm import LLM
-    from halfbyte.results import Completion
+    from halfbyte.api.llm import LLM
+    from halfbyte.api.results import Completion
 
 
 @with_llm_options
@@ -69,7 +69,7 @@ def generate(
 
     The output is that of plain decoding at the cascade's last level, whatever drafts for it.
     """
-    from halfbyte.params import SamplingParams
+    from halfbyte.sampling.params import SamplingParams
 
     params = SamplingParams(
         temperature=temperature,

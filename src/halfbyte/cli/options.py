@@ -14,9 +14,9 @@ from halfbyte.cli.output import conversion_progress
 
 if TYPE_CHECKING:
     from halfbyte.cascade.cascade import Cascade
-    from halfbyte.cascade.ngram import NgramOptions
-    from halfbyte.draft_vocabulary import DraftVocabulary
-    from halfbyte.llm import LLM
+    from halfbyte.proposers.ngram import NgramOptions
+    from halfbyte.text.draft_vocabulary import DraftVocabulary
+    from halfbyte.api.llm import LLM
 
 Ckpt = Annotated[
     str,
@@ -102,7 +102,7 @@ class LlmOptions:
         num_tokens: int = DEFAULT_NUM_TOKENS,
     ) -> LLM:
         """The model, converted on first use."""
-        from halfbyte.llm import LLM
+        from halfbyte.api.llm import LLM
 
         with conversion_progress() as progress:
             return LLM(
@@ -148,7 +148,7 @@ def with_llm_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _ngram_options(given: str, history: int) -> NgramOptions:
     """`MIN:MAX` and the length of the history."""
-    from halfbyte.cascade.ngram import NgramOptions
+    from halfbyte.proposers.ngram import NgramOptions
     from halfbyte.errors import ArgumentError
 
     least, _, most = given.partition(":")
@@ -161,7 +161,7 @@ def _ngram_options(given: str, history: int) -> NgramOptions:
 
 def _draft_vocabulary(size: int | None, source: str | None) -> DraftVocabulary | None:
     """The tokens that levels draft from; None: all."""
-    from halfbyte.draft_vocabulary import DraftVocabulary
+    from halfbyte.text.draft_vocabulary import DraftVocabulary
     from halfbyte.errors import ArgumentError
 
     if size is None and source is not None:

@@ -11,7 +11,7 @@ from halfbyte.cli.options import DEFAULT_NUM_TOKENS, Ckpt, Json, NumTokens, Thre
 from halfbyte.cli.output import conversion_progress, note, print_json
 
 if TYPE_CHECKING:
-    from halfbyte.cascade.costs import CostTable
+    from halfbyte.planner.cost_table import CostTable
     from halfbyte.evaluate.plan import Candidate, PlanReport
 
 
@@ -46,12 +46,12 @@ def plan(
     Speed-ups are those of SpecMQuant's cost model (arXiv 2505.22179, equation 1) on times measured
     here and acceptance measured on a few built-in prompts; docs/planner.md.
     """
-    from halfbyte.auto import candidates, cost_table, offers_of
-    from halfbyte.cascade.planner import CostPlanner
+    from halfbyte.api.candidates import candidates, cost_table, offers_of
+    from halfbyte.planner.planner import CostPlanner
     from halfbyte.evaluate.plan import measure_acceptance, plan_report
     from halfbyte.evaluate.plan_plot import check_plot
     from halfbyte.evaluate.plan_plot import plot as draw
-    from halfbyte.llm import LLM
+    from halfbyte.api.llm import LLM
 
     _check(cascade, alpha, tokens)
     if plot is not None:

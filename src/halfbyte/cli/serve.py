@@ -14,7 +14,7 @@ from halfbyte.cli.options import Ckpt, LlmOptions, NumTokens, with_llm_options
 from halfbyte.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from halfbyte.llm import LLM
+    from halfbyte.api.llm import LLM
 
 _NEEDED = ("starlette", "uvicorn", "pydantic", "prometheus_client")
 
@@ -103,7 +103,7 @@ def serve(
             expected="debug, info, warning or error",
             fix="choose one",
         )
-    from halfbyte.async_engine import AsyncOptions
+    from halfbyte.api.async_engine import AsyncOptions
     from halfbyte.server.options import ServeOptions, read_api_keys
     from halfbyte.server.run import serve as run
 

@@ -14,7 +14,7 @@ from halfbyte.cascade.statistics import Statistics
 from halfbyte.cascade.verify import Fate, Outcome, Tops
 from halfbyte.config import Level
 from halfbyte.engine.pages import PageTable
-from halfbyte.engine.shaper import SequenceShaper
+from halfbyte.sampling.shaper import SequenceShaper
 
 
 class Sequence:

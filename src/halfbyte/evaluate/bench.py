@@ -11,9 +11,9 @@ from halfbyte.cascade.statistics import Statistics
 from halfbyte.errors import ArgumentError
 from halfbyte.evaluate.exactness import identical
 from halfbyte.evaluate.prompts import PROMPTS, BenchPrompt
-from halfbyte.llm import LLM
-from halfbyte.params import SamplingParams
-from halfbyte.results import Completion
+from halfbyte.api.llm import LLM
+from halfbyte.sampling.params import SamplingParams
+from halfbyte.api.results import Completion
 
 Report = Callable[[str], None]
 

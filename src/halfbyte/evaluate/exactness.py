@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from halfbyte.results import Completion
+from halfbyte.api.results import Completion
 
 
 def identical(ours: Sequence[Completion], plain: Sequence[Completion]) -> bool:

@@ -20,8 +20,8 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from halfbyte.errors import ArgumentError, HalfbyteError
 from halfbyte.evaluate.scorer import Scorer
-from halfbyte.llm import LLM
-from halfbyte.params import SamplingParams
+from halfbyte.api.llm import LLM
+from halfbyte.sampling.params import SamplingParams
 
 DEFAULT_MAX_TOKENS = 256
 _IGNORED = ("device", "max_batch_size", "trust_remote_code")  # the harness passes them to any model

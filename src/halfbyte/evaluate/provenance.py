@@ -11,7 +11,7 @@ from typing import Any
 
 import halfbyte
 from halfbyte.errors import SourceError
-from halfbyte.llm import LLM
+from halfbyte.api.llm import LLM
 from halfbyte.runtime.machine import processor_name
 
 _SAMPLE_BYTES = 1 << 20

@@ -10,7 +10,7 @@ from halfbyte.config import Level
 from halfbyte.evaluate.provenance import fingerprint
 from halfbyte.formats.checkpoint import Checkpoint
 from halfbyte.importers.resolve import locate
-from halfbyte.llm import LLM
+from halfbyte.api.llm import LLM
 
 FLOAT_TYPES = ("F32", "F16", "BF16")
 

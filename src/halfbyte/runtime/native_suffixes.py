@@ -1,4 +1,4 @@
-"""The suffix index of the native core; `halfbyte.cascade.suffixes` is its slow twin.
+"""The suffix index of the native core; `halfbyte.proposers.suffixes` is its slow twin.
 
 It runs on the processor whatever the model runs on: a text of tokens is all it needs.
 """

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 import halfbyte
-from halfbyte.async_engine import AsyncEngine
+from halfbyte.api.async_engine import AsyncEngine
 from halfbyte.errors import HalfbyteError
 from halfbyte.server.chat import chat_completions
 from halfbyte.server.completions import completions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from halfbyte.results import Chunk
+from halfbyte.api.results import Chunk
 from halfbyte.server.logprobs import chat_entry
 from halfbyte.server.schema.chat import ChatBody
 from halfbyte.server.service import Service

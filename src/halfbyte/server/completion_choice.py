@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from halfbyte.results import Chunk, Completion
+from halfbyte.api.results import Chunk, Completion
 from halfbyte.server.logprobs import CompletionLogprobs
 from halfbyte.server.schema.completion import CompletionBody
 from halfbyte.server.service import Service

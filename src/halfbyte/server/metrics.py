@@ -17,8 +17,8 @@ from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
 
-from halfbyte.async_engine import AsyncEngine
-from halfbyte.metrics import Histogram, Snapshot
+from halfbyte.api.async_engine import AsyncEngine
+from halfbyte.api.metrics import Histogram, Snapshot
 
 _GAUGES = {
     "waiting": "Requests accepted that do not run yet",

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
-from halfbyte.async_engine import AsyncEngine, AsyncOptions
+from halfbyte.api.async_engine import AsyncEngine, AsyncOptions
 from halfbyte.errors import ArgumentError
-from halfbyte.llm import LLM
+from halfbyte.api.llm import LLM
 from halfbyte.server.app import build_app
 from halfbyte.server.connection import Connection
 from halfbyte.server.log import configure, log

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from halfbyte.errors import HalfbyteError
-from halfbyte.params import SamplingParams
+from halfbyte.sampling.params import SamplingParams
 from halfbyte.server.errors import bad_request
 from halfbyte.server.schema.sampling import SamplingBody
 

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from halfbyte.async_engine import AsyncEngine
+from halfbyte.api.async_engine import AsyncEngine
 from halfbyte.errors import HalfbyteError
-from halfbyte.loading import LoadedModel
-from halfbyte.params import StructuredOutputs
+from halfbyte.api.loading import LoadedModel
+from halfbyte.sampling.params import StructuredOutputs
 from halfbyte.server.errors import ApiError, bad_request
 from halfbyte.server.gate import LOGGED, REQUEST_ID
 from halfbyte.server.options import ServeOptions

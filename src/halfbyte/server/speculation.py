@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from halfbyte.results import Chunk
+from halfbyte.api.results import Chunk
 from halfbyte.server.generation import statistics
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from halfbyte.errors import HalfbyteError
-from halfbyte.params import StructuredOutputs
+from halfbyte.sampling.params import StructuredOutputs
 from halfbyte.server.errors import bad_request
 from halfbyte.server.schema import sampling
 from halfbyte.server.schema.chat import ChatBody, NamedTool, Tool

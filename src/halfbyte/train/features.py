@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from halfbyte.config import Level
 from halfbyte.engine.pages import PageTable
 from halfbyte.errors import ArgumentError
-from halfbyte.loading import LoadedModel
+from halfbyte.api.loading import LoadedModel
 from halfbyte.runtime.protocol import Batch
 from halfbyte.train.texts import Text
 

@@ -26,8 +26,8 @@ from halfbyte.formats.planes import dequantize
 from halfbyte.formats.weights import Dense, Planes
 from halfbyte.formats.writer import disk_errors, require_new
 from halfbyte.importers.convert_head import write_head
-from halfbyte.llm import LLM
-from halfbyte.params import SamplingParams
+from halfbyte.api.llm import LLM
+from halfbyte.sampling.params import SamplingParams
 from halfbyte.runtime.draft_head import scoring_matrix
 from halfbyte.runtime.machine import choose_threads
 from halfbyte.train.features import save_features

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from halfbyte.errors import SourceError
-from halfbyte.llm import LLM
-from halfbyte.params import SamplingParams
-from halfbyte.results import Completion
+from halfbyte.api.llm import LLM
+from halfbyte.sampling.params import SamplingParams
+from halfbyte.api.results import Completion
 
 _MARK = "\u2063"  # an invisible separator, which no template has
 _TURN_TOKENS = 96

@@ -26,8 +26,8 @@ from halfbyte.errors import ArgumentError, SourceError
 from halfbyte.evaluate.data_file import data_settings, read_lines
 from halfbyte.evaluate.subject import Subject
 from halfbyte.evaluate.tasks.task import Item, Metric, Record, ratio
-from halfbyte.llm import LLM
-from halfbyte.params import SamplingParams
+from halfbyte.api.llm import LLM
+from halfbyte.sampling.params import SamplingParams
 from halfbyte.runtime.protocol import Batch, Runtime, Sampled, Sampling, Speculated
 from halfbyte.runtime.stepwise import draft_and_verify_stepwise
 

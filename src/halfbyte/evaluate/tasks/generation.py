@@ -11,8 +11,8 @@ import numpy as np
 
 from halfbyte.evaluate.subject import Subject
 from halfbyte.evaluate.tasks.task import Item, Metric, Record
-from halfbyte.params import SamplingParams
-from halfbyte.results import Completion
+from halfbyte.sampling.params import SamplingParams
+from halfbyte.api.results import Completion
 
 
 def completions(

@@ -20,7 +20,7 @@ from halfbyte.evaluate.scorer import Scorer
 from halfbyte.evaluate.subject import Subject
 from halfbyte.evaluate.tasks.choice_formats import Question, read_question
 from halfbyte.evaluate.tasks.task import Item, Metric, Record, mean
-from halfbyte.text import TextCodec
+from halfbyte.text.codec import TextCodec
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,282 @@
+"""`LLM`: a model and a cascade behind generate, chat and stream."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from collections.abc import Sequence as Seq
+from copy import copy
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfbyte.api.candidates import cost_table, offers_of, planner_for
+from halfbyte.cascade.cascade import Cascade
+from halfbyte.proposers.ngram import NgramOptions
+from halfbyte.planner.planner import CostPlanner
+from halfbyte.cascade.planning import Planner
+from halfbyte.proposers.build import Proposers
+from halfbyte.cascade.stages import Auto
+from halfbyte.text.chat import Message
+from halfbyte.text.draft_vocabulary import DraftVocabulary
+from halfbyte.engine.options import EngineOptions
+from halfbyte.engine.engine import Engine, fixed_plan
+from halfbyte.errors import ArgumentError
+from halfbyte.api.loading import LoadedModel, Progress, RuntimeOptions, default_cascade, load
+from halfbyte.sampling.params import SamplingParams
+from halfbyte.api.request import Request, check_tokens, choose, require_one
+from halfbyte.api.results import Chunk, Completion
+
+DEFAULT_CASCADE = "auto"
+Prompt = str | Seq[int]
+
+
+class LLM:
+    """A model under one cascade. The output is the target level's, whatever drafts for it.
+
+    `model`: a checkpoint directory, a GGUF file, a Hugging Face directory or hub id, or
+    `smollm2-135m`; anything but a checkpoint is converted once into a cache. `cascade` `auto` (or
+    None) lets a planner choose what proposes, and how much, from measured costs (docs/planner.md);
+    its target is the best level the weights have, or L of `auto > L`.
+
+    One caller at a time: not thread-safe.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | LoadedModel,
+        cascade: str | Cascade | None = DEFAULT_CASCADE,
+        threads: int | None = None,
+        *,
+        draft_length: int = EngineOptions.draft_length,
+        inner_length: int = EngineOptions.inner_length,
+        min_confidence: float = EngineOptions.min_confidence,
+        ngram: NgramOptions | None = None,
+        draft_vocab: DraftVocabulary | None = None,
+        max_batch: int = EngineOptions.max_batch,
+        burst_seconds: float = EngineOptions.burst_seconds,
+        prefix_cache: bool = EngineOptions.prefix_cache,
+        num_tokens: int = RuntimeOptions.num_tokens,
+        page_size: int = RuntimeOptions.page_size,
+        kv_dtype: str = RuntimeOptions.kv_dtype,
+        max_rows: int = RuntimeOptions.max_rows,
+        tier: str | None = None,
+        backend: str = RuntimeOptions.backend,
+        planes: int | None = None,
+        group: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        options = EngineOptions(
+            draft_length,
+            min_confidence,
+            max_batch,
+            inner_length,
+            burst_seconds=burst_seconds,
+            prefix_cache=prefix_cache,
+        )
+        chosen = Cascade.parse(cascade) if isinstance(cascade, str) else cascade
+        if not isinstance(model, LoadedModel):
+            sizes = RuntimeOptions(
+                backend, threads, tier, num_tokens, page_size, kv_dtype, max_rows
+            )
+            model = load(model, chosen, sizes, planes=planes, group=group, progress=progress)
+        self.model = model
+        self.draft_vocab = draft_vocab
+        self._use(chosen, options, ngram or NgramOptions())
+
+    def with_cascade(
+        self,
+        cascade: str | Cascade,
+        *,
+        draft_length: int | None = None,
+        inner_length: int | None = None,
+        min_confidence: float | None = None,
+        ngram: NgramOptions | None = None,
+        draft_vocab: DraftVocabulary | None = None,
+        prefix_cache: bool | None = None,
+    ) -> LLM:
+        """The same weights and KV pool under another cascade; what is not given stays."""
+        options = self.options
+        if prefix_cache is not None:
+            options = replace(options, prefix_cache=prefix_cache)
+        if draft_length is not None:
+            options = replace(options, draft_length=draft_length)
+        if inner_length is not None:
+            options = replace(options, inner_length=inner_length)
+        if min_confidence is not None:
+            options = replace(options, min_confidence=min_confidence)
+        other = copy(self)
+        other.draft_vocab = draft_vocab or self.draft_vocab
+        other._use(
+            Cascade.parse(cascade) if isinstance(cascade, str) else cascade,
+            options,
+            ngram or self.ngram,
+        )
+        return other
+
+    def prepare(self, cascade: Cascade) -> None:
+        """Refuse a cascade that cannot run here; open the models it names, measure for `auto`."""
+        cascade.require(self.model.runtime)
+        self.planner(cascade)
+
+    def planner(self, cascade: Cascade) -> Planner:
+        """What decides for the sequences of a cascade; that of `auto` keeps what it learns."""
+        if not cascade.is_auto:
+            return fixed_plan(self.proposers, cascade, self.options)
+        if cascade not in self._planners:
+            model = self.model
+            table = cost_table(model.runtime, model.pool, cascade.target)
+            self._planners[cascade] = planner_for(
+                model.runtime, self.proposers, cascade.target, table, offers_of(model, cascade)
+            )
+        return self._planners[cascade]
+
+    def _use(self, cascade: Cascade | None, options: EngineOptions, ngram: NgramOptions) -> None:
+        """Take a cascade for this model; what it needs besides is opened now, not at a token."""
+        if cascade is None:
+            cascade = Cascade((Auto(),))
+        if isinstance(cascade.stages[-1], Auto):
+            best = default_cascade(self.model.runtime).target
+            cascade = Cascade((cascade.stages[-1], best))
+        self.cascade = cascade
+        self.options = options
+        self.ngram = ngram
+        self._planners: dict[Cascade, CostPlanner] = {}
+        self.proposers = Proposers(
+            self.model.runtime,
+            options.min_confidence,
+            ngram=ngram,
+            draft_ids=self._draft_ids(),
+            open_model=partial(self.model.open_runner, prefix_cache=options.prefix_cache),
+            open_head=self.model.open_head,
+        )
+        self.prepare(cascade)
+
+    def _draft_ids(self) -> NDArray[np.int32] | None:
+        if self.draft_vocab is None:
+            return None
+        model = self.model
+        codec = model.codec if model.has_text else None
+        return self.draft_vocab.ids(codec, model.runtime.config.vocab_size, model.eos_ids)
+
+    def generate(
+        self,
+        prompts: str | Seq[str] | Seq[int] | Seq[Seq[int]],
+        params: SamplingParams | Seq[SamplingParams] | None = None,
+    ) -> list[Completion]:
+        """Complete one prompt or a batch; a prompt is text or token ids."""
+        requests = [self._encode(prompt) for prompt in _as_prompts(prompts)]
+        return self._complete(requests, params)
+
+    def chat(
+        self,
+        messages: Seq[Message] | Seq[Seq[Message]],
+        params: SamplingParams | Seq[SamplingParams] | None = None,
+    ) -> list[Completion]:
+        """Answer one conversation or a batch of them, written out by the model's template."""
+        many = bool(messages) and isinstance(messages[0], list | tuple)
+        conversations: Any = messages if many else [messages]
+        return self._complete([self._encode_chat(c) for c in conversations], params)
+
+    def stream(
+        self, prompt: Prompt | Seq[Message], params: SamplingParams | None = None
+    ) -> Generator[Chunk, None, None]:
+        """Yield what each cycle adds to one request. Closing the iterator frees its pages."""
+        if not isinstance(prompt, str) and prompt and isinstance(prompt[0], Mapping):
+            ids = self._encode_chat(prompt)  # type: ignore[arg-type]
+        else:
+            ids = self._encode(prompt)  # type: ignore[arg-type]
+        wanted = params or SamplingParams()
+        require_one(wanted)
+        return self._stream(Request(self.model, ids, wanted, follow=True))
+
+    def _stream(self, request: Request) -> Generator[Chunk, None, None]:
+        engine = self._engine([request])
+        try:
+            while engine.has_work:
+                engine.step()
+                chunk = request.take_chunk()
+                if chunk is not None:
+                    yield chunk
+        finally:
+            engine.close()
+
+    def _complete(
+        self, prompts: list[list[int]], params: SamplingParams | Seq[SamplingParams] | None
+    ) -> list[Completion]:
+        each = _params_of(params, len(prompts))
+        requests = [
+            [Request(self.model, ids, p, index=i) for i in range(p.num_drawn)]
+            for ids, p in zip(prompts, each, strict=True)
+        ]
+        engine = self._engine([request for group in requests for request in group])
+        try:
+            while engine.has_work:
+                engine.step()
+        finally:
+            engine.close()
+        return [
+            choose([request.completion() for request in group], p)
+            for group, p in zip(requests, each, strict=True)
+        ]
+
+    def engine(self) -> Engine:
+        """An engine with no work, over this model, cascade and options."""
+        model = self.model
+        return Engine(model.runtime, model.pool, self.cascade, self.options, self.planner)
+
+    def _engine(self, requests: list[Request]) -> Engine:
+        engine = self.engine()
+        for request in requests:
+            engine.add(request.sequence)
+        return engine
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        ids = self.model.codec.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        check_tokens(ids, self.model.runtime.config.vocab_size)
+        return ids
+
+    def _encode_chat(self, messages: Seq[Message]) -> list[int]:
+        text = self.model.template.render(messages)
+        return self._encode(self.model.codec.encode(text, as_chat=True))
+
+
+def _as_prompts(prompts: Any) -> list[Prompt]:
+    if isinstance(prompts, str):
+        return [prompts]
+    if not isinstance(prompts, list | tuple):
+        raise ArgumentError(
+            "prompts",
+            got=type(prompts).__name__,
+            expected="a string, a list of strings or lists of token ids",
+            fix="put the prompts in a list",
+        )
+    if prompts and isinstance(prompts[0], int):
+        return [list(prompts)]
+    for prompt in prompts:
+        if not isinstance(prompt, str | list | tuple):
+            raise ArgumentError(
+                "prompt",
+                got=type(prompt).__name__,
+                expected="a string or a list of token ids",
+                fix="check the list of prompts",
+            )
+    return list(prompts)
+
+
+def _params_of(
+    params: SamplingParams | Seq[SamplingParams] | None, count: int
+) -> list[SamplingParams]:
+    if params is None or isinstance(params, SamplingParams):
+        return [params or SamplingParams()] * count
+    if len(params) != count:
+        raise ArgumentError(
+            "params",
+            got=f"{len(params)} for {count} prompts",
+            expected="one, or one a prompt",
+            fix="give a single SamplingParams for all",
+        )
+    return list(params)

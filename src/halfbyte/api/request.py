@@ -1,0 +1,214 @@
+"""One request: its sequence, its text, what it has told so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import replace
+
+from halfbyte.cascade.cascade import Cascade
+from halfbyte.cascade.verify import Tops
+from halfbyte.engine.pages import PageTable
+from halfbyte.engine.sequence import Sequence
+from halfbyte.sampling.shaper import Penalties, Rules, SequenceShaper
+from halfbyte.errors import ArgumentError
+from halfbyte.api.loading import LoadedModel
+from halfbyte.sampling.params import SamplingParams
+from halfbyte.api.results import Chunk, Completion
+from halfbyte.text.codec import Detokenizer, StopStrings, TextCodec
+
+
+class Request:
+    """Prompt and parameters become a `Sequence`; what it emits becomes chunks and a completion."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        prompt: Seq[int],
+        params: SamplingParams,
+        *,
+        follow: bool = False,
+        cascade: Cascade | None = None,
+        priority: int = 0,
+        deadline: float | None = None,
+        index: int = 0,
+    ) -> None:
+        """`follow`: text is wanted token by token. `index`: which of the answers this is. The rest:
+        see `engine.sequence.Sequence`."""
+        vocab = model.runtime.config.vocab_size
+        check_tokens(prompt, vocab)
+        room = model.context - len(prompt)
+        if room < 1:
+            raise ArgumentError(
+                "prompt",
+                got=f"{len(prompt)} tokens",
+                expected=f"fewer than the {model.context} of the context",
+                fix="shorten it, or raise num_tokens where the model's own context is longer",
+            )
+        codec = model.codec if params.stop or model.has_text else None
+        self._codec = codec
+        self._text = _Text(codec, params.stop) if codec and (params.stop or follow) else None
+        self._params = params
+        self._told = 0  # emitted tokens that chunks have carried
+        eos = frozenset() if params.ignore_eos else model.eos_ids
+        stop_ids = eos | frozenset(params.stop_token_ids)
+        rules = _rules(model, params, stop_ids)
+        shaper = SequenceShaper(rules, prompt, vocab) if rules.any else None
+        self._choice = replace(params.choice(index), shaper=shaper)
+        self.sequence = Sequence(
+            list(prompt),
+            table=PageTable(model.pool, model.context),
+            choice=self._choice,
+            limit=min(params.max_tokens, room),
+            stop_ids=stop_ids,
+            watch=self._text.add if self._text else None,
+            cascade=cascade,
+            priority=priority,
+            deadline=deadline,
+            shaper=shaper,
+        )
+
+    def take_chunk(self) -> Chunk | None:
+        """What is new since the last call; None: nothing. The last one carries the completion."""
+        sequence, told = self.sequence, self._told
+        emitted = sequence.emitted_since(told)
+        if not emitted and sequence.finish_reason is None:
+            return None
+        self._told += len(emitted)
+        # The completion lets go of the text held back, so it comes first.
+        completion = self.completion() if sequence.finish_reason is not None else None
+        pieces, tail = self._text.take(len(emitted)) if self._text else ([""] * len(emitted), "")
+        return Chunk(
+            token_ids=emitted,
+            pieces=pieces,
+            logprobs=sequence.logprobs[told:],
+            fates=sequence.fates[told:],
+            completion=completion,
+            top_logprobs=self._tops_since(told),
+            tail=tail,
+        )
+
+    def completion(self) -> Completion:
+        """The finished request."""
+        sequence, wanted = self.sequence, self._params.prompt_logprobs
+        assert sequence.finish_reason is not None
+        if self._text is not None:
+            text = self._text.finish()
+        else:
+            ended = sequence.tokens[-1] in sequence.stop_ids and sequence.emitted_len > 0
+            shown = sequence.emitted[:-1] if ended else sequence.emitted
+            text = self._codec.decode(shown) if self._codec else ""
+        return Completion(
+            prompt_token_ids=sequence.tokens[: sequence.prompt_len],
+            token_ids=sequence.emitted,
+            text=text,
+            logprobs=sequence.logprobs,
+            fates=sequence.fates,
+            finish_reason=sequence.finish_reason,
+            seed=self._choice.seed,
+            statistics=sequence.statistics,
+            top_logprobs=self._tops_since(0),
+            prompt_logprobs=None if wanted is None else [None, *sequence.scores],
+            prompt_top_logprobs=[None, *(t[:wanted] for t in sequence.score_tops)]
+            if wanted
+            else None,
+        )
+
+    def _tops_since(self, count: int) -> list[Tops] | None:
+        """The most likely tokens beside each emitted one but the first `count`."""
+        wanted = self._params.logprobs
+        if wanted is None:
+            return None
+        sequence = self.sequence
+        if wanted == 0:
+            return [[] for _ in sequence.logprobs[count:]]
+        return [tops[:wanted] for tops in sequence.tops[count:]]
+
+
+class _Text:
+    """Text of a sequence as it grows, ended by stop strings."""
+
+    def __init__(self, codec: TextCodec, stops: Seq[str]) -> None:
+        self._detokenizer = Detokenizer(codec)
+        self._stops = StopStrings(stops)
+        self._pieces: list[str] = []
+        self._taken = 0
+
+    def add(self, token: int) -> bool:
+        """Follow one token; True: a stop string is complete."""
+        self._pieces.append(self._stops.add(self._detokenizer.add(token)))
+        return self._stops.found
+
+    def finish(self) -> str:
+        """The whole text, with what was held back."""
+        if not self._stops.found:
+            tail = self._stops.add(self._detokenizer.flush())
+            self._pieces.append(tail + ("" if self._stops.found else self._stops.flush()))
+        return "".join(self._pieces)
+
+    def take(self, count: int) -> tuple[list[str], str]:
+        """Pieces not taken yet as `count` entries, what is over in the last; with none, apart.
+
+        A stop token has no text, and what was held back has no token.
+        """
+        pieces = self._pieces[self._taken :]
+        self._taken = len(self._pieces)
+        if count == 0:
+            return [], "".join(pieces)
+        shown = pieces[:count] + [""] * (count - len(pieces))
+        shown[-1] += "".join(pieces[count:])
+        return shown, ""
+
+
+def _rules(model: LoadedModel, params: SamplingParams, stop_ids: frozenset[int]) -> Rules:
+    """What changes the logits of a request; its token ids are checked against the vocabulary."""
+    vocab = model.runtime.config.vocab_size
+    named = [*dict(params.logit_bias), *(params.allowed_token_ids or ()), *params.stop_token_ids]
+    if named and max(named) >= vocab:
+        raise ArgumentError(
+            "token ids of logit_bias, allowed_token_ids or stop_token_ids",
+            got=max(named),
+            expected=f"ids from 0 to {vocab - 1}",
+            fix="use this model's tokenizer",
+        )
+    allowed, wanted = params.allowed_token_ids, params.structured_outputs
+    return Rules(
+        penalties=Penalties(
+            params.presence_penalty, params.frequency_penalty, params.repetition_penalty
+        ),
+        bias=dict(params.logit_bias),
+        min_tokens=params.min_tokens,
+        stop_ids=stop_ids,
+        allowed=None if allowed is None else frozenset(allowed),
+        grammar=None if wanted is None else model.grammars.compile(wanted),
+    )
+
+
+def check_tokens(prompt: Seq[int], vocab_size: int) -> None:
+    """Refuse a prompt that is empty or has a token the model does not."""
+    bad = [t for t in prompt if not isinstance(t, int) or not 0 <= t < vocab_size]
+    if bad or not prompt:
+        raise ArgumentError(
+            "prompt",
+            got=f"token {bad[0]!r}" if bad else "no tokens",
+            expected=f"text, or token ids from 0 to {vocab_size - 1}",
+            fix="give a prompt of at least one token",
+        )
+
+
+def choose(answers: list[Completion], params: SamplingParams) -> Completion:
+    """The first of the `n` answers wanted, with the others; of `best_of`, the most likely."""
+    if params.num_drawn > params.n:
+        answers = sorted(answers, key=lambda answer: -answer.cumulative_logprob)[: params.n]
+    first, *others = answers
+    return replace(first, others=others) if others else first
+
+
+def require_one(params: SamplingParams) -> None:
+    """Refuse several answers where one is streamed."""
+    if params.num_drawn != 1:
+        raise ArgumentError(
+            "n or best_of",
+            got=params.num_drawn,
+            expected="1: a stream has one answer",
+            fix="submit it several times with seed, seed + 1, …",
+        )

@@ -1,0 +1,1 @@
+"""Which proposer and how many tokens, by measured cost and acceptance."""

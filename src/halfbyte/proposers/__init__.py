@@ -1,0 +1,1 @@
+"""What proposes tokens: a level, another model, n-grams, a draft head, a stage in the middle."""

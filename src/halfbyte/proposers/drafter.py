@@ -1,0 +1,136 @@
+"""A stage that drafts on its own: it decodes plainly, a whole run of tokens in one native call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence as Seq
+from time import perf_counter
+
+import numpy as np
+
+from halfbyte.cascade.decoding import Decoding
+from halfbyte.cascade.proposer import Ask, Link, Proposals
+from halfbyte.proposers.runner import Runner, SharedRunner, readable
+from halfbyte.sampling.shaping import Changes, adjustments_of
+from halfbyte.cascade.verify import Outcome, Place, root_of, roots_of, verify
+from halfbyte.config import Level
+from halfbyte.runtime.protocol import Runtime
+
+
+class Drafter:
+    """A level of the target (QSpec's draft) or another model; stops where it is unsure."""
+
+    deepest = None
+
+    def __init__(self, runner: Runner, min_confidence: float = 0.0) -> None:
+        self._runner = runner
+        self._min_confidence = min_confidence
+        self._forward_bytes = runner.runtime.weight_bytes(runner.level, runner.head)
+
+    @property
+    def name(self) -> str:
+        """Its stage in the cascade string."""
+        return self._runner.name
+
+    @property
+    def stack(self) -> str:
+        """The same: no stage stands before it."""
+        return self._runner.name
+
+    def begin(self, sequence: Decoding) -> None:
+        """Make room for a sequence."""
+        self._runner.begin(sequence)
+
+    def release(self, sequence: Decoding) -> None:
+        """Give back what a sequence holds."""
+        self._runner.release(sequence)
+
+    def observe(self, asks: Seq[Ask], outcomes: Seq[Outcome]) -> None:
+        """Nothing to learn: what was rejected is overwritten."""
+
+    def propose(self, asks: Seq[Ask]) -> Proposals:
+        """Draft for every ask; rows that a model has not seen yet run with the first token."""
+        started = perf_counter()
+        tokens: list[list[int]] = [[] for _ in asks]
+        roots = places = self._runner.enter(asks)
+        forwards = 0
+        if any(len(place.tokens) > 1 for place in places.values()):
+            roots = self._catch_up(places, tokens)
+            forwards = 1
+        roots = {i: root for i, root in roots.items() if len(tokens[i]) < asks[i].length}
+        if roots:
+            forwards += self._run(roots, asks, tokens)
+        for i, place in places.items():
+            # The last token wanted is drawn but not fed; one short of it was.
+            self._runner.left(asks[i], place, tokens[i][: asks[i].length - 1])
+        tokens = [readable(drafted, self._runner.vocab_size) for drafted in tokens]
+        seconds = perf_counter() - started
+        return Proposals(tokens, forwards, forwards * self._forward_bytes, seconds)
+
+    def shares(self, runtime: Runtime) -> bool:
+        """Whether it runs a level of the weights of `runtime` itself, in the same KV."""
+        return isinstance(self._runner, SharedRunner) and self._runner.runtime is runtime
+
+    def draft_and_verify(
+        self, sequences: Seq[Decoding], lengths: Seq[int], target: Level
+    ) -> tuple[Link, list[Outcome]]:
+        """`propose`, and `verify` of it, in one call of the runtime both share.
+
+        For sequences that have nothing to run but their roots, and nothing special.
+        """
+        roots, sampling = roots_of([root_of(s) for s in sequences])
+        done = self._runner.runtime.draft_and_verify(
+            roots,
+            self._runner.level,
+            np.array(lengths, dtype=np.int32),
+            target,
+            sampling,
+            self._min_confidence,
+            self._runner.head,
+        )
+        each = zip(done.tokens, done.logprobs, done.proposed, strict=True)
+        outcomes = [Outcome(t, logprobs, n, len(t) - 1) for t, logprobs, n in each]
+        read = done.forwards * self._forward_bytes
+        rounds = [(i, o.proposed, o.accepted) for i, o in enumerate(outcomes)]
+        link = Link(f"{self.name} > {target}", done.forwards, read, done.draft_seconds, rounds)
+        return link, outcomes
+
+    def _catch_up(self, places: dict[int, Place], tokens: list[list[int]]) -> dict[int, Place]:
+        """Run what the model has not seen and draw each first token: the roots of those sure."""
+        runtime, level = self._runner.runtime, self._runner.level
+        outcomes = verify(runtime, level, list(places.values()), [[] for _ in places])
+        roots = {}
+        for (i, place), outcome in zip(places.items(), outcomes, strict=True):
+            if math.exp(outcome.logprobs[0]) >= self._min_confidence:
+                tokens[i] = outcome.tokens
+                after = place.root_position + 1
+                roots[i] = Place(outcome.tokens, after, place.page_row, place.choice)
+        return roots
+
+    def _shape(self, ask: Ask, drafted: list[int]) -> Changes | None:
+        """What changes the first token of a draft: only text known for sure is looked at, and only
+        the target's own weights have its vocabulary."""
+        shaper = ask.sequence.choice.shaper
+        if shaper is None or ask.ahead or drafted or not isinstance(self._runner, SharedRunner):
+            return None
+        return shaper.changes([])[0]
+
+    def _run(self, roots: dict[int, Place], asks: Seq[Ask], tokens: list[list[int]]) -> int:
+        """Decode on from the roots; returns how many forwards that took."""
+        places = list(roots.values())
+        lengths = [asks[i].length - len(tokens[i]) for i in roots]
+        batch, sampling = roots_of(places)
+        sampling.adjustments = adjustments_of([self._shape(asks[i], tokens[i]) for i in roots])
+        drafted = self._runner.runtime.draft(
+            batch,
+            self._runner.level,
+            np.array(lengths, dtype=np.int32),
+            sampling,
+            self._min_confidence,
+            self._runner.head,
+        )
+        counts: list[int] = drafted.counts.tolist()
+        for i, row, count in zip(roots, drafted.tokens.tolist(), counts, strict=True):
+            tokens[i] = tokens[i] + row[:count]
+        # A sequence that stopped early ran one forward more than it proposed.
+        return max(min(n + 1, most) for n, most in zip(counts, lengths, strict=True))

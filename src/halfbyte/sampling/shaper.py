@@ -1,0 +1,204 @@
+"""A sequence's shaper: penalties, logit bias, minimum length, allowed tokens and a grammar.
+
+docs/numerics.md has the order in which they change a row's logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfbyte.sampling.shaping import Changes
+
+Words = NDArray[np.uint32]  # [ceil(V / 32)], bit t % 32 of word t // 32: token t is allowed
+
+
+class Grammar(Protocol):
+    """What a text may be, as it grows token by token. `halfbyte/sampling/grammar.py` is one."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing can follow."""
+
+    def mask(self) -> Words | None:
+        """Tokens that may come next; None: the grammar cannot be followed within its limits."""
+
+    def push(self, token: int) -> bool:
+        """Take a token; False: it is not allowed, and nothing changed."""
+
+    def pop(self, count: int) -> None:
+        """Take back the last tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Penalties:
+    """Over the text so far, as vLLM defines them."""
+
+    presence: float = 0.0  # taken once from every token of the output
+    frequency: float = 0.0  # taken once for every time it is there
+    repetition: float = 1.0  # divides (above 0) or multiplies the logits of prompt and output
+
+    @property
+    def any(self) -> bool:
+        """Whether they change anything."""
+        return self != Penalties()
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a request asked for."""
+
+    penalties: Penalties = Penalties()
+    bias: Mapping[int, float] = field(default_factory=dict)
+    min_tokens: int = 0
+    stop_ids: frozenset[int] = frozenset()  # not before `min_tokens`
+    allowed: frozenset[int] | None = None
+    grammar: Grammar | None = None
+
+    @property
+    def any(self) -> bool:
+        """Whether a row's logits are ever changed."""
+        return bool(
+            self.penalties.any
+            or self.bias
+            or (self.min_tokens and self.stop_ids)
+            or self.allowed is not None
+            or self.grammar is not None
+        )
+
+
+class SequenceShaper:
+    """See `cascade.shaping.Shaper`. One entry a token that was ever seen or named."""
+
+    def __init__(self, rules: Rules, prompt: Seq[int], vocab_size: int) -> None:
+        self._rules = rules
+        self._emitted = 0
+        self._slot_of: dict[int, int] = {}
+        self._ids = np.empty(64, dtype=np.int32)
+        self._counts = np.zeros(64, dtype=np.int64)  # in the output
+        self._prompted = np.zeros(64, dtype=bool)
+        self._bias = np.zeros(64, dtype=np.float32)
+        for token, bias in rules.bias.items():
+            slot = self._slot(token)  # may make the arrays anew
+            self._bias[slot] = bias
+        if rules.penalties.repetition != 1.0:
+            for token in dict.fromkeys(prompt):
+                slot = self._slot(token)
+                self._prompted[slot] = True
+        stops = rules.stop_ids if rules.min_tokens else ()
+        self._stop_slots = [self._slot(token) for token in sorted(stops)]
+        self._allowed = None if rules.allowed is None else words_of(rules.allowed, vocab_size)
+        self._next: Words | None = None  # the mask after the pending token, once made
+        self._masks: list[Words | None] = [self._allowed]  # of the rows admitted last
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the grammar lets nothing follow."""
+        return self._rules.grammar is not None and self._rules.grammar.is_complete
+
+    def open(self) -> bool:
+        """Whether some token may come next; to be asked before every cycle."""
+        if self._rules.grammar is None:
+            return True
+        self._next = self._mask()
+        self._masks = [self._next]
+        return self._next is not None
+
+    def advance(self, token: int) -> None:
+        """The sequence emitted a token."""
+        self._emitted += 1
+        if self._rules.penalties.any:
+            slot = self._slot(token)  # may make the arrays anew
+            self._counts[slot] += 1
+        if self._rules.grammar is not None:
+            self._rules.grammar.push(token)
+
+    def admit(self, proposed: Seq[int]) -> int:
+        """See the protocol; also makes the masks of the rows up to there."""
+        grammar = self._rules.grammar
+        masks = [self._allowed if grammar is None else self._next]
+        count = 0
+        for token in proposed:
+            if not _allows(masks[-1], token):
+                break
+            if grammar is not None:
+                if grammar.is_complete or not grammar.push(token):
+                    break
+                # Past the end of the grammar no row is of use: the text ends there.
+                after = self._mask()
+                if after is None:
+                    grammar.pop(1)
+                    break
+                masks.append(after)
+            else:
+                masks.append(self._allowed)
+            count += 1
+        if grammar is not None and count:
+            grammar.pop(count)
+        self._masks = masks
+        return count
+
+    def changes(self, proposed: Seq[int]) -> list[Changes]:
+        """See the protocol; `admit` has let all of these pass."""
+        slots = [self._slot(token) for token in proposed] if self._rules.penalties.any else []
+        rows = [self._row(0)]
+        for i in range(len(proposed)):
+            if slots:
+                self._counts[slots[i]] += 1
+            rows.append(self._row(i + 1))
+        for slot in slots:
+            self._counts[slot] -= 1
+        return rows
+
+    def _row(self, offset: int) -> Changes:
+        """Of the row `offset` tokens past the pending one."""
+        size, p = len(self._slot_of), self._rules.penalties
+        counts, adds = self._counts[:size], self._bias[:size]
+        if self._stop_slots and self._emitted + offset < self._rules.min_tokens:
+            adds = adds.copy()
+            adds[self._stop_slots] = -np.inf
+        there = counts > 0
+        repeated = np.float32(p.repetition)
+        return Changes(
+            ids=self._ids[:size],
+            adds=adds,
+            factors=np.where(there | self._prompted[:size], repeated, np.float32(1)),
+            subtracts=(p.frequency * counts + p.presence * there).astype(np.float32),
+            mask=self._masks[offset],
+        )
+
+    def _mask(self) -> Words | None:
+        """The grammar's, less what is not allowed; None: nothing may come next."""
+        assert self._rules.grammar is not None
+        mask = self._rules.grammar.mask()
+        if mask is not None and self._allowed is not None:
+            mask = mask & self._allowed
+        return mask if mask is not None and mask.any() else None
+
+    def _slot(self, token: int) -> int:
+        slot = self._slot_of.get(token)
+        if slot is None:
+            slot = self._slot_of[token] = len(self._slot_of)
+            if slot == len(self._ids):
+                for name in ("_ids", "_counts", "_prompted", "_bias"):
+                    old = getattr(self, name)
+                    setattr(self, name, np.concatenate([old, np.zeros_like(old)]))
+            self._ids[slot] = token
+        return slot
+
+
+def words_of(allowed: Iterable[int], vocab_size: int) -> Words:
+    """A mask with the bits of these tokens."""
+    ids = np.fromiter(allowed, dtype=np.int64)
+    words = np.zeros(-(-vocab_size // 32), dtype=np.uint32)
+    np.bitwise_or.at(words, ids // 32, np.uint32(1) << (ids % 32).astype(np.uint32))
+    return words
+
+
+def _allows(mask: Words | None, token: int) -> bool:
+    return mask is None or bool(int(mask[token // 32]) >> (token % 32) & 1)

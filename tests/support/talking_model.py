@@ -1,0 +1,77 @@
+"""A tiny random checkpoint that can read and write: byte-level tokenizer, chat template."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from halfbyte.formats.names import expected_tensors
+from halfbyte.formats.weights import Dense
+from halfbyte.formats.writer import CheckpointWriter
+from tests.support.tiny_models import CONFIGS, Kind, make
+
+BOS, EOS, TURN = 256, 257, 258
+VOCAB = 272
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{% if m.role not in ['system', 'user', 'assistant'] %}"
+    "{{ raise_exception('no such role: ' + m.role) }}{% endif %}"
+    "<turn>{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<turn>assistant: {% endif %}"
+)
+
+
+@cache
+def tokenizer() -> Tokenizer:
+    """Bytes as tokens 0 .. 255, three special tokens, and a few merges."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {c: i for i, c in enumerate(alphabet)}
+    merges = [("t", "h"), ("th", "e"), ("i", "n")]
+    for i, (a, b) in enumerate(merges):
+        vocab[a + b] = 259 + i
+    vocab |= {"<bos>": BOS, "<eos>": EOS, "<turn>": TURN}
+    result = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    result.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    result.decoder = decoders.ByteLevel()
+    result.add_special_tokens([AddedToken(t, special=True) for t in ("<bos>", "<eos>", "<turn>")])
+    return result
+
+
+def write_talking_model(
+    dest: Path,
+    *,
+    kind: Kind | None = None,
+    text: bool = True,
+    template: str | None = CHAT_TEMPLATE,
+    max_context: int = 512,
+) -> Path:
+    """A llama of 2 layers; `text` False leaves tokenizer and template out."""
+    config = replace(
+        CONFIGS["llama"], vocab_size=VOCAB, max_context=max_context, bos_id=BOS, eos_ids=(EOS,)
+    )
+    storage = kind or Kind()
+    weights = make(config, storage, 3)
+    with CheckpointWriter(dest) as writer:
+        for name, shape in expected_tensors(config):
+            if len(shape) == 1:
+                writer.add_vector(name, weights.vector(name))
+            else:
+                writer.add_matrix(name, weights.matrix(name))
+        dense = isinstance(weights.matrix("embed"), Dense)
+        return writer.finish(
+            config,
+            group_size=None if dense else storage.group_size,
+            head_bits={4: 4, 8: 8},
+            source={"kind": "random"},
+            tokenizer_json=tokenizer().to_str() if text else None,
+            tokenizer_info={
+                "bos": BOS,
+                "add_bos": True,
+                "eos_ids": [EOS],
+                "bos_token": "<bos>",
+                "eos_token": "<eos>",
+            },
+            chat_template=template if text else None,
+        )
