@@ -29,12 +29,12 @@ from benchmarks.speculation import Variant, answer, by_variant
 from benchmarks.workloads import KINDS, REPETITIVE, Workload, load
 from halfbyte import LLM
 from halfbyte.api.candidates import cost_table
-from halfbyte.planner.cost_table import CostTable
+from halfbyte.api.results import Completion
 from halfbyte.cascade.stages import Model, Ngram, Stage
 from halfbyte.cascade.statistics import LinkStatistics, Statistics
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError
-from halfbyte.api.results import Completion
+from halfbyte.planner.cost_table import CostTable
 
 
 @dataclass(slots=True)

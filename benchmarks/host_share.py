@@ -23,10 +23,10 @@ from benchmarks.occasion import Occasion, Subject
 from benchmarks.process import guarded
 from benchmarks.rows import RESULTS, append, layout
 from halfbyte import LLM, SamplingParams
+from halfbyte.api.request import Request
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.planning import Planner
 from halfbyte.engine.engine import Engine
-from halfbyte.api.request import Request
 
 
 class TimedRuntime:

@@ -36,11 +36,11 @@ from benchmarks.workloads import KINDS, REPETITIVE, Workload, load
 from halfbyte import LLM
 from halfbyte.api.candidates import draft_levels
 from halfbyte.cascade.cascade import Cascade
-from halfbyte.planner.cost_probe import CONTEXTS, CostProbe, pages_wanted
-from halfbyte.planner.cost_table import CostTable
 from halfbyte.cascade.stages import Auto, Ngram, parse_stage
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError
+from halfbyte.planner.cost_probe import CONTEXTS, CostProbe, pages_wanted
+from halfbyte.planner.cost_table import CostTable
 
 FIXED = (
     "w4a8 > {} @1",

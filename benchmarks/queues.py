@@ -23,8 +23,8 @@ from itertools import cycle
 from benchmarks.speculation import Variant, by_variant
 from benchmarks.workloads import Workload, token_ids
 from halfbyte import LLM, SamplingParams
-from halfbyte.cascade.statistics import Statistics
 from halfbyte.api.request import Request
+from halfbyte.cascade.statistics import Statistics
 
 AUTO = "auto"
 QUEUED = 2  # prompts for each place of a batch, from 2 on

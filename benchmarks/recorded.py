@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from benchmarks.workloads import Workload, token_ids
 from halfbyte import LLM, SamplingParams
-from halfbyte.cascade.decoding import GREEDY
 from halfbyte.config import Level
 from halfbyte.errors import SourceError
 from halfbyte.runtime.protocol import Batch, Runtime, Sampling
+from halfbyte.sampling.choice import GREEDY
 
 TOGETHER = 16  # texts recorded at a time
 

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.recorded import Recording
-from halfbyte.planner.cost_table import CostTable
 from halfbyte.config import Level, ModelConfig
+from halfbyte.planner.cost_table import CostTable
 from halfbyte.runtime.protocol import Batch, Decoded, Drafted, Sampled, Sampling, Speculated
 from halfbyte.runtime.reference import own_slots, row_contexts
 from halfbyte.runtime.stepwise import decode_stepwise, draft_and_verify_stepwise

@@ -22,16 +22,16 @@ from benchmarks.process import guarded
 from benchmarks.rows import RESULTS, Row, append, layout
 from benchmarks.workloads import KINDS, Workload, load, token_ids
 from halfbyte import LLM, SamplingParams
+from halfbyte.api.request import Request
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.decoding import Decoding
-from halfbyte.proposers.eagle import EagleProposer, _Sketch
 from halfbyte.cascade.planning import FixedPlan
 from halfbyte.cascade.stages import Eagle
 from halfbyte.cascade.statistics import Statistics
 from halfbyte.config import Level
 from halfbyte.engine.engine import Engine
 from halfbyte.errors import ArgumentError
-from halfbyte.api.request import Request
+from halfbyte.proposers.eagle import EagleProposer, _Sketch
 from halfbyte.runtime.draft_head import HeadStep
 from halfbyte.runtime.protocol import Batch
 

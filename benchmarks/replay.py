@@ -36,16 +36,16 @@ from benchmarks.workloads import KINDS, load
 from halfbyte import LLM
 from halfbyte.api.candidates import cost_table, draft_levels, planner_for
 from halfbyte.cascade.cascade import Cascade
-from halfbyte.planner.cost_table import CostTable
-from halfbyte.cascade.decoding import GREEDY
 from halfbyte.cascade.planning import Planner
-from halfbyte.proposers.build import Proposers
 from halfbyte.config import Level
+from halfbyte.engine.engine import Engine, fixed_plan
 from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.pages import PagePool, PageTable
-from halfbyte.engine.engine import Engine, fixed_plan
 from halfbyte.engine.sequence import Sequence
 from halfbyte.errors import ArgumentError, SourceError
+from halfbyte.planner.cost_table import CostTable
+from halfbyte.proposers.build import Proposers
+from halfbyte.sampling.choice import GREEDY
 
 DRAFTED = 14  # tokens from each position: what any stack asks of a level
 PAGES = 4096

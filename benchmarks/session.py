@@ -7,9 +7,9 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from halfbyte.cascade.decoding import GREEDY
 from halfbyte.config import Level
 from halfbyte.runtime.protocol import Batch, Runtime, Sampling
+from halfbyte.sampling.choice import GREEDY
 
 _NO_ROWS = np.empty(0, dtype=np.int32)
 

@@ -26,12 +26,12 @@ from benchmarks.process import guarded, run
 from benchmarks.prompts import load
 from benchmarks.rows import RESULTS, append, layout
 from halfbyte import LLM, SamplingParams
+from halfbyte.api.results import Completion
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.statistics import Statistics
 from halfbyte.errors import ArgumentError
 from halfbyte.evaluate.exactness import identical
 from halfbyte.evaluate.prompts import BenchPrompt
-from halfbyte.api.results import Completion
 
 # The nested pair at several draft lengths, QSpec's pair, and the equal-byte pair for what it is.
 VARIANTS = (

@@ -13,38 +13,22 @@ import halfbyte
 
 PACKAGE = Path(halfbyte.__file__).parent
 
-# docs/architecture.md, top first: a module may import its own room and those before it.
+# docs/architecture.md, bottom first. Two rooms share a rank only where neither imports the other.
 ROOMS = (
     ("errors",),
     ("config",),
     ("_native",),
     ("formats",),
     ("quantize",),
-    ("importers",),
-    ("runtime",),
+    ("importers", "runtime"),
+    ("sampling",),
+    ("text",),
     ("cascade",),
+    ("proposers",),
     ("engine",),
-    (
-        "params",
-        "grammar",
-        "results",
-        "text",
-        "draft_vocabulary",
-        "template_worker",
-        "chat",
-        "loading",
-        "request",
-        "auto",
-        "llm",
-        "metrics",
-        "recorder",
-        "stream",
-        "async_engine",
-    ),
-    ("calibration",),
-    ("evaluate",),
-    ("server",),
-    ("train",),
+    ("planner",),
+    ("api",),
+    ("calibration", "evaluate", "server", "train"),
     ("cli", "__main__"),
 )
 LEVEL_OF = {name: level for level, names in enumerate(ROOMS) for name in names}
@@ -81,10 +65,11 @@ def test_every_module_has_a_room() -> None:
 
 
 @pytest.mark.parametrize("path", _modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_point_up_the_list_only(path: Path) -> None:
+def test_imports_point_down_only(path: Path) -> None:
     own = _room(path)
-    for room in _imported_rooms(path):
-        assert LEVEL_OF[room] <= LEVEL_OF[own], f"{own} imports {room}"
+    for room in _imported_rooms(path) - {own}:
+        below = LEVEL_OF[room] < LEVEL_OF[own] or own == "__main__"
+        assert below, f"{own} imports {room}"
 
 
 def test_cascade_and_engine_never_touch_a_kernel() -> None:

@@ -11,10 +11,10 @@ import pytest
 
 from halfbyte import LLM, SamplingParams
 from halfbyte.api.async_engine import AsyncEngine, AsyncOptions
+from halfbyte.api.results import Chunk
 from halfbyte.cascade.verify import Fate
 from halfbyte.errors import ArgumentError, QueueFullError, StoppedError
 from halfbyte.evaluate.exactness import identical
-from halfbyte.api.results import Chunk
 
 GREEDY = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
 SEEDED = SamplingParams(temperature=0.8, seed=5, max_tokens=24, ignore_eos=True)

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from halfbyte import LLM, SamplingParams
+from halfbyte.api.results import Completion
 from halfbyte.cascade.verify import Fate
 from halfbyte.errors import ArgumentError, HalfbyteError
 from halfbyte.evaluate.exactness import first_difference, identical
-from halfbyte.api.results import Completion
 from tests.support.talking_model import EOS, VOCAB, write_talking_model
 from tests.support.tiny_models import Kind
 

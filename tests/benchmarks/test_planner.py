@@ -14,11 +14,11 @@ from benchmarks.planner import predicted_speedup
 from benchmarks.queues import AUTO, Runs, agree, measure, num_prompts
 from benchmarks.workloads import KINDS, load
 
-from halfbyte.planner.cost_table import CostTable, DraftCost
+from halfbyte.api.llm import LLM
 from halfbyte.cascade.statistics import LinkStatistics, Statistics
 from halfbyte.config import Level
 from halfbyte.errors import SourceError
-from halfbyte.api.llm import LLM
+from halfbyte.planner.cost_table import CostTable, DraftCost
 
 TARGET = Level.parse("w8a16")
 

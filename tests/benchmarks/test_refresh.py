@@ -4,13 +4,13 @@ import pytest
 from benchmarks.refresh import Guessing
 
 from halfbyte.cascade.cascade import Cascade
-from halfbyte.cascade.decoding import Choice
-from halfbyte.proposers.eagle import EagleProposer
 from halfbyte.cascade.planning import FixedPlan
+from halfbyte.engine.engine import Engine
 from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.pages import PagePool, PageTable
-from halfbyte.engine.engine import Engine
 from halfbyte.engine.sequence import Sequence
+from halfbyte.proposers.eagle import EagleProposer
+from halfbyte.sampling.choice import Choice
 from tests.exactness.test_eagle import Oracle
 from tests.support.runtimes import build
 from tests.support.tiny_models import tiny

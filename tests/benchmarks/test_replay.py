@@ -9,10 +9,10 @@ from benchmarks.recorded_runtime import Clock
 from benchmarks.replay import replay
 from benchmarks.workloads import Workload
 
+from halfbyte.api.llm import LLM
 from halfbyte.cascade import cycle
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError, SourceError
-from halfbyte.api.llm import LLM
 from tests.planner.simulation import table
 
 TARGET = Level.parse("w8a16")

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.cycle import CycleReport, Turn, run_cycle
-from halfbyte.cascade.decoding import Choice
-from halfbyte.proposers.build import Proposers
 from halfbyte.cascade.verify import Fate, Outcome, accept
 from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.sequence import Sequence
+from halfbyte.proposers.build import Proposers
+from halfbyte.sampling.choice import Choice
 from tests.support.fake_runtime import FakeRuntime
 
 GREEDY = Choice(0.0, 0, 1.0, 0.0, 0)

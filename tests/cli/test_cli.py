@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from halfbyte import LLM, SamplingParams, __version__
-from halfbyte.proposers.ngram import NgramOptions
+from halfbyte.api.loading import RuntimeOptions
 from halfbyte.cli import options
 from halfbyte.cli.main import command, run
 from halfbyte.engine.options import EngineOptions
-from halfbyte.api.loading import RuntimeOptions
+from halfbyte.proposers.ngram import NgramOptions
 from tests.support.talking_model import write_talking_model
 from tests.support.tiny_models import Kind
 

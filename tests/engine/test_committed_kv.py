@@ -7,12 +7,12 @@ import pytest
 from numpy.typing import NDArray
 
 from halfbyte.cascade.cascade import Cascade
-from halfbyte.cascade.decoding import Choice
+from halfbyte.engine.engine import Engine
 from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.pages import PagePool, PageTable
-from halfbyte.engine.engine import Engine
 from halfbyte.engine.sequence import Sequence
 from halfbyte.runtime.protocol import Runtime
+from halfbyte.sampling.choice import Choice
 from tests.support.runtimes import NATIVE_KINDS, build, random_tokens
 from tests.support.tiny_models import tiny
 

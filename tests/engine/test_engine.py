@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from halfbyte.cascade.cascade import Cascade
-from halfbyte.cascade.decoding import Choice
 from halfbyte.cascade.verify import Fate
 from halfbyte.config import Level
+from halfbyte.engine.engine import Engine
 from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.pages import PagePool, PageTable
-from halfbyte.engine.engine import Engine
 from halfbyte.engine.sequence import Sequence
 from halfbyte.errors import ArgumentError
 from halfbyte.runtime.protocol import Batch, Decoded, Sampled, Sampling
+from halfbyte.sampling.choice import Choice
 from tests.support.fake_runtime import VOCAB, FakeRuntime
 
 prompts = st.lists(

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halfbyte.cascade.cascade import Cascade
-from halfbyte.cascade.decoding import Choice
 from halfbyte.config import Level
+from halfbyte.engine.engine import Engine
 from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.prefix import DraftTable, PrefixCache
-from halfbyte.engine.engine import Engine
 from halfbyte.engine.sequence import Sequence
+from halfbyte.sampling.choice import Choice
 from tests.support.fake_runtime import FakeRuntime
 
 GREEDY = Choice(0.0, 0, 1.0, 0.0, 0)

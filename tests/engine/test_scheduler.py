@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halfbyte.cascade.cascade import Cascade
-from halfbyte.cascade.decoding import Choice
 from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.prefix import PrefixCache
 from halfbyte.engine.scheduler import Limits, Scheduler, Step, share_rows
 from halfbyte.engine.sequence import Sequence
+from halfbyte.sampling.choice import Choice
 
 GREEDY = Choice(0.0, 0, 1.0, 0.0, 0)
 PAGE = 4

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from halfbyte.api.llm import LLM
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.errors import ArgumentError
 from halfbyte.evaluate.reference import Reference, require_reference
@@ -16,7 +17,6 @@ from halfbyte.evaluate.scorer import Scorer
 from halfbyte.evaluate.subject import Subject, load_subject
 from halfbyte.evaluate.tasks.acceptance import Acceptance, Agreements
 from halfbyte.evaluate.tasks.agreement import Agreement, log_softmax
-from halfbyte.api.llm import LLM
 from halfbyte.sampling.params import SamplingParams
 
 TEXT = "the thin theme in the inn, then another theme of the thing in there. " * 4

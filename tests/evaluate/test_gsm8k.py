@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from halfbyte.api.llm import LLM
 from halfbyte.errors import SourceError
 from halfbyte.evaluate.subject import Subject
 from halfbyte.evaluate.tasks.gsm8k import Gsm8k, last_number, number, stated_answer
 from halfbyte.evaluate.tasks.gsm8k_examples import EXAMPLES
 from halfbyte.evaluate.tasks.task import Item
-from halfbyte.api.llm import LLM
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import pytest
 
 pytest.importorskip("lm_eval")
 
+from halfbyte.api.llm import LLM
 from halfbyte.errors import ArgumentError
 from halfbyte.evaluate.harness import HalfbyteLM
 from halfbyte.evaluate.scorer import Scorer
-from halfbyte.api.llm import LLM
 from halfbyte.sampling.params import SamplingParams
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from halfbyte.api.llm import LLM
 from halfbyte.errors import SourceError
 from halfbyte.evaluate.run import evaluate
 from halfbyte.evaluate.scorer import Scorer
 from halfbyte.evaluate.subject import Subject
 from halfbyte.evaluate.tasks.choice_formats import Question, read_question
 from halfbyte.evaluate.tasks.multiple_choice import STYLES, MultipleChoice, continuations
-from halfbyte.api.llm import LLM
 
 FORMS: list[tuple[dict[str, Any], Question]] = [
     (

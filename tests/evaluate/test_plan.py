@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from halfbyte.api.candidates import candidates
-from halfbyte.planner.acceptance import Acceptance
-from halfbyte.planner.cost_table import CostTable, DraftCost
-from halfbyte.planner.planner import CostPlanner
+from halfbyte.api.llm import LLM
 from halfbyte.config import Level
 from halfbyte.evaluate.plan import PlanReport, measure_acceptance, plan_report
 from halfbyte.evaluate.plan_plot import plot
-from halfbyte.api.llm import LLM
+from halfbyte.planner.acceptance import Acceptance
+from halfbyte.planner.cost_table import CostTable, DraftCost
+from halfbyte.planner.planner import CostPlanner
 
 TARGET = Level.parse("w8a16")
 

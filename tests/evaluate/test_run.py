@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from halfbyte.api.llm import LLM
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.errors import SourceError
 from halfbyte.evaluate import result_rows
@@ -19,7 +20,6 @@ from halfbyte.evaluate.subject import Subject
 from halfbyte.evaluate.tasks.gsm8k import Gsm8k
 from halfbyte.evaluate.tasks.perplexity import Perplexity, plain_text
 from halfbyte.evaluate.tasks.task import Item, Record, mean, ratio
-from halfbyte.api.llm import LLM
 
 TEXT = "the thin theme in the inn, then another theme of the thing in there. " * 12
 

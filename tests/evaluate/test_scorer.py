@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from halfbyte.api.llm import LLM
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError
 from halfbyte.evaluate import scorer as scorer_module
 from halfbyte.evaluate.scorer import Scorer, log_probabilities
-from halfbyte.api.llm import LLM
 from tests.support.runtimes import all_logits, shared, tiny
 
 W8A16 = Level.parse("w8a16")

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from halfbyte.api.llm import LLM
 from halfbyte.errors import ArgumentError
 from halfbyte.evaluate.formulas import same_formula
 from halfbyte.evaluate.run import evaluate
@@ -16,7 +17,6 @@ from halfbyte.evaluate.sandbox import Limits, run_python
 from halfbyte.evaluate.subject import Subject
 from halfbyte.evaluate.tasks.champ import Champ, is_right
 from halfbyte.evaluate.tasks.humaneval import HumanEval, program
-from halfbyte.api.llm import LLM
 
 PROBLEM = {
     "task_id": "Test/0",

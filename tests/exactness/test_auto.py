@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from halfbyte.api.candidates import HeadOffer, ModelOffer, Offer, candidates, planner_for
-from halfbyte.planner.cost_table import CostTable, DraftCost
 from halfbyte.cascade.cycle import CycleReport, Turn
-from halfbyte.planner.planner import CostPlanner
 from halfbyte.cascade.stages import Eagle
 from halfbyte.cascade.statistics import Statistics
 from halfbyte.config import Level
+from halfbyte.planner.cost_table import CostTable, DraftCost
+from halfbyte.planner.planner import CostPlanner
 from tests.exactness.test_cascades import CHOICES, _plain, _run, _runtime, _state
 from tests.exactness.test_eagle import plain
 from tests.exactness.test_hierarchy import STAGE, World

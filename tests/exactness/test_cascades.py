@@ -7,13 +7,13 @@ from functools import cache
 import pytest
 
 from halfbyte.cascade.cascade import Cascade
-from halfbyte.cascade.decoding import Choice
 from halfbyte.cascade.planning import FixedPlan, Planner
 from halfbyte.cascade.statistics import Statistics
-from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.engine import Engine, EngineOptions
+from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.sequence import Sequence
 from halfbyte.runtime.protocol import Runtime
+from halfbyte.sampling.choice import Choice
 from tests.support.proposers import RandomPlanner, noise, proposers
 from tests.support.runtimes import build, every_runtime, random_tokens
 from tests.support.tiny_models import CONFIGS, Kind, make, tiny

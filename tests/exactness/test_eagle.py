@@ -10,13 +10,13 @@ import pytest
 from numpy.typing import NDArray
 
 from halfbyte.cascade.cascade import Cascade
-from halfbyte.proposers.eagle import EagleProposer
 from halfbyte.cascade.planning import FixedPlan
 from halfbyte.cascade.proposer import Ask
-from halfbyte.proposers.build import Proposers
 from halfbyte.cascade.tree import TokenTree
 from halfbyte.config import Level
 from halfbyte.formats.draft_head import HeadConfig
+from halfbyte.proposers.build import Proposers
+from halfbyte.proposers.eagle import EagleProposer
 from halfbyte.runtime.draft_head import DraftHead, HeadStep
 from halfbyte.runtime.protocol import Batch, Runtime
 from tests.exactness.test_cascades import CHOICES, _run, _runtime, _state

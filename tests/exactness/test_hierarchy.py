@@ -6,15 +6,15 @@ from __future__ import annotations
 import pytest
 
 from halfbyte.cascade.cascade import Cascade
-from halfbyte.proposers.drafter import Drafter
-from halfbyte.proposers.eagle import EagleProposer
-from halfbyte.proposers.intermediate import Intermediate
 from halfbyte.cascade.planning import FixedPlan
 from halfbyte.cascade.proposer import Ask
-from halfbyte.proposers.build import Proposers
 from halfbyte.cascade.stages import Eagle, Model
 from halfbyte.cascade.statistics import Statistics
 from halfbyte.formats.weights import Weights
+from halfbyte.proposers.build import Proposers
+from halfbyte.proposers.drafter import Drafter
+from halfbyte.proposers.eagle import EagleProposer
+from halfbyte.proposers.intermediate import Intermediate
 from halfbyte.runtime.draft_head import DraftHead
 from tests.exactness.test_cascades import CHOICES, _run, _runtime, _state
 from tests.exactness.test_eagle import Oracle, plain, weights_of

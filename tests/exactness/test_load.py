@@ -18,14 +18,14 @@ import pytest
 
 from halfbyte import LLM, SamplingParams
 from halfbyte.api.async_engine import AsyncEngine, AsyncOptions
+from halfbyte.api.request import Request
+from halfbyte.api.results import Completion
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.cycle import CycleReport, Turn
 from halfbyte.cascade.decoding import Decoding
-from halfbyte.proposers.build import Proposers
-from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.engine import Engine
-from halfbyte.api.request import Request
-from halfbyte.api.results import Completion
+from halfbyte.engine.options import EngineOptions
+from halfbyte.proposers.build import Proposers
 from tests.support.talking_model import VOCAB
 
 CASCADES = (

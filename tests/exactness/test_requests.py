@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halfbyte import LLM, SamplingParams
+from halfbyte.api.results import Completion
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError
 from halfbyte.evaluate.exactness import identical
-from halfbyte.sampling.params import StructuredOutputs
-from halfbyte.api.results import Completion
 from halfbyte.runtime.reference_sampling import token_logprob, top_tokens
+from halfbyte.sampling.params import StructuredOutputs
 from tests.support.runtimes import prefix_batch
 from tests.support.talking_model import EOS, VOCAB
 

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from halfbyte.config import Level
 from halfbyte.runtime.protocol import Batch, Runtime
-from tests.support.runtimes import KINDS, NATIVE_KINDS, every_runtime, every_tier, random_tokens, shared
+from tests.support.runtimes import (
+    KINDS,
+    NATIVE_KINDS,
+    every_runtime,
+    every_tier,
+    random_tokens,
+    shared,
+)
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]

@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from halfbyte.planner.acceptance import Source
-from halfbyte.planner.candidates import Arm, LevelCost, LookupCost
-from halfbyte.planner.cost_table import CostTable, DraftCost
 from halfbyte.cascade.cycle import CycleReport, Turn
-from halfbyte.cascade.decoding import Choice
-from halfbyte.planner.planner import CostPlanner
 from halfbyte.cascade.proposer import Ask, Link, Proposals
 from halfbyte.cascade.verify import Outcome
 from halfbyte.config import Level
+from halfbyte.planner.acceptance import Source
+from halfbyte.planner.candidates import Arm, LevelCost, LookupCost
+from halfbyte.planner.cost_table import CostTable, DraftCost
+from halfbyte.planner.planner import CostPlanner
+from halfbyte.sampling.choice import Choice
 from tests.planner.timed_runtime import PAIR, SEQUENCE, attention_seconds, linear_seconds
 
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from halfbyte.config import Level
 from halfbyte.planner.cost_cache import load_or_measure, read, table_path
 from halfbyte.planner.cost_table import CostTable, DraftCost
-from halfbyte.config import Level
 from tests.support.fake_runtime import FakeRuntime
 
 TARGET, DRAFT = Level.parse("w8a16"), Level.parse("w4a8")

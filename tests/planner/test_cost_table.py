@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halfbyte.planner.cost_probe import ProbeOptions, measure, pages_wanted
-from halfbyte.planner.cost_table import CostTable, DraftCost, rising
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError
+from halfbyte.planner.cost_probe import ProbeOptions, measure, pages_wanted
+from halfbyte.planner.cost_table import CostTable, DraftCost, rising
 from tests.planner.timed_runtime import TimedRuntime, attention_seconds, linear_seconds
 
 TARGET, DRAFTS = Level.parse("w8a16"), [Level.parse("w4a8"), Level.parse("w4a16")]

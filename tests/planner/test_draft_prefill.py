@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 
 from halfbyte.api.candidates import MODEL_FADE
-from halfbyte.planner.acceptance import Source
-from halfbyte.planner.remaining_length import Answers
-from halfbyte.planner.candidates import Unread
 from halfbyte.cascade.cycle import PLAIN, Turn
 from halfbyte.cascade.decoding import Decoding
-from halfbyte.planner.planner import CostPlanner
+from halfbyte.planner.acceptance import Source
+from halfbyte.planner.candidates import Unread
 from halfbyte.planner.draft_prefill import MUCH_UNREAD, Reading
 from halfbyte.planner.exploration import READING
+from halfbyte.planner.planner import CostPlanner
+from halfbyte.planner.remaining_length import Answers
 from tests.planner.simulation import TARGET, NamedProposer, Simulation, Text, arms, table
 from tests.planner.timed_runtime import linear_seconds
 

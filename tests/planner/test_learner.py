@@ -6,13 +6,13 @@ from collections.abc import Sequence as Seq
 
 import pytest
 
-from halfbyte.planner.acceptance import Acceptance
 from halfbyte.cascade.cycle import PLAIN, CycleReport, Turn
+from halfbyte.cascade.verify import Outcome
+from halfbyte.planner.acceptance import Acceptance
 from halfbyte.planner.drift import Drift
+from halfbyte.planner.exploration import Trials
 from halfbyte.planner.forecast import Forecaster
 from halfbyte.planner.learner import HOST_STEP, Learner, Note
-from halfbyte.planner.exploration import Trials
-from halfbyte.cascade.verify import Outcome
 from tests.planner.simulation import Simulation, Text, planner_of, run, table
 
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from halfbyte.cascade.cycle import CycleReport, Turn
 from halfbyte.cascade.decoding import Decoding
+from halfbyte.cascade.verify import Outcome
 from halfbyte.planner.forecast import Forecaster
 from halfbyte.planner.planner import REVIEW_FIRST, CostPlanner
-from halfbyte.cascade.verify import Outcome
 from tests.planner.simulation import (
     TARGET,
     NamedProposer,

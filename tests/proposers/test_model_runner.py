@@ -8,18 +8,18 @@ import pytest
 
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.cycle import CycleReport, Turn, run_cycle
-from halfbyte.cascade.decoding import Choice
-from halfbyte.proposers.drafter import Drafter
-from halfbyte.proposers.intermediate import Intermediate
-from halfbyte.proposers.model_runner import ModelRunner
 from halfbyte.cascade.planning import FixedPlan
 from halfbyte.cascade.proposer import Ask, Proposer
 from halfbyte.cascade.stages import Model
 from halfbyte.config import Level
+from halfbyte.engine.engine import Engine, EngineOptions
 from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.prefix import DraftTable
-from halfbyte.engine.engine import Engine, EngineOptions
 from halfbyte.engine.sequence import Sequence
+from halfbyte.proposers.drafter import Drafter
+from halfbyte.proposers.intermediate import Intermediate
+from halfbyte.proposers.model_runner import ModelRunner
+from halfbyte.sampling.choice import Choice
 from tests.support.fake_runtime import VOCAB, FakeRuntime, _mix
 from tests.support.proposers import branching, knowing, model_runner, noise
 

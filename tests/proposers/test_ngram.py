@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halfbyte.cascade.decoding import Choice
-from halfbyte.proposers.ngram import SURE_MATCH, History, NgramOptions, NgramProposer
 from halfbyte.cascade.proposer import Ask
 from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.sequence import Sequence
 from halfbyte.errors import ArgumentError
+from halfbyte.proposers.ngram import SURE_MATCH, History, NgramOptions, NgramProposer
+from halfbyte.sampling.choice import Choice
 
 GREEDY = Choice(0.0, 0, 1.0, 0.0, 0)
 texts = st.lists(st.integers(0, 2), min_size=1, max_size=40)

@@ -8,17 +8,17 @@ from hypothesis import strategies as st
 
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.cycle import Turn
-from halfbyte.cascade.decoding import Choice
-from halfbyte.proposers.intermediate import Intermediate
 from halfbyte.cascade.planning import FixedPlan, Planner
 from halfbyte.cascade.proposer import Proposer
-from halfbyte.proposers.runner import SharedRunner
 from halfbyte.cascade.stages import Model
 from halfbyte.cascade.statistics import Statistics
 from halfbyte.config import Level
-from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.engine import Engine, EngineOptions
+from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.sequence import Sequence
+from halfbyte.proposers.intermediate import Intermediate
+from halfbyte.proposers.runner import SharedRunner
+from halfbyte.sampling.choice import Choice
 from tests.support.fake_runtime import VOCAB, FakeRuntime
 from tests.support.proposers import (
     RandomPlanner,

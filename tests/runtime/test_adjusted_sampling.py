@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from halfbyte.config import Level
 from halfbyte.runtime.protocol import Adjustments, Batch, Sampling
 from halfbyte.runtime.reference_sampling import adjusted, sample_rows, sample_token
-from tests.support.runtimes import KINDS, NATIVE_KINDS, every_tier, prefix_batch, random_tokens, shared
+from tests.support.runtimes import (
+    KINDS,
+    NATIVE_KINDS,
+    every_tier,
+    prefix_batch,
+    random_tokens,
+    shared,
+)
 
 LEVEL = Level.parse("w8a8")
 ROWS = 8

@@ -7,7 +7,14 @@ import pytest
 
 from halfbyte.config import Level
 from halfbyte.runtime.protocol import Batch, Sampling
-from tests.support.runtimes import all_logits, build, every_runtime, prefix_batch, random_tokens, shared
+from tests.support.runtimes import (
+    all_logits,
+    build,
+    every_runtime,
+    prefix_batch,
+    random_tokens,
+    shared,
+)
 from tests.support.tiny_models import DENSE_MODELS, MODELS, tiny
 
 W4A8, W4A16, W8A16, F32 = (Level.parse(x) for x in ("w4a8", "w4a16", "w8a16", "f32"))

@@ -9,14 +9,14 @@ import numpy as np
 
 from halfbyte.cascade.cycle import CycleReport, Turn
 from halfbyte.cascade.decoding import Decoding
-from halfbyte.proposers.model_runner import ModelRunner
 from halfbyte.cascade.proposer import Ask, Proposals, Proposer
-from halfbyte.proposers.build import Proposers
 from halfbyte.cascade.stages import Model
 from halfbyte.cascade.tree import ROOT, TokenTree
 from halfbyte.cascade.verify import Outcome
 from halfbyte.engine.pages import PagePool
 from halfbyte.engine.prefix import DraftTable
+from halfbyte.proposers.build import Proposers
+from halfbyte.proposers.model_runner import ModelRunner
 from halfbyte.runtime.protocol import Runtime
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from halfbyte.text.chat import _PASSED, ChatTemplate
 from halfbyte.errors import ArgumentError, FormatError
+from halfbyte.text.chat import _PASSED, ChatTemplate
 from tests.support.talking_model import CHAT_TEMPLATE
 
 USER = [{"role": "user", "content": "hi"}]

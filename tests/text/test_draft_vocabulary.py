@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halfbyte import LLM, SamplingParams
-from halfbyte.text.draft_vocabulary import DraftVocabulary, count_tokens
 from halfbyte.errors import ArgumentError
 from halfbyte.evaluate.exactness import identical
+from halfbyte.text.draft_vocabulary import DraftVocabulary, count_tokens
 from tests.support.talking_model import EOS, VOCAB
 
 TEXT = "the thing in the end, in the end\n" * 40 + "zzz"

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from halfbyte.api.llm import LLM
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError, SourceError
 from halfbyte.formats.draft_head import HeadCheckpoint, HeadConfig
-from halfbyte.api.llm import LLM
-from halfbyte.sampling.params import SamplingParams
 from halfbyte.runtime.protocol import Batch
+from halfbyte.sampling.params import SamplingParams
 from tests.support.runtimes import build, prefix_batch, random_tokens
 from tests.support.talking_model import write_talking_model
 from tests.support.tiny_heads import TinyHead, attach, head_config

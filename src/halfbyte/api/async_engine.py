@@ -15,18 +15,18 @@ import time
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
+from halfbyte.api.llm import LLM
+from halfbyte.api.metrics import Snapshot
+from halfbyte.api.recorder import Recorder
+from halfbyte.api.request import Request, require_one
+from halfbyte.api.results import Chunk
+from halfbyte.api.stream import RequestStream
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.stages import Ngram
 from halfbyte.config import Level
 from halfbyte.engine.sequence import Sequence
 from halfbyte.errors import ArgumentError, QueueFullError, StoppedError
-from halfbyte.api.llm import LLM
-from halfbyte.api.metrics import Snapshot
 from halfbyte.sampling.params import SamplingParams
-from halfbyte.api.recorder import Recorder
-from halfbyte.api.request import Request, require_one
-from halfbyte.api.results import Chunk
-from halfbyte.api.stream import RequestStream
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
-from halfbyte.planner.acceptance import Source
-from halfbyte.planner.candidates import Arm, LearnedCost, LevelCost, LookupCost, Unread
-from halfbyte.proposers.at_depth import AtDepth
+from halfbyte.api.loading import LoadedModel
 from halfbyte.cascade.cascade import Cascade
-from halfbyte.planner.cost_cache import load_or_measure, table_path
-from halfbyte.planner.cost_probe import measure, pages_wanted
-from halfbyte.planner.cost_table import CostTable
-from halfbyte.proposers.eagle import EagleProposer
-from halfbyte.planner.forecast import Forecaster
-from halfbyte.planner.head_probe import level_seconds
-from halfbyte.proposers.model_runner import ModelRunner
-from halfbyte.proposers.ngram import NgramProposer
-from halfbyte.planner.planner import CostPlanner
-from halfbyte.proposers.build import Proposers
 from halfbyte.cascade.stages import Eagle, Model, Ngram
 from halfbyte.config import Level
 from halfbyte.engine.pages import PagePool
 from halfbyte.importers.cache import cache_directory
-from halfbyte.api.loading import LoadedModel
+from halfbyte.planner.acceptance import Source
+from halfbyte.planner.candidates import Arm, LearnedCost, LevelCost, LookupCost, Unread
+from halfbyte.planner.cost_cache import load_or_measure, table_path
+from halfbyte.planner.cost_probe import measure, pages_wanted
+from halfbyte.planner.cost_table import CostTable
+from halfbyte.planner.forecast import Forecaster
+from halfbyte.planner.head_probe import level_seconds
+from halfbyte.planner.planner import CostPlanner
+from halfbyte.proposers.at_depth import AtDepth
+from halfbyte.proposers.build import Proposers
+from halfbyte.proposers.eagle import EagleProposer
+from halfbyte.proposers.model_runner import ModelRunner
+from halfbyte.proposers.ngram import NgramProposer
 from halfbyte.runtime.protocol import Runtime
 
 # Target weight and activation bits -> levels that may draft for it: fewer bytes first.

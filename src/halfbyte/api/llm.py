@@ -14,21 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.api.candidates import cost_table, offers_of, planner_for
-from halfbyte.cascade.cascade import Cascade
-from halfbyte.proposers.ngram import NgramOptions
-from halfbyte.planner.planner import CostPlanner
-from halfbyte.cascade.planning import Planner
-from halfbyte.proposers.build import Proposers
-from halfbyte.cascade.stages import Auto
-from halfbyte.text.chat import Message
-from halfbyte.text.draft_vocabulary import DraftVocabulary
-from halfbyte.engine.options import EngineOptions
-from halfbyte.engine.engine import Engine, fixed_plan
-from halfbyte.errors import ArgumentError
 from halfbyte.api.loading import LoadedModel, Progress, RuntimeOptions, default_cascade, load
-from halfbyte.sampling.params import SamplingParams
 from halfbyte.api.request import Request, check_tokens, choose, require_one
 from halfbyte.api.results import Chunk, Completion
+from halfbyte.cascade.cascade import Cascade
+from halfbyte.cascade.planning import Planner
+from halfbyte.cascade.stages import Auto
+from halfbyte.engine.engine import Engine, fixed_plan
+from halfbyte.engine.options import EngineOptions
+from halfbyte.errors import ArgumentError
+from halfbyte.planner.planner import CostPlanner
+from halfbyte.proposers.build import Proposers
+from halfbyte.proposers.ngram import NgramOptions
+from halfbyte.sampling.params import SamplingParams
+from halfbyte.text.chat import Message
+from halfbyte.text.draft_vocabulary import DraftVocabulary
 
 DEFAULT_CASCADE = "auto"
 Prompt = str | Seq[int]

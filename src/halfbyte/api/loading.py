@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from halfbyte.cascade.cascade import Cascade
-from halfbyte.proposers.model_runner import ModelRunner
 from halfbyte.cascade.stages import Eagle, Model
-from halfbyte.text.chat import ChatTemplate
 from halfbyte.config import ModelConfig
 from halfbyte.engine.pages import PagePool
 from halfbyte.engine.prefix import DraftTable
@@ -20,8 +18,10 @@ from halfbyte.formats.checkpoint import Checkpoint
 from halfbyte.formats.draft_head import HeadCheckpoint
 from halfbyte.formats.weights import Weights
 from halfbyte.importers.resolve import open_weights
+from halfbyte.proposers.model_runner import ModelRunner
 from halfbyte.runtime.draft_head import DraftHead
 from halfbyte.runtime.protocol import Runtime
+from halfbyte.text.chat import ChatTemplate
 from halfbyte.text.codec import TextCodec, TextSource, eos_ids
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from collections import Counter
 from dataclasses import fields, replace
 from typing import Any
 
-from halfbyte.cascade.statistics import Agreement, Statistics
 from halfbyte.api.metrics import Histogram, Snapshot
+from halfbyte.cascade.statistics import Agreement, Statistics
 
 
 class Recorder:

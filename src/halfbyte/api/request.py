@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 from dataclasses import replace
 
+from halfbyte.api.loading import LoadedModel
+from halfbyte.api.results import Chunk, Completion
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.verify import Tops
 from halfbyte.engine.pages import PageTable
 from halfbyte.engine.sequence import Sequence
-from halfbyte.sampling.shaper import Penalties, Rules, SequenceShaper
 from halfbyte.errors import ArgumentError
-from halfbyte.api.loading import LoadedModel
 from halfbyte.sampling.params import SamplingParams
-from halfbyte.api.results import Chunk, Completion
+from halfbyte.sampling.shaper import Penalties, Rules, SequenceShaper
 from halfbyte.text.codec import Detokenizer, StopStrings, TextCodec
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from halfbyte.api.llm import LLM
 from halfbyte.config import ModelConfig
 from halfbyte.errors import ArgumentError
 from halfbyte.importers.source import Source
-from halfbyte.api.llm import LLM
 from halfbyte.sampling.params import SamplingParams
 from halfbyte.text.codec import TextCodec
 

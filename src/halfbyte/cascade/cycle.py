@@ -21,11 +21,11 @@ from time import perf_counter
 from typing import TypeGuard
 
 from halfbyte.cascade.decoding import Decoding
-from halfbyte.proposers.drafter import Drafter
 from halfbyte.cascade.proposer import Ask, Link, Proposer
 from halfbyte.cascade.tree import TokenTree
 from halfbyte.cascade.verify import Draft, Outcome, Place, decode, root_of, verify
 from halfbyte.config import Level
+from halfbyte.proposers.drafter import Drafter
 from halfbyte.runtime.protocol import Runtime
 
 

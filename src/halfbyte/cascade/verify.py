@@ -21,11 +21,12 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from halfbyte.cascade.decoding import Choice, Decoding
-from halfbyte.sampling.shaping import Changes, Shaper, adjustments_of
+from halfbyte.cascade.decoding import Decoding
 from halfbyte.cascade.tree import TokenTree
 from halfbyte.config import Level
 from halfbyte.runtime.protocol import Batch, Runtime, Sampled, Sampling
+from halfbyte.sampling.choice import Choice
+from halfbyte.sampling.shaping import Changes, Shaper, adjustments_of
 
 Draft = list[int] | TokenTree  # what is proposed after a root
 Number = TypeVar("Number", np.float32, np.int32, np.uint64)

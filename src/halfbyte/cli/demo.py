@@ -12,8 +12,8 @@ from halfbyte.cli.output import gigabytes, note
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from halfbyte.evaluate.bench import BenchRow
     from halfbyte.api.llm import LLM
+    from halfbyte.evaluate.bench import BenchRow
 
 CASCADES = ("w8a16", "w4a16", "w4a4 > w4a16", "w4a8 > w4a16", "w4a8 > w8a16")
 SHOWN = "w4a8 > w8a16"

@@ -13,10 +13,10 @@ import typer
 from halfbyte.cli.output import conversion_progress
 
 if TYPE_CHECKING:
+    from halfbyte.api.llm import LLM
     from halfbyte.cascade.cascade import Cascade
     from halfbyte.proposers.ngram import NgramOptions
     from halfbyte.text.draft_vocabulary import DraftVocabulary
-    from halfbyte.api.llm import LLM
 
 Ckpt = Annotated[
     str,
@@ -148,8 +148,8 @@ def with_llm_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _ngram_options(given: str, history: int) -> NgramOptions:
     """`MIN:MAX` and the length of the history."""
-    from halfbyte.proposers.ngram import NgramOptions
     from halfbyte.errors import ArgumentError
+    from halfbyte.proposers.ngram import NgramOptions
 
     least, _, most = given.partition(":")
     if not (least.isdecimal() and most.isdecimal() and len(given) < 20):
@@ -161,8 +161,8 @@ def _ngram_options(given: str, history: int) -> NgramOptions:
 
 def _draft_vocabulary(size: int | None, source: str | None) -> DraftVocabulary | None:
     """The tokens that levels draft from; None: all."""
-    from halfbyte.text.draft_vocabulary import DraftVocabulary
     from halfbyte.errors import ArgumentError
+    from halfbyte.text.draft_vocabulary import DraftVocabulary
 
     if size is None and source is not None:
         raise ArgumentError(

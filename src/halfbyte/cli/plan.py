@@ -11,8 +11,8 @@ from halfbyte.cli.options import DEFAULT_NUM_TOKENS, Ckpt, Json, NumTokens, Thre
 from halfbyte.cli.output import conversion_progress, note, print_json
 
 if TYPE_CHECKING:
-    from halfbyte.planner.cost_table import CostTable
     from halfbyte.evaluate.plan import Candidate, PlanReport
+    from halfbyte.planner.cost_table import CostTable
 
 
 def plan(
@@ -47,11 +47,11 @@ def plan(
     here and acceptance measured on a few built-in prompts; docs/planner.md.
     """
     from halfbyte.api.candidates import candidates, cost_table, offers_of
-    from halfbyte.planner.planner import CostPlanner
+    from halfbyte.api.llm import LLM
     from halfbyte.evaluate.plan import measure_acceptance, plan_report
     from halfbyte.evaluate.plan_plot import check_plot
     from halfbyte.evaluate.plan_plot import plot as draw
-    from halfbyte.api.llm import LLM
+    from halfbyte.planner.planner import CostPlanner
 
     _check(cascade, alpha, tokens)
     if plot is not None:

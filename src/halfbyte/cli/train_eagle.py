@@ -43,8 +43,8 @@ def train_eagle(
 
     Every part is kept in the work directory: a run that was stopped goes on where it was.
     """
-    from halfbyte.errors import ArgumentError
     from halfbyte.api.llm import LLM
+    from halfbyte.errors import ArgumentError
     from halfbyte.train.options import TrainOptions
 
     try:

@@ -10,7 +10,6 @@ from time import perf_counter
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.cycle import PLAIN, CycleReport, Turn, run_cycle
 from halfbyte.cascade.planning import FixedPlan, Planner
-from halfbyte.proposers.build import Proposers
 from halfbyte.cascade.statistics import Statistics, record_cycle
 from halfbyte.cascade.verify import Place
 from halfbyte.config import Level
@@ -20,6 +19,7 @@ from halfbyte.engine.prefix import PrefixCache
 from halfbyte.engine.scheduler import Limits, Scheduler, Step
 from halfbyte.engine.sequence import Sequence
 from halfbyte.errors import ArgumentError
+from halfbyte.proposers.build import Proposers
 from halfbyte.runtime.protocol import Runtime
 
 MOST_BURST = 16  # cycles: what a call costs besides its forwards hardly shows any more

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.cascade.cascade import Cascade
-from halfbyte.cascade.decoding import Choice
 from halfbyte.cascade.statistics import Statistics
 from halfbyte.cascade.verify import Fate, Outcome, Tops
 from halfbyte.config import Level
 from halfbyte.engine.pages import PageTable
+from halfbyte.sampling.choice import Choice
 from halfbyte.sampling.shaper import SequenceShaper
 
 

@@ -6,14 +6,14 @@ import statistics as stats
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
+from halfbyte.api.llm import LLM
+from halfbyte.api.results import Completion
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.statistics import Statistics
 from halfbyte.errors import ArgumentError
 from halfbyte.evaluate.exactness import identical
 from halfbyte.evaluate.prompts import PROMPTS, BenchPrompt
-from halfbyte.api.llm import LLM
 from halfbyte.sampling.params import SamplingParams
-from halfbyte.api.results import Completion
 
 Report = Callable[[str], None]
 

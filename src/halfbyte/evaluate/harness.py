@@ -18,9 +18,9 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from halfbyte.api.llm import LLM
 from halfbyte.errors import ArgumentError, HalfbyteError
 from halfbyte.evaluate.scorer import Scorer
-from halfbyte.api.llm import LLM
 from halfbyte.sampling.params import SamplingParams
 
 DEFAULT_MAX_TOKENS = 256

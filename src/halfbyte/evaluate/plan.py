@@ -7,19 +7,19 @@ from collections.abc import Sequence as Seq
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from halfbyte.api.llm import LLM
+from halfbyte.api.request import Request
+from halfbyte.cascade.cycle import PLAIN, CycleReport, Turn
+from halfbyte.cascade.decoding import Decoding
+from halfbyte.engine.engine import Engine
+from halfbyte.evaluate.prompts import PROMPTS
 from halfbyte.planner.acceptance import POSITIONS, Acceptance, Source, gains_of
 from halfbyte.planner.candidates import Arm
 from halfbyte.planner.cost_table import CostTable
-from halfbyte.cascade.cycle import PLAIN, CycleReport, Turn
-from halfbyte.cascade.decoding import Decoding
+from halfbyte.planner.draft_prefill import MUCH_UNREAD
 from halfbyte.planner.forecast import Forecaster
 from halfbyte.planner.planner import CostPlanner
-from halfbyte.planner.draft_prefill import MUCH_UNREAD
-from halfbyte.engine.engine import Engine
-from halfbyte.evaluate.prompts import PROMPTS
-from halfbyte.api.llm import LLM
 from halfbyte.sampling.params import SamplingParams
-from halfbyte.api.request import Request
 
 BATCHES = (1, 2, 4, 8, 16)
 TOUR_LENGTH = 4

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import halfbyte
-from halfbyte.errors import SourceError
 from halfbyte.api.llm import LLM
+from halfbyte.errors import SourceError
 from halfbyte.runtime.machine import processor_name
 
 _SAMPLE_BYTES = 1 << 20

@@ -16,10 +16,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from halfbyte.api.loading import LoadedModel
 from halfbyte.config import Level
 from halfbyte.engine.pages import PageTable
 from halfbyte.errors import ArgumentError
-from halfbyte.api.loading import LoadedModel
 from halfbyte.runtime.protocol import Batch
 
 LOGIT_BYTES = 64 << 20  # of one chunk: 110 rows of a vocabulary of 151,936

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from halfbyte.api.llm import LLM
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.config import Level
 from halfbyte.evaluate.provenance import fingerprint
 from halfbyte.formats.checkpoint import Checkpoint
 from halfbyte.importers.resolve import locate
-from halfbyte.api.llm import LLM
 
 FLOAT_TYPES = ("F32", "F16", "BF16")
 

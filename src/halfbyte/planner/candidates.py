@@ -7,10 +7,10 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import Protocol
 
-from halfbyte.planner.acceptance import Source
-from halfbyte.planner.cost_table import CostTable
 from halfbyte.cascade.decoding import Decoding
 from halfbyte.cascade.proposer import Proposer
+from halfbyte.planner.acceptance import Source
+from halfbyte.planner.cost_table import CostTable
 
 MOST_TOKENS = 1 << 30
 CONTEXT_STEP = 64  # contexts are rounded to this, so that costs can be kept

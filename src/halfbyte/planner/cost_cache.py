@@ -11,8 +11,8 @@ from collections.abc import Sequence as Seq
 from dataclasses import asdict
 from pathlib import Path
 
-from halfbyte.planner.cost_table import CostTable
 from halfbyte.config import Level
+from halfbyte.planner.cost_table import CostTable
 from halfbyte.runtime.protocol import Runtime
 
 TABLE_VERSION = 3  # grows when what is measured changes

@@ -18,11 +18,11 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from halfbyte.planner.cost_table import CostTable, DraftCost, interpolated, rising
-from halfbyte.cascade.decoding import GREEDY
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError
+from halfbyte.planner.cost_table import CostTable, DraftCost, interpolated, rising
 from halfbyte.runtime.protocol import Batch, Runtime, Sampling
+from halfbyte.sampling.choice import GREEDY
 
 ROWS = (1, 2, 3, 4, 5, 6, 8, 9, 12, 13, 16, 17, 24, 32, 64)  # and where tiles of 4 begin
 OFTEN_ROWS = 8  # up to so many are timed in every round, more in one of `TURNS`

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 
-from halfbyte.planner.remaining_length import Answers
-from halfbyte.planner.candidates import Arm
 from halfbyte.cascade.cycle import Turn
 from halfbyte.cascade.decoding import Decoding
+from halfbyte.planner.candidates import Arm
+from halfbyte.planner.remaining_length import Answers
 
 MUCH_UNREAD = 16  # tokens: a call that runs so many first says nothing of what a draft costs
 

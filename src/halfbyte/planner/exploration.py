@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
+from halfbyte.cascade.decoding import Decoding
 from halfbyte.planner.acceptance import Acceptance, Source
 from halfbyte.planner.candidates import Arm
-from halfbyte.cascade.decoding import Decoding
 from halfbyte.planner.drift import Drift
 from halfbyte.planner.forecast import PLAIN_ARM, Cycle, Forecaster, Gains, verify_key
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 from typing import NamedTuple
 
-from halfbyte.planner.acceptance import Acceptance
-from halfbyte.planner.candidates import Arm
 from halfbyte.cascade.cycle import CycleReport, Turn
 from halfbyte.cascade.decoding import Decoding
+from halfbyte.planner.acceptance import Acceptance
+from halfbyte.planner.candidates import Arm
 from halfbyte.planner.drift import Drift
+from halfbyte.planner.exploration import Trial, Trials
 from halfbyte.planner.forecast import Cycle, Forecaster, verify_key
 from halfbyte.planner.optimism import Promises
-from halfbyte.planner.exploration import Trial, Trials
 
 SPARED_FADE = 1 / 128  # of what matches spare, a cycle
 COSTS_EVERY = 4  # cycles

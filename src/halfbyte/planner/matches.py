@@ -10,9 +10,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence as Seq
 
+from halfbyte.cascade.decoding import Decoding
 from halfbyte.planner.acceptance import Acceptance
 from halfbyte.planner.candidates import Arm
-from halfbyte.cascade.decoding import Decoding
 
 NEVER = 1 << 62  # tokens
 

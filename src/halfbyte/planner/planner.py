@@ -20,19 +20,19 @@ from collections.abc import Sequence as Seq
 from math import sqrt
 from time import perf_counter
 
-from halfbyte.planner.acceptance import Acceptance, Source
-from halfbyte.planner.remaining_length import Answers
-from halfbyte.planner.candidates import Arm
-from halfbyte.planner.cost_table import CostTable
 from halfbyte.cascade.cycle import PLAIN, CycleReport, Turn
 from halfbyte.cascade.decoding import Decoding
+from halfbyte.config import Level
+from halfbyte.planner.acceptance import Acceptance, Source
+from halfbyte.planner.candidates import Arm
+from halfbyte.planner.cost_table import CostTable
+from halfbyte.planner.draft_prefill import Reading
 from halfbyte.planner.drift import Drift
+from halfbyte.planner.exploration import Batch, Trials
 from halfbyte.planner.forecast import PLAIN_ARM, Cycle, Forecaster, Gains
 from halfbyte.planner.learner import Expected, Learner, Note
 from halfbyte.planner.matches import Matches
-from halfbyte.planner.draft_prefill import Reading
-from halfbyte.planner.exploration import Batch, Trials
-from halfbyte.config import Level
+from halfbyte.planner.remaining_length import Answers
 
 HYSTERESIS = 0.01  # share by which another arm must be better than the one in use
 REVIEW_FIRST, REVIEW_AFTER = 4, 32  # cycles between two, after a change and at most

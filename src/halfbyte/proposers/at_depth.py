@@ -6,9 +6,9 @@ from collections.abc import Sequence as Seq
 from dataclasses import replace
 
 from halfbyte.cascade.decoding import Decoding
-from halfbyte.proposers.eagle import EagleProposer
 from halfbyte.cascade.proposer import Ask, Proposals
 from halfbyte.cascade.verify import Outcome
+from halfbyte.proposers.eagle import EagleProposer
 
 
 class AtDepth:

@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.cascade.cascade import Cascade
+from halfbyte.cascade.proposer import Proposer
+from halfbyte.cascade.stages import Eagle, Model, Ngram, Stage
+from halfbyte.config import Level
+from halfbyte.errors import ArgumentError
 from halfbyte.proposers.drafter import Drafter
 from halfbyte.proposers.eagle import EagleProposer
 from halfbyte.proposers.intermediate import Intermediate
 from halfbyte.proposers.ngram import NgramOptions, NgramProposer
-from halfbyte.cascade.proposer import Proposer
 from halfbyte.proposers.runner import Runner, SharedRunner
-from halfbyte.cascade.stages import Eagle, Model, Ngram, Stage
-from halfbyte.config import Level
-from halfbyte.errors import ArgumentError
 from halfbyte.runtime.draft_head import DraftHead
 from halfbyte.runtime.protocol import Runtime
 

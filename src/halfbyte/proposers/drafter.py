@@ -10,11 +10,11 @@ import numpy as np
 
 from halfbyte.cascade.decoding import Decoding
 from halfbyte.cascade.proposer import Ask, Link, Proposals
-from halfbyte.proposers.runner import Runner, SharedRunner, readable
-from halfbyte.sampling.shaping import Changes, adjustments_of
 from halfbyte.cascade.verify import Outcome, Place, root_of, roots_of, verify
 from halfbyte.config import Level
+from halfbyte.proposers.runner import Runner, SharedRunner, readable
 from halfbyte.runtime.protocol import Runtime
+from halfbyte.sampling.shaping import Changes, adjustments_of
 
 
 class Drafter:

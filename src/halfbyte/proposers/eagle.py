@@ -28,10 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.cascade.decoding import Decoding
-from halfbyte.proposers.noise import Guesses, as_drawn
 from halfbyte.cascade.proposer import Ask, Proposals
 from halfbyte.cascade.tree import ROOT, TokenTree, TreeGrowth, TreeShape
 from halfbyte.cascade.verify import Draft, Outcome
+from halfbyte.proposers.noise import Guesses, as_drawn
 from halfbyte.runtime.draft_head import DraftHead, HeadStep
 from halfbyte.runtime.protocol import Batch, Runtime
 

@@ -23,9 +23,9 @@ from time import perf_counter
 
 from halfbyte.cascade.decoding import Decoding
 from halfbyte.cascade.proposer import Ask, Link, Proposals, Proposer
-from halfbyte.proposers.runner import Runner, readable
 from halfbyte.cascade.tree import TokenTree
 from halfbyte.cascade.verify import Outcome, verify
+from halfbyte.proposers.runner import Runner, readable
 
 
 class Intermediate:

@@ -16,9 +16,9 @@ from time import perf_counter
 
 from halfbyte.cascade.decoding import Decoding
 from halfbyte.cascade.proposer import Ask, Proposals
-from halfbyte.proposers.suffixes import BREAK, NO_MATCH, Match
 from halfbyte.cascade.verify import Outcome
 from halfbyte.errors import ArgumentError
+from halfbyte.proposers.suffixes import BREAK, NO_MATCH, Match
 from halfbyte.runtime.native_suffixes import SuffixIndex, match_lengths
 
 MOST_N = 256

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from halfbyte.cascade.decoding import Choice
-from halfbyte.runtime.reference_sampling import mix
+from halfbyte.runtime.noise import mix, noise_of
+from halfbyte.sampling.choice import Choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,4 @@ def _noise(
     with np.errstate(over="ignore"):
         base = mix(mix(seeds) + np.array(positions, dtype=np.uint64))
         h = mix(base[:, None] + ids.astype(np.uint64))
-    r = ((h >> np.uint64(32)).astype(np.float64) + 0.5) / 2.0**32
-    noise: NDArray[np.float64] = -np.log(-np.log(r))
-    return noise
+    return noise_of(h)

@@ -8,20 +8,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from halfbyte.runtime.noise import mix, noise_of
 from halfbyte.runtime.protocol import Adjustments, Sampled, Sampling
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
-U64 = NDArray[np.uint64]
-
-
-def mix(z: U64) -> U64:
-    """SplitMix64's step and output function, elementwise mod 2^64."""
-    with np.errstate(over="ignore"):
-        z = z + np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
 
 
 def gumbel_noise(seed: int, position: int, ids: NDArray[np.int64]) -> F64:
@@ -30,9 +21,7 @@ def gumbel_noise(seed: int, position: int, ids: NDArray[np.int64]) -> F64:
         of_seed = mix(np.array([seed], dtype=np.uint64))
         of_position = mix(of_seed + np.uint64(position))
         h = mix(of_position + ids.astype(np.uint64))
-    r = ((h >> np.uint64(32)).astype(np.float64) + 0.5) / 2.0**32
-    noise: F64 = -np.log(-np.log(r))
-    return noise
+    return noise_of(h)
 
 
 def kept_ids(scaled: F64, top_k: int, top_p: float, min_p: float) -> NDArray[np.int64]:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from halfbyte.sampling.shaper import Words
 from halfbyte.errors import ArgumentError
 from halfbyte.sampling.params import StructuredOutputs
+from halfbyte.sampling.shaper import Words
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
-from halfbyte.cascade.decoding import Choice
 from halfbyte.errors import ArgumentError
+from halfbyte.sampling.choice import Choice
 
 MAX_STOPS = 64
 MAX_STOP_CHARS = 1024

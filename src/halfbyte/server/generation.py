@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
 
+from halfbyte.api.results import Chunk
+from halfbyte.api.stream import RequestStream
 from halfbyte.errors import HalfbyteError, QueueFullError, StoppedError
 from halfbyte.sampling.params import SamplingParams
-from halfbyte.api.results import Chunk
 from halfbyte.server.errors import ApiError, bad_request
 from halfbyte.server.schema.sampling import SamplingBody
 from halfbyte.server.service import Service
-from halfbyte.api.stream import RequestStream
 
 RETRY_AFTER_SECONDS = 1
 _Item = tuple[int, Chunk | BaseException | None]

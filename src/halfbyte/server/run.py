@@ -12,8 +12,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from halfbyte.api.async_engine import AsyncEngine, AsyncOptions
-from halfbyte.errors import ArgumentError
 from halfbyte.api.llm import LLM
+from halfbyte.errors import ArgumentError
 from halfbyte.server.app import build_app
 from halfbyte.server.connection import Connection
 from halfbyte.server.log import configure, log

@@ -12,8 +12,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from halfbyte.api.async_engine import AsyncEngine
-from halfbyte.errors import HalfbyteError
 from halfbyte.api.loading import LoadedModel
+from halfbyte.errors import HalfbyteError
 from halfbyte.sampling.params import StructuredOutputs
 from halfbyte.server.errors import ApiError, bad_request
 from halfbyte.server.gate import LOGGED, REQUEST_ID

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from halfbyte.api.loading import LoadedModel
 from halfbyte.config import Level
 from halfbyte.engine.pages import PageTable
 from halfbyte.errors import ArgumentError
-from halfbyte.api.loading import LoadedModel
 from halfbyte.runtime.protocol import Batch
 from halfbyte.train.texts import Text
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from halfbyte.api.llm import LLM
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError
 from halfbyte.formats.draft_head import HeadConfig
@@ -26,10 +27,9 @@ from halfbyte.formats.planes import dequantize
 from halfbyte.formats.weights import Dense, Planes
 from halfbyte.formats.writer import disk_errors, require_new
 from halfbyte.importers.convert_head import write_head
-from halfbyte.api.llm import LLM
-from halfbyte.sampling.params import SamplingParams
 from halfbyte.runtime.draft_head import scoring_matrix
 from halfbyte.runtime.machine import choose_threads
+from halfbyte.sampling.params import SamplingParams
 from halfbyte.train.features import save_features
 from halfbyte.train.fit import fit, frozen
 from halfbyte.train.options import TrainOptions

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from halfbyte.errors import SourceError
 from halfbyte.api.llm import LLM
-from halfbyte.sampling.params import SamplingParams
 from halfbyte.api.results import Completion
+from halfbyte.errors import SourceError
+from halfbyte.sampling.params import SamplingParams
 
 _MARK = "\u2063"  # an invisible separator, which no template has
 _TURN_TOKENS = 96

@@ -21,15 +21,15 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from halfbyte.api.llm import LLM
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError, SourceError
 from halfbyte.evaluate.data_file import data_settings, read_lines
 from halfbyte.evaluate.subject import Subject
 from halfbyte.evaluate.tasks.task import Item, Metric, Record, ratio
-from halfbyte.api.llm import LLM
-from halfbyte.sampling.params import SamplingParams
 from halfbyte.runtime.protocol import Batch, Runtime, Sampled, Sampling, Speculated
 from halfbyte.runtime.stepwise import draft_and_verify_stepwise
+from halfbyte.sampling.params import SamplingParams
 
 DRAFT_LENGTHS = (2, 3, 4, 5, 6)
 MAX_TOKENS = 128

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from halfbyte.api.results import Completion
 from halfbyte.evaluate.subject import Subject
 from halfbyte.evaluate.tasks.task import Item, Metric, Record
 from halfbyte.sampling.params import SamplingParams
-from halfbyte.api.results import Completion
 
 
 def completions(
