@@ -1,1 +1,1 @@
-"""Measurements against other engines: `python -m benchmarks.compare` from the root."""
+"""Measurements against other engines: `python -m benchmarks.decoding.compare` from the root."""

@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from benchmarks.rows import read
-
-from benchmarks import batches, host_share
+from benchmarks.decoding import batches, host_share
+from benchmarks.measure.rows import read
 
 
 def test_every_batch_of_every_engine_is_a_row(

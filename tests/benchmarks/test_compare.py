@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from benchmarks.compare import compare
-from benchmarks.contenders import Reading, Task
-from benchmarks.process import run
+from benchmarks.decoding.compare import compare
+from benchmarks.measure.process import run
+from benchmarks.peers.contenders import Reading, Task
 
 from halfbyte.errors import SourceError
 

@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from benchmarks.contenders import IK_VARIABLE, Halfbyte, LlamaBench, Task, llama_benches
+from benchmarks.peers.contenders import IK_VARIABLE, Halfbyte, LlamaBench, Task, llama_benches
 
 from halfbyte.errors import SourceError
 

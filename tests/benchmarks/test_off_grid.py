@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("gguf")
-from benchmarks.off_grid import Fold, folded, scales_of, shuffled
+from benchmarks.quality.off_grid import Fold, folded, scales_of, shuffled
 
 HEADS, KV_HEADS, SIZE, INNER = 4, 2, 8, 48
 HIDDEN = HEADS * SIZE

@@ -8,11 +8,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from benchmarks.arguments import alias, renamed
-from benchmarks.paired import Ratio
-from benchmarks.planner import predicted_speedup
-from benchmarks.queues import AUTO, Runs, agree, measure, num_prompts
-from benchmarks.workloads import KINDS, load
+from benchmarks.measure.arguments import alias, renamed
+from benchmarks.measure.paired import Ratio
+from benchmarks.measure.queues import AUTO, Runs, agree, measure, num_prompts
+from benchmarks.measure.workloads import KINDS, load
+from benchmarks.planner.auto import predicted_speedup
 
 from halfbyte.api.llm import LLM
 from halfbyte.cascade.statistics import LinkStatistics, Statistics

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.nested_candidates import CANDIDATES, OwnDraftScales
-from benchmarks.teacher_forced import (
+from benchmarks.quality.nested_candidates import CANDIDATES, OwnDraftScales
+from benchmarks.quality.teacher_forced import (
     F32_LEVEL,
     LENGTH,
     SOURCE,

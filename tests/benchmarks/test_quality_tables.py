@@ -2,8 +2,8 @@
 
 import math
 
-from benchmarks.quality_tables import report
-from benchmarks.rows import Row, Spread
+from benchmarks.measure.rows import Row, Spread
+from benchmarks.report.quality_tables import report
 
 from tests.benchmarks.test_rows import make_row
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from benchmarks.refresh import Guessing
+from benchmarks.decoding.refresh import Guessing
 
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.planning import FixedPlan

@@ -4,10 +4,10 @@ from pathlib import Path
 from time import perf_counter
 
 import pytest
-from benchmarks.recorded import Recording, read, record, write
-from benchmarks.recorded_runtime import Clock
-from benchmarks.replay import replay
-from benchmarks.workloads import Workload
+from benchmarks.measure.workloads import Workload
+from benchmarks.replay.decisions import replay
+from benchmarks.replay.recorded import Recording, read, record, write
+from benchmarks.replay.recorded_runtime import Clock
 
 from halfbyte.api.llm import LLM
 from halfbyte.cascade import cycle

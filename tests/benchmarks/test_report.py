@@ -3,8 +3,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.report import fidelity_report, regenerated, report
-from benchmarks.rows import Row, Spread
+from benchmarks.measure.rows import Row, Spread
+from benchmarks.report.tables import fidelity_report, regenerated, report
 
 from halfbyte.errors import SourceError
 from tests.benchmarks.test_rows import make_row

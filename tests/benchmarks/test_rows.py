@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from benchmarks.rows import Row, Spread, append, read
+from benchmarks.measure.rows import Row, Spread, append, read
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -6,11 +6,11 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from benchmarks.load import Load, run_load
-from benchmarks.report import report
-from benchmarks.rows import Row, Spread
-from benchmarks.servers import HalfbyteServer, LlamaServer, version_of
-from benchmarks.serving import _read, prompt_text
+from benchmarks.measure.rows import Row, Spread
+from benchmarks.report.tables import report
+from benchmarks.serving.load import Load, run_load
+from benchmarks.serving.servers import HalfbyteServer, LlamaServer, version_of
+from benchmarks.serving.streams import _read, prompt_text
 
 from halfbyte import LLM
 from halfbyte.errors import SourceError

@@ -7,8 +7,8 @@ import random
 from dataclasses import replace
 
 import pytest
-from benchmarks.soak import _metrics, count_wrong
-from benchmarks.soak_client import Client, Tally
+from benchmarks.soak.check import _metrics, count_wrong
+from benchmarks.soak.client import Client, Tally
 
 from halfbyte import LLM
 from halfbyte.errors import SourceError

@@ -2,8 +2,8 @@ import json
 from pathlib import Path
 
 import pytest
-from benchmarks.prompts import load
-from benchmarks.speculation import VARIANTS, Variant
+from benchmarks.decoding.prompts import load
+from benchmarks.decoding.speculation import VARIANTS, Variant
 
 from halfbyte.errors import ArgumentError, SourceError
 

@@ -1,0 +1,1 @@
+"""What every benchmark shares: the loop, the machine, processes, rows."""

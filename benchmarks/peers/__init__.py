@@ -1,0 +1,1 @@
+"""Other engines: how they are built and asked for a number."""

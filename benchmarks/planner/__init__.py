@@ -1,0 +1,1 @@
+"""`auto` against plain decoding and fixed cascades: `python -m benchmarks.planner`."""

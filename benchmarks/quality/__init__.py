@@ -1,0 +1,1 @@
+"""What formats, levels and schemes cost in quality."""

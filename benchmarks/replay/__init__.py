@@ -1,0 +1,1 @@
+"""What `auto` decides on recorded texts, without noise: `python -m benchmarks.replay`."""

@@ -1,0 +1,1 @@
+"""Rows as the tables of documents: `python -m benchmarks.report`."""

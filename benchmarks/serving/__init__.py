@@ -1,0 +1,1 @@
+"""Our server beside llama.cpp's: `python -m benchmarks.serving`."""

@@ -1,0 +1,1 @@
+"""Thousands of mixed requests to a server: `python -m benchmarks.soak`."""

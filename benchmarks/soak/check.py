@@ -1,0 +1,138 @@
+"""Thousands of mixed requests to a real server: pages come back, memory stays, nothing is wrong.
+
+    python -m benchmarks.soak --name smollm2-135m --model smollm2-135m --requests 10000
+
+Streams, whole answers and conversations of many lengths, clients that go away, malformed bodies, on
+a KV pool so short that requests wait and are preempted all the time. Every tenth answer is held
+against plain decoding of the same request alone, bit for bit. One row, of requests a second, whose
+details have the counts; exit status 1 if a page is lost, memory grows or an answer differs. A
+stream that hangs or an answer that breaks the API ends the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure.arguments import add_model, names, positive
+from benchmarks.measure.machine import pinned_cpus
+from benchmarks.measure.occasion import Occasion
+from benchmarks.measure.process import resident_mib
+from benchmarks.measure.rows import RESULTS, append
+from benchmarks.serving.raw_http import get
+from benchmarks.serving.servers import HalfbyteServer, Running, running, subject_of
+from benchmarks.soak.client import Answered, Client, Tally
+from halfbyte import LLM, SamplingParams
+
+BUSY_SECONDS = 0.25  # before a request that got 429 is followed by another
+CONTEXT = 128  # tokens of the KV pool a stream; the longest request has 344
+MAX_GROWTH_MIB = 32.0  # after the first quarter: the allocator's noise, over thousands of requests
+GAUGES = ("num_pages", "free_pages", "running", "waiting")
+TOTALS = ("preemptions_total", "cached_tokens_total")
+
+
+def main() -> None:
+    arguments = _parse()
+    server = HalfbyteServer(
+        arguments.model,
+        arguments.cascade,
+        arguments.threads,
+        arguments.streams,
+        CONTEXT,
+        arguments.planes,
+        ("--max-waiting", str(arguments.streams // 4), "--request-timeout", "3600"),
+    )
+    cpus = pinned_cpus(arguments.threads)
+    occasion = Occasion.begin(arguments.name, arguments.threads)
+    with running(server, cpus) as up:
+        found, tally, seconds = asyncio.run(_soak(up, arguments))
+    wrong = count_wrong(_plain(arguments), tally.kept)
+    details = {"ended": dict(tally.ended), "tokens": tally.tokens, **found}
+    details |= {"compared": len(tally.kept), "wrong": wrong}
+    print(details)
+    metric, rate = f"soak {arguments.requests}", arguments.requests / seconds
+    row = occasion.row(subject_of(server), metric, "requests/s", [rate], details=details)
+    append(arguments.output, [row])
+    grown = found["resident_mib_end"] - found["resident_mib_quarter"]
+    lost = found["num_pages"] - found["free_pages"] + found["running"] + found["waiting"]
+    sys.exit(1 if lost or wrong or grown > MAX_GROWTH_MIB else 0)
+
+
+async def _soak(up: Running, arguments: argparse.Namespace) -> tuple[dict[str, Any], Tally, float]:
+    """Gauges of the idle server afterwards with its memory, the tally, and seconds."""
+    tally, left = Tally(), [arguments.requests]
+    cascades = (None, *arguments.cascades)  # None: the server's own
+    quarter = 0.0
+
+    async def user(number: int) -> None:
+        nonlocal quarter
+        rng = random.Random(arguments.seed + number)
+        client = Client(up.port, rng, arguments.tokens, arguments.vocab, cascades, tally)
+        while left[0] > 0:
+            left[0] -= 1
+            if quarter == 0.0 and left[0] < arguments.requests * 3 // 4:
+                quarter = resident_mib(up.pid)  # buffers and pages have been touched by now
+            while not await client.one(keep=left[0] % 10 == 0):
+                await asyncio.sleep(BUSY_SECONDS)
+            if left[0] % 500 == 0:
+                print(f"{left[0]} left, {dict(tally.ended)}", file=sys.stderr, flush=True)
+
+    began = time.monotonic()
+    async with asyncio.TaskGroup() as group:
+        for number in range(arguments.streams * 3 // 2):  # more than run and wait: some get 429
+            group.create_task(user(number))
+    seconds = time.monotonic() - began
+    await asyncio.sleep(2)  # those that were left end within a step
+    seen = await _metrics(up.port)
+    found = {name.removesuffix("_total"): seen[name] for name in (*GAUGES, *TOTALS)}
+    found |= {"resident_mib_quarter": quarter, "resident_mib_end": resident_mib(up.pid)}
+    return found, tally, seconds
+
+
+async def _metrics(port: int) -> dict[str, float]:
+    """Samples without labels of /metrics, by name."""
+    status, body = await get(port, "/metrics")
+    assert status == 200
+    lines = [line for line in body.decode().splitlines() if not line.startswith("#")]
+    samples = [line.split() for line in lines if "{" not in line]
+    return {name.removeprefix("halfbyte_"): float(value) for name, value in samples}
+
+
+def count_wrong(plain: LLM, kept: Sequence[Answered]) -> int:
+    """How many answers differ from those of `plain`, which gets one request at a time."""
+    names = ("temperature", "seed", "max_tokens", "repetition_penalty", "stop", "ignore_eos")
+    wrong = 0
+    for answer in kept:
+        params = SamplingParams(**{name: answer.body[name] for name in names})
+        alone = plain.generate([answer.body["prompt"]], params)[0]
+        same = answer.text == alone.text and answer.logprobs == alone.logprobs
+        wrong += not (same and answer.finish_reason == alone.finish_reason)
+    return wrong
+
+
+def _plain(arguments: argparse.Namespace) -> LLM:
+    planes, threads = arguments.planes, arguments.threads
+    llm = LLM(arguments.model, arguments.cascade, threads, planes=planes, prefix_cache=False)
+    return llm.with_cascade(llm.cascade.plain)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    add_model(parser)
+    parser.add_argument("--cascade", default="auto")
+    parser.add_argument(
+        "--cascades", type=names, default="none,w4a8 > w8a16,ngram > w8a16", help="asked for too"
+    )
+    parser.add_argument("--vocab", type=positive, default=49152, help="ids of prompts are below it")
+    parser.add_argument("--requests", type=positive, default=10_000)
+    parser.add_argument("--streams", type=positive, default=16, help="sequences decoded together")
+    parser.add_argument("--tokens", type=positive, default=48, help="most of an answer")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=RESULTS / "soak.jsonl")
+    return parser.parse_args()
