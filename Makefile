@@ -3,6 +3,7 @@
 # make slow   the tests that need minutes or a large model
 # make lint   ruff, mypy --strict, clang-format, generated parts of documents
 # make build  the native module again after a change in csrc/
+# make docs   the documentation site, into build/site
 # make clean  remove what these made
 
 VENV ?= .venv
@@ -14,7 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 FETCH := $(BIN)/python -c 'from halfbyte.importers.demo_model import demo_model; demo_model()'
 
-.PHONY: setup build demo test slow lint format clean
+.PHONY: setup build demo test slow lint format docs clean
 
 setup: $(VENV)/.halfbyte
 	$(FETCH)
@@ -37,12 +38,15 @@ lint: $(VENV)/.halfbyte-lint
 	$(BIN)/mypy src
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	$(BIN)/python -m benchmarks.report --check README.md docs/fidelity.md docs/quantize.md docs/kernels.md
-	$(BIN)/python docs/option_tables.py --check docs/server.md
+	$(BIN)/python docs/cli_reference.py --check docs/cli.md docs/server.md
 
 format: $(VENV)/.halfbyte-lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
+
+docs: $(VENV)/.halfbyte-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -65,6 +69,10 @@ $(VENV)/.halfbyte: $(SOURCES) $(VENV)/.halfbyte-build
 # What the extras need. The package is named, not its directory: it is installed, so nothing is built again.
 $(VENV)/.halfbyte-test: $(VENV)/.halfbyte
 	$(PIP) 'halfbyte[test]'
+	@touch $@
+
+$(VENV)/.halfbyte-docs: $(VENV)/.halfbyte
+	$(PIP) 'halfbyte[docs]'
 	@touch $@
 
 $(VENV)/.halfbyte-lint: $(VENV)/.halfbyte-test
