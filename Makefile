@@ -9,8 +9,8 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*)
-CPP := $(wildcard csrc/*.cpp csrc/*.h)
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*/*)
+CPP := $(wildcard csrc/*/*.cpp csrc/*/*.h)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 FETCH := $(BIN)/python -c 'from halfbyte.importers.demo_model import demo_model; demo_model()'

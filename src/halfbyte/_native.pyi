@@ -1,4 +1,4 @@
-"""The native core (csrc/binding*.cpp). Used through `halfbyte.runtime.native*` only."""
+"""The native core (csrc/binding/). Used through `halfbyte.runtime.native*` only."""
 
 from collections.abc import Sequence
 

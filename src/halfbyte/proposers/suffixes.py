@@ -7,7 +7,7 @@ out: its node is a leaf, and the rest is read from the text when it is needed.
     text  x a b c a b d        root - b (5) - a (5) -+- x  leaf of 2
                                                      +- c  leaf of 5
 
-This is the definition, and the oracle of the native index (`csrc/suffixes.h`) that `ngram` uses.
+This is the definition, and the oracle of the index that `ngram` uses (`csrc/host/suffixes.h`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The numpy twin of `_native.round_group` (csrc/rounding.cpp): the same codes, bit for bit."""
+"""The numpy twin of `_native.round_group` (csrc/host/rounding.cpp): the same codes, bit for bit."""
 
 from __future__ import annotations
 

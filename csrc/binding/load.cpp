@@ -1,0 +1,277 @@
+// The weights of a NativeModel: every matrix and vector is checked, packed and put in its slot.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "binding/binding.h"
+#include "host/machine.h"
+#include "model/packing.h"
+
+namespace halfbyte {
+namespace {
+
+// Panels of gate_up hold 16 gate rows and the 16 up rows they multiply; all are padded to whole
+// panels.
+template <typename Row>
+void arrange(const std::string& slot, const std::vector<std::size_t>& sizes,
+             std::vector<Row>& rows) {
+    if (slot == "gate_up") {
+        expect(sizes.size() == 2 && sizes[0] == sizes[1], "gate_up needs two parts of one size");
+        std::vector<Row> mixed;
+        for (std::size_t i = 0; i < sizes[0]; i += 16)
+            for (std::size_t part : {std::size_t{0}, sizes[0]})
+                for (std::size_t j = 0; j < 16; ++j) mixed.push_back(rows[part + i + j]);
+        rows = std::move(mixed);
+    }
+    while (rows.size() % kPanel) rows.push_back({});
+}
+
+const void* row_of(const AnyMatrix& matrix, std::size_t row) {
+    return static_cast<const char*>(matrix.data()) + row * matrix.shape(1) * matrix.itemsize();
+}
+
+// Scales are f16 and offsets f32; with a unit both are int8.
+void check_scales(const std::string& slot, std::size_t count, std::size_t groups,
+                  const AnyMatrix& scale, const std::optional<AnyMatrix>& offset,
+                  const std::optional<Array<float, 1>>& unit) {
+    const nb::dlpack::dtype scale_type =
+        unit ? nb::dtype<std::int8_t>() : nb::dtype<std::uint16_t>();
+    expect(scale.dtype() == scale_type, slot + ".scale must be f16 bits, int8 with a unit");
+    expect(scale.shape(0) == count && scale.shape(1) == groups,
+           slot + ".scale has the wrong shape");
+    if (offset) {
+        expect(offset->dtype() == (unit ? nb::dtype<std::int8_t>() : nb::dtype<float>()),
+               slot + ".offset must be f32, int8 with a unit");
+        expect(offset->shape(0) == count && offset->shape(1) == groups,
+               slot + ".offset has the wrong shape");
+    }
+    if (!unit) return;
+    expect(unit->shape(0) == count, slot + ".unit must have one value a row");
+    expect(
+        std::all_of(unit->data(), unit->data() + count, [](float u) { return std::isfinite(u); }),
+        slot + ".unit must be finite");
+}
+
+}  // namespace
+
+NativeModel::NativeModel(int vocab, int hidden, int intermediate, int layers, int heads,
+                         int kv_heads, int head_dim, float norm_eps, int sliding_window,
+                         bool tied_head, Array<float, 1> inverse_frequencies,
+                         const std::string& tier, int threads, int max_rows, int features,
+                         int embedding_rows, bool wide) {
+    expect(vocab > 0 && layers > 0 && threads > 0 && threads <= 1024, "sizes must be positive");
+    expect(hidden > 0 && hidden % 16 == 0, "hidden_size must be a multiple of 16");
+    expect(intermediate > 0 && intermediate % 16 == 0,
+           "intermediate_size must be a multiple of 16");
+    expect(head_dim > 0 && head_dim % 16 == 0 && head_dim <= 256,
+           "head_dim must be 16..256, a multiple of 16");
+    expect(kv_heads > 0 && heads > 0 && heads % kv_heads == 0 && heads / kv_heads <= 64,
+           "num_heads must be a multiple of num_kv_heads, at most 64 to one");
+    expect(max_rows > 0 && max_rows <= 1 << 16, "max_rows must be 1..65536");
+    expect(features >= 0 && features % hidden == 0 && features / hidden <= 8 &&
+               embedding_rows >= 0 && (features > 0 || (!wide && !embedding_rows)) &&
+               (features == 0 || wide || features == hidden),
+           "features must be hidden_size, or of a wide head up to 8 times that");
+    expect(static_cast<int>(inverse_frequencies.shape(0)) == head_dim / 2,
+           "inverse_frequencies must have head_dim / 2 values");
+    const Kernels* kernels = find_kernels(tier);
+    expect(kernels != nullptr, "tier " + tier + " cannot run on this processor");
+    std::vector<float> frequencies(inverse_frequencies.data(),
+                                   inverse_frequencies.data() + head_dim / 2);
+    model_ =
+        std::make_unique<Model>(ModelShape{vocab, hidden, intermediate, layers, heads, kv_heads,
+                                           head_dim, norm_eps, sliding_window, tied_head,
+                                           std::move(frequencies), features, embedding_rows, wide},
+                                *kernels, threads, max_rows);
+    model_->layers.resize(layers);
+}
+
+void NativeModel::set_planes(const std::string& slot, int layer, std::vector<PlanePart> parts,
+                             int group, int wide) {
+    expect(group == 32 || group == 64 || group == 128, "group must be 32, 64 or 128");
+    const auto [n, k] = expected(slot);
+    expect(k % group == 0, slot + ": inputs must be a multiple of the group");
+    expect(wide >= 0 && wide <= k / group, slot + ": more wide groups than groups");
+    const std::size_t groups = k / group, wide_bytes = static_cast<std::size_t>(wide) * group / 2;
+    std::vector<PlaneRow> rows;
+    std::vector<std::size_t> sizes;
+    for (const auto& [hi, lo, scale, offset, unit] : parts) {
+        const std::size_t count = hi.shape(0);
+        expect(static_cast<int>(hi.shape(1)) == k / 2, slot + ".hi has the wrong width");
+        if (lo)
+            expect(lo->shape(0) == count &&
+                       (lo->shape(1) == hi.shape(1) || (wide && lo->shape(1) == wide_bytes) ||
+                        (!wide && lo->shape(1) == hi.shape(1) / 2)),
+                   slot + ".lo has the wrong shape");
+        expect(lo || !wide, slot + ".lo is missing where groups are wide");
+        check_scales(slot, count, groups, scale, offset, unit);
+        const std::size_t low = lo ? lo->shape(1) : 0;
+        const int lo_bits = lo && !wide && low < hi.shape(1) ? 2 : 4;
+        for (std::size_t r = 0; r < count; ++r)
+            rows.push_back({.hi = hi.data() + r * (k / 2),
+                            .lo = lo ? lo->data() + r * low : nullptr,
+                            .lo_k = static_cast<int>(8 * low) / lo_bits,
+                            .lo_bits = lo_bits,
+                            .scale = row_of(scale, r),
+                            .offset = offset ? row_of(*offset, r) : nullptr,
+                            .unit = unit ? unit->data() + r : nullptr});
+        sizes.push_back(count);
+    }
+    expect(static_cast<int>(rows.size()) == n, slot + " has the wrong number of rows");
+    const PlaneRow* with_lo = nullptr;
+    for (const PlaneRow& r : rows) {
+        expect(!r.unit == !rows[0].unit, slot + ": all parts have a unit, or none");
+        if (r.lo && !with_lo) with_lo = &r;
+        expect(!r.lo || r.lo_bits == with_lo->lo_bits, slot + ": parts with lo of 2 and of 4 bits");
+    }
+    arrange(slot, sizes, rows);
+    Linear& target = find(slot, layer);
+    nb::gil_scoped_release release;
+    target.dense = false;
+    target.planes = pack_planes(rows, k, group, wide, model_->weights(), model_->pool());
+    finish(slot);
+}
+
+void NativeModel::set_dense(const std::string& slot, int layer, std::vector<AnyMatrix> parts,
+                            const std::string& type) {
+    const auto [n, k] = expected(slot);
+    const PackedDense::Type t = type == "f32"   ? PackedDense::Type::kF32
+                                : type == "f16" ? PackedDense::Type::kF16
+                                                : PackedDense::Type::kBF16;
+    const std::size_t width = t == PackedDense::Type::kF32 ? 4 : 2;
+    std::vector<const void*> rows;
+    std::vector<std::size_t> sizes;
+    for (const auto& part : parts) {
+        expect(part.itemsize() == width && static_cast<int>(part.shape(1)) == k,
+               slot + " has the wrong type or width");
+        for (std::size_t r = 0; r < part.shape(0); ++r)
+            rows.push_back(static_cast<const char*>(part.data()) + r * k * width);
+        sizes.push_back(part.shape(0));
+    }
+    expect(static_cast<int>(rows.size()) == n, slot + " has the wrong number of rows");
+    arrange(slot, sizes, rows);
+    Linear& target = find(slot, layer);
+    nb::gil_scoped_release release;
+    target.dense = true;
+    target.matrix = pack_dense(rows, k, t, model_->weights(), model_->pool());
+    finish(slot);
+}
+
+// The input of a layer's matrix is viewed as [..][core][block * stride] (kernels.h).
+void NativeModel::set_rotation(const std::string& slot, int layer, Array<float, 2> matrix,
+                               int block, int stride, float scale) {
+    const std::size_t core = matrix.shape(0);
+    expect(core > 0 && core <= 1024 && matrix.shape(1) == core, "core must be 1..1024 square");
+    const bool along_row = stride == 1 && block >= 16 && block <= 1 << 20;
+    const bool across = block == 1 && stride > 0 && stride % 16 == 0 && stride <= 1 << 20;
+    expect((along_row && (block & (block - 1)) == 0) || across,
+           "a rotation has block 16, 32, .. and stride 1, or block 1 and stride 16, 32, ..");
+    expect(expected(slot).second % (core * block * stride) == 0,
+           slot + ": the rotation must divide the inputs");
+    float* copy = model_->weights().array<float>(core * core);
+    std::copy_n(matrix.data(), core * core, copy);
+    layer_matrix(slot, layer).transform = {
+        .rotation = {copy, static_cast<int>(core), block, stride, scale}};
+}
+
+void NativeModel::set_gather(const std::string& slot, int layer, Array<std::int32_t, 1> indices) {
+    const int k = expected(slot).second;
+    expect(static_cast<int>(indices.shape(0)) == k, slot + ": one index an input");
+    std::int32_t* copy = model_->weights().array<std::int32_t>(k);
+    for (int i = 0; i < k; ++i) {
+        expect(indices(i) >= 0 && indices(i) < k, slot + ": index outside the inputs");
+        copy[i] = indices(i);
+    }
+    layer_matrix(slot, layer).transform = {.rotation = {}, .indices = copy};
+}
+
+void NativeModel::set_vector(const std::string& slot, int layer, Array<float, 1> values) {
+    const ModelShape& s = model_->shape();
+    const bool bias = slot == "qkv_bias";
+    expect(
+        s.features > 0 || (slot != "fuse_bias" && slot != "embed_norm" && slot != "feature_norm"),
+        slot + " belongs to a draft head");
+    const int want = bias ? (s.heads + 2 * s.kv_heads) * s.head_dim
+                     : slot == "q_norm" || slot == "k_norm" ? s.head_dim
+                                                            : s.hidden;
+    expect(static_cast<int>(values.shape(0)) == want, slot + " has the wrong length");
+    float* copy = model_->weights().array<float>((want + kPanel - 1) / kPanel * kPanel);
+    std::memcpy(copy, values.data(), want * sizeof(float));
+    const float** outer = slot == "final_norm"     ? &model_->final_norm
+                          : slot == "fuse_bias"    ? &model_->fuse_bias
+                          : slot == "embed_norm"   ? &model_->embed_norm
+                          : slot == "feature_norm" ? &model_->feature_norm
+                                                   : nullptr;
+    if (outer) {
+        *outer = copy;
+        return;
+    }
+    Layer& l = model_->layers.at(layer);
+    if (bias)
+        l.qkv_bias = copy;
+    else if (slot == "attn_norm")
+        l.attn_norm = copy;
+    else if (slot == "mlp_norm")
+        l.mlp_norm = copy;
+    else if (slot == "q_norm")
+        l.q_norm = copy;
+    else if (slot == "k_norm")
+        l.k_norm = copy;
+    else
+        refuse("no vector named " + slot);
+}
+
+void NativeModel::allocate_kv(int pages, int page_size, const std::string& dtype) {
+    expect(dtype == "f16" || dtype == "bf16" || dtype == "f32", "KV must be f16, bf16 or f32");
+    expect(pages > 0 && pages <= 1 << 22, "pages must be 1..4194304");
+    expect(page_size == 16 || page_size == 32 || page_size == 64 || page_size == 128 ||
+               page_size == 256,
+           "page_size must be 16, 32, 64, 128 or 256");
+    const bool draft = model_->shape().features > 0, wide = model_->shape().wide;
+    for (const Layer& l : model_->layers)
+        expect(l.qkv.k() && l.o.k() && l.gate_up.k() && l.down.k() && (l.attn_norm || draft) &&
+                   l.mlp_norm,
+               "a layer's weights are not all set");
+    expect(model_->embed.k() && model_->head.k() && (model_->final_norm || draft),
+           "embedding, head or final norm not set");
+    expect(!draft || model_->fuse.k(), "a draft head's fuse matrix is not set");
+    expect(!wide || (model_->embed_norm && model_->feature_norm),
+           "a wide head's norms are not set");
+    model_->allocate_kv(pages, page_size,
+                        dtype == "f32"    ? KvType::kF32
+                        : dtype == "bf16" ? KvType::kBF16
+                                          : KvType::kF16);
+}
+
+std::pair<int, int> NativeModel::expected(const std::string& slot) const {
+    const ModelShape& s = model_->shape();
+    const int attended = s.heads * s.head_dim;
+    if (slot == "qkv") return {attended + 2 * s.kv_heads * s.head_dim, s.qkv_inputs()};
+    if (slot == "fuse" && s.features) return {s.hidden, s.wide ? s.features : 2 * s.hidden};
+    if (slot == "o") return {s.hidden, attended};
+    if (slot == "gate_up") return {2 * s.intermediate, s.hidden};
+    if (slot == "down") return {s.hidden, s.intermediate};
+    if (slot == "embed") return {s.tokens(), s.hidden};
+    if (slot == "head") return {s.vocab, s.hidden};
+    refuse("no matrix named " + slot);
+}
+
+Linear& NativeModel::layer_matrix(const std::string& slot, int layer) {
+    expect(slot == "qkv" || slot == "o" || slot == "gate_up" || slot == "down",
+           slot + " takes no transform");
+    return find(slot, layer);
+}
+
+Linear& NativeModel::find(const std::string& slot, int layer) {
+    if (slot == "embed") return model_->embed;
+    if (slot == "head") return model_->head;
+    if (slot == "fuse") return model_->fuse;
+    Layer& l = model_->layers.at(layer);
+    return slot == "qkv" ? l.qkv : slot == "o" ? l.o : slot == "gate_up" ? l.gate_up : l.down;
+}
+
+void NativeModel::finish(const std::string& slot) {
+    if (slot == "embed" && model_->shape().tied_head) model_->head = model_->embed;
+}
+
+}  // namespace halfbyte

@@ -1,0 +1,95 @@
+// The native module: what Python sees, by name.
+#include "binding/binding.h"
+#include "host/machine.h"
+#include "host/rounding.h"
+
+using namespace nanobind::literals;
+
+namespace halfbyte {
+namespace {
+
+// One group of inputs rounded with every scale; see rounding.h for the shapes.
+std::tuple<Result<std::int16_t>, Result<float>, Result<float>, Result<float>> round_group_of(
+    Array<float, 2> weights, Array<float, 3> goals, Array<float, 2> feed, Array<float, 1> costs,
+    Array<float, 3> scales, Array<float, 3> offsets, float lo_weight) {
+    const std::size_t G = weights.shape(0), n = weights.shape(1), levels = goals.shape(0);
+    expect(G > 0 && G <= kMostRoundingInputs && n > 0 && n < 1 << 30, "a group has 1..128 inputs");
+    expect((levels == 1 || levels == 2) && goals.shape(1) == G && goals.shape(2) == n,
+           "goals must be [1 or 2, inputs, rows]");
+    expect(feed.shape(0) == G && feed.shape(1) == G && costs.shape(0) == G,
+           "feed and costs must be those of the group");
+    expect(scales.shape(0) > 0 && scales.shape(0) < 1024 && scales.shape(2) == n &&
+               (scales.shape(1) == 1 || scales.shape(1) == G),
+           "scales must be [candidates, 1 or inputs, rows]");
+    for (int axis = 0; axis < 3; ++axis)
+        expect(offsets.shape(axis) == scales.shape(axis), "offsets must be as many as scales");
+    std::vector<std::int16_t> codes(G * n);
+    std::vector<float> scale(n), offset(n), errors(levels * G * n);
+    {
+        nb::gil_scoped_release release;
+        round_group({static_cast<int>(G), static_cast<int>(n), static_cast<int>(levels),
+                     static_cast<int>(scales.shape(0)), static_cast<int>(scales.shape(1)),
+                     weights.data(), goals.data(), feed.data(), costs.data(), scales.data(),
+                     offsets.data(), lo_weight, codes.data(), scale.data(), offset.data(),
+                     errors.data()});
+    }
+    return {to_numpy(std::move(codes), {G, n}), to_numpy(std::move(scale), {n}),
+            to_numpy(std::move(offset), {n}), to_numpy(std::move(errors), {levels, G, n})};
+}
+
+}  // namespace
+}  // namespace halfbyte
+
+NB_MODULE(_native, m) {
+    using namespace halfbyte;
+    m.def("tiers", &available_tiers);
+    m.def("physical_cores", &physical_cores);
+    m.def("read_bandwidth", &read_bandwidth, "threads"_a, "bytes"_a,
+          nb::call_guard<nb::gil_scoped_release>());
+    m.def(
+        "linear_rate",
+        [](int threads, const std::string& tier) {
+            const Kernels* kernels = find_kernels(tier);
+            if (!kernels)
+                throw std::invalid_argument("tier " + tier + " cannot run on this processor");
+            nb::gil_scoped_release release;
+            return linear_rate(threads, *kernels);
+        },
+        "threads"_a, "tier"_a);
+    m.def("round_group", &round_group_of, "weights"_a, "goals"_a, "feed"_a, "costs"_a, "scales"_a,
+          "offsets"_a, "lo_weight"_a);
+    bind_suffixes(m);
+    nb::class_<NativeModel>(m, "NativeModel")
+        .def(nb::init<int, int, int, int, int, int, int, float, int, bool, Array<float, 1>,
+                      const std::string&, int, int, int, int, bool>(),
+             "vocab"_a, "hidden"_a, "intermediate"_a, "layers"_a, "heads"_a, "kv_heads"_a,
+             "head_dim"_a, "norm_eps"_a, "sliding_window"_a, "tied_head"_a, "inverse_frequencies"_a,
+             "tier"_a, "threads"_a, "max_rows"_a, "features"_a = 0, "embedding_rows"_a = 0,
+             "wide"_a = false)
+        .def("set_planes", &NativeModel::set_planes, "slot"_a, "layer"_a, "parts"_a, "group"_a,
+             "wide"_a)
+        .def("set_rotation", &NativeModel::set_rotation, "slot"_a, "layer"_a, "matrix"_a, "block"_a,
+             "stride"_a, "scale"_a)
+        .def("set_gather", &NativeModel::set_gather, "slot"_a, "layer"_a, "indices"_a)
+        .def("set_dense", &NativeModel::set_dense, "slot"_a, "layer"_a, "parts"_a, "dtype"_a)
+        .def("set_vector", &NativeModel::set_vector, "slot"_a, "layer"_a, "values"_a)
+        .def("allocate_kv", &NativeModel::allocate_kv, "pages"_a, "page_size"_a, "dtype"_a)
+        .def("forward", &NativeModel::forward)
+        .def("forward_sample", &NativeModel::forward_sample)
+        .def("draft", &NativeModel::draft)
+        .def("decode", &NativeModel::decode)
+        .def("draft_and_verify", &NativeModel::draft_and_verify)
+        .def("interrupt", &NativeModel::interrupt, "wanted"_a)
+        .def("copy_kv", &NativeModel::copy_kv)
+        .def("capture_layer", &NativeModel::capture_layer)
+        .def("share", &NativeModel::share, nb::keep_alive<1, 2>(), "other"_a, "with_head"_a)
+        .def("keep_features", &NativeModel::keep_features)
+        .def("read_features", &NativeModel::read_features)
+        .def("forward_best", &NativeModel::forward_best)
+        .def("read_kv", &NativeModel::read_kv, "layer"_a, "page"_a)
+        .def("reduce_head", &NativeModel::reduce_head)
+        .def("bytes_read", &NativeModel::bytes_read, "level"_a, "head"_a = 0)
+        .def("memory_bytes", &NativeModel::memory_bytes)
+        .def_prop_ro("has_lo", &NativeModel::has_lo)
+        .def_prop_ro("dense", &NativeModel::dense);
+}

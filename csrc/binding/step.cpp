@@ -1,0 +1,278 @@
+// The steps of a NativeModel: what a forward and the KV pool are asked for is checked first.
+#include <algorithm>
+
+#include "binding/binding.h"
+
+namespace halfbyte {
+namespace {
+
+// Whether rows [begin, end), all of one sequence, are a tree; `last`: its last slot past base.
+bool checked_paths(const Array<std::int32_t, 2>& paths, std::int64_t begin, std::int64_t end,
+                   std::int64_t& last) {
+    std::vector<std::int32_t> own;
+    for (std::int64_t m = begin; m < end; ++m) {
+        std::size_t length = 0;
+        for (; length < paths.shape(1) && paths(m, length) >= 0; ++length)
+            last = std::max<std::int64_t>(last, paths(m, length));
+        if (length > 0) own.push_back(paths(m, length - 1));
+    }
+    expect(own.empty() || static_cast<std::int64_t>(own.size()) == end - begin,
+           "either every row of a sequence has a path or none");
+    std::sort(own.begin(), own.end());
+    expect(std::adjacent_find(own.begin(), own.end()) == own.end(),
+           "two rows of a tree share a slot");
+    return !own.empty();
+}
+
+bool allows_any(const std::uint32_t* mask, std::size_t vocab) {
+    for (std::size_t w = 0; w < vocab / 32; ++w)
+        if (mask[w]) return true;
+    return vocab % 32 && (mask[vocab / 32] & ((1u << vocab % 32) - 1));
+}
+
+}  // namespace
+
+std::vector<SamplingRow> sampling_rows(std::size_t R, const SamplingArrays& arrays) {
+    const auto& [temperatures, top_ks, top_ps, min_ps, seeds, positions] = arrays;
+    expect(temperatures.shape(0) == R && top_ks.shape(0) == R && top_ps.shape(0) == R &&
+               min_ps.shape(0) == R && seeds.shape(0) == R && positions.shape(0) == R,
+           "sampling needs one entry a row");
+    std::vector<SamplingRow> rows(R);
+    for (std::size_t r = 0; r < R; ++r)
+        rows[r] = {temperatures(r), top_ks(r), top_ps(r), min_ps(r), seeds(r), positions(r)};
+    return rows;
+}
+
+Result<float> NativeModel::forward(Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> row_starts,
+                                   Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages,
+                                   LevelBits level, Array<std::int32_t, 1> logit_rows,
+                                   std::optional<Array<std::int32_t, 2>> paths) {
+    const Step step = checked(tokens, row_starts, first, pages, logit_rows, paths);
+    const LevelSpec at = checked_level(level);
+    {
+        nb::gil_scoped_release release;
+        model_->forward(step, at);
+    }
+    const std::size_t V = model_->shape().vocab, R = step.num_logit_rows;
+    std::vector<float> out(R * V);
+    for (std::size_t r = 0; r < R; ++r) std::copy_n(model_->logits(r), V, out.data() + r * V);
+    return to_numpy(std::move(out), {R, V});
+}
+
+std::tuple<Result<std::int32_t>, Result<float>, Result<std::int32_t>, Result<float>>
+NativeModel::forward_sample(Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> row_starts,
+                            Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages,
+                            LevelBits level, Array<std::int32_t, 1> logit_rows,
+                            const SamplingArrays& sampling,
+                            std::optional<Array<std::int32_t, 2>> paths,
+                            const std::optional<AdjustmentArrays>& adjustments,
+                            const std::optional<Array<std::int32_t, 1>>& forced,
+                            const std::optional<Array<std::int32_t, 1>>& tops) {
+    const Step step = checked(tokens, row_starts, first, pages, logit_rows, paths);
+    const LevelSpec at = checked_level(level);
+    const std::size_t R = step.num_logit_rows;
+    auto rows = sampling_rows(R, sampling);
+    if (adjustments) adjust_rows(*adjustments, rows);
+    if (forced) force_rows(*forced, rows);
+    const std::size_t N = tops ? most_tops(*tops, R) : 0;
+    std::vector<std::int32_t> top_ids(R * N, -1);
+    std::vector<float> top_logprobs(R * N);
+    for (std::size_t r = 0; N && r < R; ++r) {
+        rows[r].tops = (*tops)(r);
+        rows[r].top_ids = top_ids.data() + r * N;
+        rows[r].top_logprobs = top_logprobs.data() + r * N;
+    }
+    std::vector<Choice> chosen;
+    {
+        nb::gil_scoped_release release;
+        chosen = model_->forward_sample(step, at, rows);
+    }
+    std::vector<std::int32_t> ids(R);
+    std::vector<float> logprobs(R);
+    for (std::size_t r = 0; r < R; ++r) {
+        ids[r] = chosen[r].token;
+        logprobs[r] = chosen[r].logprob;
+    }
+    return {to_numpy(std::move(ids), {R}), to_numpy(std::move(logprobs), {R}),
+            to_numpy(std::move(top_ids), {R, N}), to_numpy(std::move(top_logprobs), {R, N})};
+}
+
+std::tuple<Result<float>, Result<float>, Result<float>, Result<float>, Result<float>>
+NativeModel::capture_layer(int layer, Array<float, 2> x, Array<std::int32_t, 1> row_starts,
+                           Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages,
+                           int weight_bits, int act_bits) {
+    const ModelShape& s = model_->shape();
+    const std::size_t M = x.shape(0), hidden = s.hidden, inner = s.intermediate;
+    const std::size_t attended = static_cast<std::size_t>(s.heads) * s.head_dim;
+    expect(layer >= 0 && layer < s.layers, "capture_layer: no such layer");
+    expect(x.shape(1) == hidden, "capture_layer: rows of the wrong width");
+    const std::vector<std::int32_t> tokens(M, 0);
+    const std::size_t none = 0;
+    const Array<std::int32_t, 1> no_rows(tokens.data(), 1, &none);
+    const Step step = checked(Array<std::int32_t, 1>(tokens.data(), 1, &M), row_starts, first,
+                              pages, no_rows, std::nullopt);
+    const LevelSpec level = checked_level({weight_bits, act_bits, weight_bits});
+    std::vector<float> qkv(M * hidden), o(M * attended), gate_up(M * hidden), down(M * inner),
+        out(M * hidden);
+    {
+        nb::gil_scoped_release release;
+        model_->capture_layer(step, level, layer, x.data(),
+                              {qkv.data(), o.data(), gate_up.data(), down.data(), out.data()});
+    }
+    return {to_numpy(std::move(qkv), {M, hidden}), to_numpy(std::move(o), {M, attended}),
+            to_numpy(std::move(gate_up), {M, hidden}), to_numpy(std::move(down), {M, inner}),
+            to_numpy(std::move(out), {M, hidden})};
+}
+
+void NativeModel::copy_kv(Array<std::int32_t, 1> pages, Array<std::int32_t, 1> sources,
+                          Array<std::int32_t, 1> targets) {
+    const std::size_t count = sources.shape(0);
+    expect(targets.shape(0) == count, "copy_kv: as many targets as sources");
+    for (const auto* slots : {&sources, &targets})
+        for (std::size_t i = 0; i < count; ++i) {
+            const std::int64_t column = (*slots)(i) / model_->page_size();
+            expect((*slots)(i) >= 0 && column < static_cast<std::int64_t>(pages.shape(0)) &&
+                       pages(column) >= 0 && pages(column) < model_->pages(),
+                   "copy_kv: a slot outside the page table");
+        }
+    nb::gil_scoped_release release;
+    model_->copy_kv(pages.data(), sources.data(), targets.data(), static_cast<int>(count));
+}
+
+std::tuple<Result<std::uint8_t>, Result<std::uint8_t>> NativeModel::read_kv(int layer, int page) {
+    const ModelShape& s = model_->shape();
+    expect(layer >= 0 && layer < s.layers && page >= 0 && page < model_->pages(),
+           "read_kv: no such page");
+    const std::size_t width = kv_bytes(model_->kv_type());
+    const std::size_t H = s.kv_heads, D = s.head_dim, S = model_->page_size();
+    const std::size_t half = D * S * width;
+    const auto* base = static_cast<const std::uint8_t*>(model_->page(layer, page));
+    std::vector<std::uint8_t> k, v;
+    for (std::size_t h = 0; h < H; ++h) {
+        k.insert(k.end(), base + 2 * h * half, base + (2 * h + 1) * half);
+        v.insert(v.end(), base + (2 * h + 1) * half, base + (2 * h + 2) * half);
+    }
+    return {to_numpy(std::move(k), {H, D, S * width}), to_numpy(std::move(v), {H, S, D * width})};
+}
+
+std::size_t NativeModel::bytes_read(LevelBits level, int head) {
+    return model_->bytes_read(checked_level(level), reduced_head(head));
+}
+
+bool NativeModel::has_lo() const {
+    const Layer& l = model_->layers[0];
+    const auto whole = [](const Linear& w) { return w.planes.lo_k == w.planes.k; };
+    return !l.qkv.dense && whole(l.qkv) && whole(l.o) && whole(l.gate_up) && whole(l.down);
+}
+
+Step NativeModel::checked(const Array<std::int32_t, 1>& tokens,
+                          const Array<std::int32_t, 1>& row_starts,
+                          const Array<std::int32_t, 1>& first, const Array<std::int32_t, 2>& pages,
+                          const Array<std::int32_t, 1>& logit_rows,
+                          const std::optional<Array<std::int32_t, 2>>& paths,
+                          const std::int32_t* forwards, bool head) const {
+    const std::size_t M = tokens.shape(0), B = first.shape(0);
+    expect(model_->pages() > 0, "allocate_kv comes before forward");
+    expect(model_->shape().features == 0 || head, "a draft head runs forward_best only");
+    expect(M > 0 && M <= static_cast<std::size_t>(model_->max_rows()), "rows must be 1..max_rows");
+    expect(row_starts.shape(0) == B + 1 && pages.shape(0) == B && row_starts(0) == 0 &&
+               row_starts(B) == static_cast<std::int32_t>(M),
+           "row_starts must run from 0 to M over B sequences");
+    for (std::size_t m = 0; m < M; ++m)
+        expect(tokens(m) >= 0 && tokens(m) < model_->shape().tokens(),
+               "token id outside the vocabulary");
+    expect(!paths || (paths->shape(0) == M && paths->shape(1) > 0), "paths must be [M, W]");
+    for (std::size_t b = 0; b < B; ++b) {
+        const std::int64_t rows = row_starts(b + 1) - row_starts(b);
+        expect(rows > 0 && first(b) >= 0, "every sequence needs rows and a position");
+        std::int64_t beyond = 0, last = first(b) + (forwards ? forwards[b] : rows) - 1;
+        if (paths && checked_paths(*paths, row_starts(b), row_starts(b + 1), beyond))
+            last = first(b) + beyond;
+        const std::int64_t columns = last < 0 ? 0 : last / model_->page_size() + 1;
+        expect(columns <= static_cast<std::int64_t>(pages.shape(1)),
+               "page table too short for the positions");
+        for (std::int64_t c = 0; c < columns; ++c)
+            expect(pages(b, c) >= 0 && pages(b, c) < model_->pages(), "page table names no page");
+    }
+    for (std::size_t r = 0; r < logit_rows.shape(0); ++r)
+        expect(logit_rows(r) >= 0 && logit_rows(r) < static_cast<std::int32_t>(M),
+               "logit row outside the step");
+    return {static_cast<int>(M),
+            static_cast<int>(B),
+            tokens.data(),
+            row_starts.data(),
+            first.data(),
+            pages.data(),
+            static_cast<int>(pages.shape(1)),
+            logit_rows.data(),
+            static_cast<int>(logit_rows.shape(0)),
+            paths ? paths->data() : nullptr,
+            paths ? static_cast<int>(paths->shape(1)) : 0};
+}
+
+const ReducedHead* NativeModel::reduced_head(int number) const {
+    expect(number >= 0 && number <= static_cast<int>(reduced_.size()), "no such head");
+    return number ? reduced_[number - 1] : nullptr;
+}
+
+LevelSpec NativeModel::checked_level(LevelBits level) const {
+    const auto [weight_bits, act_bits, head_bits] = level;
+    const bool dense = model_->layers[0].qkv.dense;
+    expect(dense == (weight_bits == 32), "f32 needs dense weights, the other levels planes");
+    expect(dense || weight_bits == 4 || (weight_bits == 8 && has_lo()),
+           "this model has no planes for that level");
+    expect(act_bits == 4 || act_bits == 8 || act_bits == 16 || act_bits == 32,
+           "act_bits must be 4, 8, 16 or 32");
+    return {weight_bits, act_bits, head_bits};
+}
+
+void NativeModel::adjust_rows(const AdjustmentArrays& arrays,
+                              std::vector<SamplingRow>& rows) const {
+    const auto& [starts, ids, adds, factors, subtracts, mask_rows, masks] = arrays;
+    const std::size_t R = rows.size(), E = ids.shape(0), K = masks.shape(0);
+    const std::size_t vocab = model_->shape().vocab, words = (vocab + 31) / 32;
+    expect(starts.shape(0) == R + 1 && mask_rows.shape(0) == R, "adjustments: one entry a row");
+    expect(adds.shape(0) == E && factors.shape(0) == E && subtracts.shape(0) == E,
+           "adjustments: one value of each kind for each id");
+    expect(starts(0) == 0 && starts(R) == static_cast<std::int32_t>(E),
+           "adjustments: starts must run from 0 to the number of ids");
+    expect(K == 0 || masks.shape(1) == words, "masks: one bit a token");
+    for (std::size_t e = 0; e < E; ++e)
+        expect(ids(e) >= 0 && static_cast<std::size_t>(ids(e)) < vocab && factors(e) > 0.0f,
+               "adjustments: token id outside the vocabulary, or a factor that is not above 0");
+    for (std::size_t r = 0; r < R; ++r) {
+        expect(starts(r) <= starts(r + 1), "adjustments: starts must not fall");
+        const std::size_t at = starts(r);
+        rows[r].adjust = {ids.data() + at,
+                          adds.data() + at,
+                          factors.data() + at,
+                          subtracts.data() + at,
+                          static_cast<std::size_t>(starts(r + 1) - starts(r)),
+                          nullptr};
+        if (mask_rows(r) < 0) continue;
+        expect(static_cast<std::size_t>(mask_rows(r)) < K, "mask_rows names no mask");
+        rows[r].adjust.mask = masks.data() + mask_rows(r) * words;
+        expect(allows_any(rows[r].adjust.mask, vocab), "a mask allows no token");
+    }
+}
+
+void NativeModel::force_rows(const Array<std::int32_t, 1>& forced,
+                             std::vector<SamplingRow>& rows) const {
+    expect(forced.shape(0) == rows.size(), "forced: one entry a row");
+    for (std::size_t r = 0; r < rows.size(); ++r) {
+        expect(forced(r) < model_->shape().vocab, "forced token outside the vocabulary");
+        rows[r].forced = forced(r);
+    }
+}
+
+std::size_t NativeModel::most_tops(const Array<std::int32_t, 1>& tops, std::size_t rows) const {
+    expect(tops.shape(0) == rows, "tops: one entry a row");
+    std::int32_t most = 0;
+    for (std::size_t r = 0; r < rows; ++r) {
+        expect(tops(r) >= 0 && tops(r) <= model_->shape().vocab, "tops must be 0..vocabulary");
+        most = std::max(most, tops(r));
+    }
+    return most;
+}
+
+}  // namespace halfbyte

@@ -1,0 +1,157 @@
+#include "model/model.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace halfbyte {
+
+std::size_t Linear::bytes(int bits) const {
+    return dense ? halfbyte::bytes_read(matrix) : halfbyte::bytes_read(planes, bits);
+}
+
+Model::Model(ModelShape shape, const Kernels& kernels, int threads, int max_rows)
+    : shape_(std::move(shape)), kernels_(kernels), pool_(threads), max_rows_(max_rows) {
+    const ModelShape& s = shape_;
+    qkv_width_ = round_up((s.heads + 2 * s.kv_heads) * s.head_dim, kPanel);
+    widest_input_ = std::max({s.hidden, s.intermediate, s.heads * s.head_dim});
+    if (s.features) widest_input_ = std::max({widest_input_, 2 * s.hidden, s.features});
+    logit_stride_ = round_up(s.vocab, kPanel);
+    const std::size_t rows = max_rows;
+    x_ = buffers_.array<float>(rows * round_up(s.hidden, kPanel));
+    qkv_ = buffers_.array<float>(rows * qkv_width_);
+    attended_ = buffers_.array<float>(rows * s.heads * s.head_dim);
+    mlp_ = buffers_.array<float>(rows * round_up(s.intermediate, kPanel));
+    cos_ = buffers_.array<float>(rows * (s.head_dim / 2));
+    sin_ = buffers_.array<float>(rows * (s.head_dim / 2));
+    if (s.features) embedded_ = buffers_.array<float>(rows * s.hidden);
+    shared_ = make_input(max_rows);
+    shared_mlp_ = make_input(max_rows);
+    threads_.resize(threads);
+    const int queries = kRowBlock * (s.heads / s.kv_heads);
+    for (PerThread& t : threads_) {
+        t.input = make_input(kRedundantRows);
+        t.row = buffers_.array<float>(widest_input_);
+        t.untransformed = buffers_.array<float>(widest_input_);
+        t.panel = buffers_.array<std::uint8_t>(static_cast<std::size_t>(widest_input_) * kPanel);
+        t.scores = buffers_.array<float>(static_cast<std::size_t>(2 * queries) * kAttentionChunk);
+        t.states =
+            buffers_.array<float>(static_cast<std::size_t>(2 * queries) * state_floats(s.head_dim));
+    }
+}
+
+Model::Input Model::make_input(int rows) {
+    Input in;
+    const std::size_t n = static_cast<std::size_t>(rows) * widest_input_;
+    const std::size_t groups = static_cast<std::size_t>(rows) * (widest_input_ / 32 + 1);
+    in.codes.codes = buffers_.array<std::int8_t>(2 * n);
+    in.codes.scale = buffers_.array<float>(groups);
+    in.codes.sum = buffers_.array<float>(groups);
+    in.codes.bias = buffers_.array<std::int32_t>(groups);
+    in.dense = buffers_.array<float>(n);
+    return in;
+}
+
+void Model::allocate_kv(int pages, int page_size, KvType type) {
+    pages_ = pages;
+    page_size_ = page_size;
+    kv_type_ = type;
+    kv_base_ = kv_.array<char>(static_cast<std::size_t>(shape_.layers) * pages * page_elements() *
+                               kv_bytes(type));
+}
+
+std::size_t Model::page_elements() const {
+    return static_cast<std::size_t>(2 * shape_.kv_heads) * shape_.head_dim * page_size_;
+}
+
+char* Model::key_block(int layer, int page, int kv_head) const {
+    const std::size_t block = static_cast<std::size_t>(shape_.head_dim) * page_size_;
+    const std::size_t elements =
+        (static_cast<std::size_t>(layer) * pages_ + page) * page_elements() + 2 * kv_head * block;
+    return kv_base_ + elements * kv_bytes(kv_type_);
+}
+
+const void* Model::page(int layer, int page) const { return key_block(layer, page, 0); }
+
+KvView Model::kv_view(int layer) const {
+    return {page(layer, 0), page_elements(), page_size_, kv_type_};
+}
+
+const ReducedHead* Model::reduce_head(std::vector<std::int32_t> ids) {
+    auto reduced = std::make_unique<ReducedHead>();
+    reduced->head = head;
+    if (head.dense)
+        reduced->head.matrix = gather_rows(head.matrix, ids, weights_);
+    else
+        reduced->head.planes = gather_rows(head.planes, ids, weights_);
+    reduced->ids = std::move(ids);
+    reduced_heads_.push_back(std::move(reduced));
+    return reduced_heads_.back().get();
+}
+
+std::size_t Model::bytes_read(LevelSpec level, const ReducedHead* reduced) const {
+    std::size_t total = (reduced ? reduced->head : head).bytes(level.head_bits);
+    for (const Layer& l : layers)
+        for (const Linear* w : {&l.qkv, &l.o, &l.gate_up, &l.down})
+            total += w->bytes(level.weight_bits);
+    return total;
+}
+
+// ---- one step
+// -------------------------------------------------------------------------------------
+
+void Model::reserve(const Step& step) {
+    const std::size_t rows = std::max(step.num_logit_rows, 1);
+    const int chunks = (shape_.vocab + kLogitChunk - 1) / kLogitChunk;
+    if (logits_.size() < rows * logit_stride_) logits_.resize(rows * logit_stride_);
+    if (chunk_stats_.size() < rows * chunks) chunk_stats_.resize(rows * chunks);
+}
+
+void Model::begin_step(const Step& step) {
+    step_ = step;
+    position_.resize(step.rows);
+    slot_.resize(step.rows);
+    sequence_.resize(step.rows);
+    for (int b = 0; b < step.sequences; ++b) {
+        for (int m = step.row_starts[b]; m < step.row_starts[b + 1]; ++m) {
+            sequence_[m] = b;
+            position_[m] = slot_[m] = step.first[b] + m - step.row_starts[b];
+            const std::int32_t* path = path_of(m);
+            if (!path) continue;
+            const int length =
+                static_cast<int>(std::find_if(path, path + step.path_width,
+                                              [](std::int32_t slot) { return slot < 0; }) -
+                                 path);
+            position_[m] = step.first[b] + length - 1;
+            slot_[m] = step.first[b] + path[length - 1];
+        }
+    }
+    plan_attention(step.sequences, step.row_starts, position_.data(), shape_.kv_heads, shape_.heads,
+                   shape_.sliding_window, pool_.size(), plan_);
+    const std::size_t floats =
+        static_cast<std::size_t>(plan_.states) * state_floats(shape_.head_dim);
+    if (partial_states_.size() < floats) partial_states_.resize(floats);
+}
+
+void Model::forward(const Step& step, LevelSpec level) {
+    reserve(step);
+    begin_step(step);
+    pool_.run([&](int thread) {
+        run_layers(level, thread);
+        run_head(level, thread);
+    });
+}
+
+std::vector<Choice> Model::forward_sample(const Step& step, LevelSpec level,
+                                          const std::vector<SamplingRow>& sampling) {
+    reserve(step);
+    begin_step(step);
+    std::vector<Choice> out(step.num_logit_rows);
+    pool_.run([&](int thread) {
+        run_layers(level, thread);
+        run_head(level, thread);
+        sample_rows(sampling, out, thread);
+    });
+    return out;
+}
+
+}  // namespace halfbyte

@@ -1,0 +1,271 @@
+// A dense decoder-only transformer (Llama, Mistral, Qwen2, Qwen3) and its KV pages. One call runs a
+// whole step on every thread of the pool: embedding to logits to tokens.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "host/arena.h"
+#include "host/pool.h"
+#include "kernels/kernels.h"
+#include "model/attention_plan.h"
+#include "model/packing.h"
+#include "model/sampling.h"
+
+namespace halfbyte {
+
+struct ModelShape {
+    int vocab, hidden, intermediate, layers, heads, kv_heads, head_dim;
+    float norm_eps;
+    int sliding_window;  // 0: none
+    bool tied_head;
+    std::vector<float> inverse_frequencies;  // [D/2]
+    // Of a draft head (head.cpp) only:
+    int features = 0;        // width of the target's features; 0: a model of its own
+    int embedding_rows = 0;  // tokens it reads; 0: `vocab`, the tokens it scores
+    bool wide = false;       // q, k and v read [embedding; hidden] (EAGLE-3), not hidden (EAGLE)
+
+    int tokens() const { return embedding_rows ? embedding_rows : vocab; }
+    int qkv_inputs() const { return wide ? 2 * hidden : hidden; }
+};
+
+struct LevelSpec {
+    int weight_bits;  // 4, 8, or 32: dense
+    int act_bits;     // 4, 8, 16, 32
+    int head_bits;    // 4, 8, 32
+};
+
+struct Linear {
+    bool dense = false;
+    PackedPlanes planes;
+    PackedDense matrix;
+    Transform transform;  // of the input
+    int panels() const { return (dense ? matrix.n : planes.n) / kPanel; }
+    int k() const { return dense ? matrix.k : planes.k; }
+    std::size_t bytes(int bits) const;
+};
+
+struct Layer {
+    Linear qkv, o, gate_up, down;
+    const float* qkv_bias = nullptr;
+    const float *attn_norm = nullptr, *mlp_norm = nullptr;
+    const float *q_norm = nullptr, *k_norm = nullptr;
+};
+
+// The output head over part of the vocabulary, for drafts: they read that much less
+// (FR-Spec, arXiv 2502.14856).
+struct ReducedHead {
+    Linear head;
+    std::vector<std::int32_t> ids;  // [n] ascending: the token each row scores
+};
+
+// Rows of one step. Row m of sequence b stands at position first[b] + m - row_starts[b], and in the
+// slot of that number; or, in a token tree, at first[b] + depth, its path being the slots past
+// first[b] that hold its ancestors from the root, and itself.
+struct Step {
+    int rows = 0, sequences = 0;
+    const std::int32_t* tokens = nullptr;      // [M]
+    const std::int32_t* row_starts = nullptr;  // [B + 1]
+    const std::int32_t* first = nullptr;       // [B]
+    const std::int32_t* pages = nullptr;       // [B][page_columns]
+    int page_columns = 0;
+    const std::int32_t* logit_rows = nullptr;  // [R]
+    int num_logit_rows = 0;
+    const std::int32_t* paths = nullptr;  // [M][path_width], -1 past the end; null: no trees
+    int path_width = 0;
+    const float* features = nullptr;  // draft heads: [M][feature_width]
+    int feature_width = 0;
+    const ReducedHead* reduced = nullptr;  // null: the whole head
+};
+
+// The most likely tokens of some rows, best first (ties: the lower id).
+struct Best {
+    std::vector<std::int32_t> tokens;  // [R][k]
+    std::vector<float> logprobs;       // [R][k]
+};
+
+// What one layer read at its linears and returned, for calibration: [M][width] each.
+struct LayerRows {
+    float *qkv, *o, *gate_up, *down, *out;
+};
+
+struct Draft {
+    std::vector<std::int32_t> tokens;  // [B][most]
+    std::vector<float> logprobs;       // [B][most]
+    std::vector<std::int32_t> counts;  // [B]
+};
+
+// What each sequence got of a draft and its verify: the drafted tokens that the target sampled too,
+// and one more of its own.
+struct Speculation {
+    std::vector<std::vector<std::int32_t>> tokens;  // [B]
+    std::vector<std::vector<float>> logprobs;       // [B]
+    std::vector<std::int32_t> proposed;             // [B]
+    int forwards = 0;                               // of the draft
+    double draft_seconds = 0;
+};
+
+// Rows that a thread can prepare alone (layers.cpp).
+constexpr int kRedundantRows = 8;
+
+constexpr int round_up(int value, int unit) { return (value + unit - 1) / unit * unit; }
+
+class Model {
+  public:
+    Model(ModelShape shape, const Kernels& kernels, int threads, int max_rows);
+
+    const ModelShape& shape() const { return shape_; }
+    const Kernels& kernels() const { return kernels_; }
+    Pool& pool() { return pool_; }
+    Arena& weights() { return weights_; }
+    int max_rows() const { return max_rows_; }
+
+    // Set by the loader (binding/load.cpp), then never changed.
+    std::vector<Layer> layers;
+    Linear embed, head;
+    const float* final_norm = nullptr;
+    Linear fuse;  // of a draft head, like the next line; the norms are optional
+    const float *fuse_bias = nullptr, *embed_norm = nullptr, *feature_norm = nullptr;
+
+    // A second head over the tokens of `ids` (ascending). It lives as long as the model.
+    const ReducedHead* reduce_head(std::vector<std::int32_t> ids);
+
+    void allocate_kv(int pages, int page_size, KvType type);
+    KvType kv_type() const { return kv_type_; }
+    int pages() const { return pages_; }
+    int page_size() const { return page_size_; }
+    std::size_t page_elements() const;  // of one layer
+    const void* page(int layer, int page) const;
+    // Copies K and V of every layer from slots to slots of one sequence, all read before any write.
+    void copy_kv(const std::int32_t* pages, const std::int32_t* sources,
+                 const std::int32_t* targets, int count);
+
+    // From now on every forward keeps, beside the KV of a row, the residual stream entering each of
+    // `taps`, or the final norm's output for a tap equal to the number of layers.
+    void keep_features(std::vector<int> taps);
+    const std::vector<int>& taps() const { return taps_; }
+    int kept_width() const { return static_cast<int>(taps_.size()) * shape_.hidden; }
+    const float* kept(int page, int slot) const {
+        return kept_base_ + (static_cast<std::size_t>(page) * page_size_ + slot) * kept_width();
+    }
+
+    // Writes KV of every row; logits of the rows asked for are left in logits().
+    void forward(const Step& step, LevelSpec level);
+    std::vector<Choice> forward_sample(const Step& step, LevelSpec level,
+                                       const std::vector<SamplingRow>& sampling);
+    // step has one row a sequence; sampling[b].position is that of the first token drafted. It
+    // ends early when `interrupt` becomes true, after the forward it is in.
+    Draft draft(const Step& step, LevelSpec level, const std::vector<std::int32_t>& lengths,
+                std::vector<SamplingRow> sampling, float min_confidence,
+                const std::atomic<bool>* interrupt = nullptr);
+    // `draft`, then `forward_sample` at `target` of the roots and what was drafted after each.
+    Speculation draft_and_verify(const Step& roots, LevelSpec level,
+                                 const std::vector<std::int32_t>& lengths, LevelSpec target,
+                                 const std::vector<SamplingRow>& sampling, float min_confidence);
+
+    // Runs layer l over rows x [M][hidden] of the residual stream in place of embedded tokens.
+    void capture_layer(const Step& step, LevelSpec level, int l, const float* x,
+                       const LayerRows& out);
+    // A draft head's forward: the k best tokens of the logit rows, whose hidden states go to
+    // hidden [R][hidden].
+    Best forward_best(const Step& step, LevelSpec level, int k, float* hidden);
+
+    const float* logits(int row) const {
+        return logits_.data() + static_cast<std::size_t>(row) * logit_stride_;
+    }
+    std::size_t bytes_read(LevelSpec level, const ReducedHead* reduced = nullptr) const;
+
+  private:
+    // What a linear layer reads: integers, or float rows at the dense level.
+    struct Input {
+        Activations codes;
+        float* dense = nullptr;  // [M][stride]
+        std::size_t stride = 0;
+    };
+    struct Slice {
+        int begin, end;
+    };
+
+    void reserve(const Step& step);
+    void begin_step(const Step& step);
+    void run_layers(LevelSpec level, int thread);
+    void run_layer(int l, LevelSpec level, int thread);
+    void run_head(LevelSpec level, int thread);
+    void embed_rows(int thread);
+    void rotary_angles(int thread);
+    void capture(const float* from, std::size_t stride, int width, const Transform& t, float* to,
+                 int thread) const;
+    void capture_normed(const float* norm, const Transform& t, float* to, int thread) const;
+    void fuse_features(LevelSpec level, int thread);
+    void keep_tap(int layer, int thread);
+    char* key_block(int layer, int page, int kv_head) const;  // its V block follows
+    void write_kv(const Layer& layer, int index, int thread);
+    const void* first_keys(int layer, const AttentionItem& item, int chunk) const;
+    void attention(int layer, int thread);
+    template <typename Row>
+    Input prepare(const Linear& linear, int rows, LevelSpec level, int thread, Row&& row);
+    void linear(const Linear& w, int bits, const Input& in, int rows, const Epilogue& e, Slice s,
+                int thread);
+    void quantize(const PackedPlanes& w, LevelSpec level, const float* x, int row, int g0, int g1,
+                  const Activations& out) const;
+    void transform(const Transform& t, const float* x, int begin, int end, float* y) const;
+    Input hidden_input(const Linear& down, LevelSpec level, Slice made, int thread);
+    Slice slice(int panels, int unit, int thread) const;
+    Input make_input(int rows);
+    void sample_rows(const std::vector<SamplingRow>& sampling, std::vector<Choice>& out,
+                     int thread);
+    KvView kv_view(int layer) const;
+    Vocabulary step_vocabulary() const {
+        if (!step_.reduced) return {shape_.vocab, nullptr};
+        return {static_cast<int>(step_.reduced->ids.size()), step_.reduced->ids.data()};
+    }
+    // The path of row m; null: a plain row.
+    const std::int32_t* path_of(int m) const {
+        const std::int32_t* path =
+            step_.paths ? step_.paths + static_cast<std::size_t>(m) * step_.path_width : nullptr;
+        return path && path[0] >= 0 ? path : nullptr;
+    }
+
+    ModelShape shape_;
+    const Kernels& kernels_;
+    Pool pool_;
+    Arena weights_, buffers_, kv_;
+    std::vector<std::unique_ptr<ReducedHead>> reduced_heads_;
+    int max_rows_;
+    int qkv_width_, widest_input_, logit_stride_;
+
+    char* kv_base_ = nullptr;
+    int pages_ = 0, page_size_ = 0;
+    KvType kv_type_ = KvType::kF16;
+    std::vector<int> taps_;
+    float* kept_base_ = nullptr;  // [P][S][kept_width]
+
+    // Buffers of a step, [max_rows] rows each.
+    float *x_ = nullptr, *qkv_ = nullptr, *attended_ = nullptr, *mlp_ = nullptr;
+    float *cos_ = nullptr, *sin_ = nullptr;
+    float* embedded_ = nullptr;  // draft heads
+    Input shared_, shared_mlp_;
+    struct PerThread {
+        Input input;                     // for steps of few rows: no barrier needed
+        float* row = nullptr;            // [widest]
+        float* untransformed = nullptr;  // [widest]
+        std::uint8_t* panel = nullptr;   // kernel scratch
+        float* scores = nullptr;
+        float* states = nullptr;
+        SamplingScratch sampling;
+    };
+    std::vector<PerThread> threads_;
+    std::vector<float> partial_states_;
+    std::vector<float> logits_;
+    std::vector<ChunkStats> chunk_stats_;  // [R][chunks]
+
+    Step step_;
+    const LayerRows* captured_ = nullptr;  // set while a layer runs alone
+    std::vector<std::int32_t> position_;   // [M]
+    std::vector<std::int32_t> slot_;       // [M]
+    std::vector<std::int32_t> sequence_;   // [M]
+    AttentionPlan plan_;
+};
+
+}  // namespace halfbyte
