@@ -44,6 +44,10 @@ class StoppedError(HalfbyteError):
     """The engine does not run: not started, stopped or failed."""
 
 
+class MachineError(HalfbyteError):
+    """The machine lacks what is needed now: file descriptors, processes, memory, disk."""
+
+
 class FormatError(HalfbyteError):
     """A checkpoint breaks docs/format.md; `name` is the fault's name there."""
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import socket
 import threading
 import time
 from contextlib import suppress
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
@@ -15,6 +18,7 @@ import pytest
 from halfbyte import LLM
 from halfbyte.api.async_engine import AsyncOptions
 from halfbyte.server.connection import Connection
+from halfbyte.text import template_process
 from tests.server.running import Served, serving
 
 LONG: dict[str, Any] = {"prompt": "the", "temperature": 0, "max_tokens": 450, "ignore_eos": True}
@@ -187,3 +191,23 @@ def test_a_head_without_end_is_431(served: Served) -> None:
     with served.client() as http:
         headers = {f"x-{i}": "y" * 1000 for i in range(8)}
         assert http.get("/health", headers=headers).status_code == 200
+
+
+def test_a_template_process_that_died_is_replaced_and_one_not_to_be_had_is_503(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1}
+    process = served.llm.model.template._process
+    for wanted in (200, 503, 200):
+        assert process._idle is None or process._idle._process.kill() is None
+        time.sleep(0.1)
+        with monkeypatch.context() as patched:
+            if wanted == 503:
+                full = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+                popen = Mock(side_effect=full)
+                patched.setattr(template_process.subprocess, "Popen", popen)
+            answer = _post(served, chat, "/v1/chat/completions")
+        assert answer.status_code == wanted, answer.text
+        if wanted == 503:
+            assert "Too many open files" in answer.json()["error"]["message"]
+            assert answer.json()["error"]["code"] == "no_resources"

@@ -5,13 +5,15 @@ from __future__ import annotations
 import gc
 import re
 import resource
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from halfbyte.errors import ArgumentError, FormatError
-from halfbyte.text.chat import _PASSED, ChatTemplate
+from halfbyte.text.chat import ChatTemplate
+from halfbyte.text.template_process import PASSED
 from tests.support.talking_model import CHAT_TEMPLATE
 
 USER = [{"role": "user", "content": "hi"}]
@@ -19,6 +21,11 @@ USER = [{"role": "user", "content": "hi"}]
 
 def _render(source: str | None, messages: Any = USER) -> str:
     return ChatTemplate(source, bos_token="<s>", eos_token="</s>").render(messages)
+
+
+def _process(template: ChatTemplate) -> subprocess.Popen[bytes]:
+    assert template._process._idle is not None
+    return template._process._idle._process
 
 
 def test_messages_end_where_the_answer_begins() -> None:
@@ -117,19 +124,17 @@ def test_a_template_that_had_to_be_ended_runs_again_for_the_next_messages() -> N
 def test_a_template_sees_no_file_and_no_variable_of_the_environment() -> None:
     """Even one that leaves the sandbox: its process cannot open a file and has no secrets."""
     template = ChatTemplate("{{ messages[0].content }}", bos_token="", eos_token="")
-    assert template._worker is not None
-    pid = template._worker._process.pid
+    pid = _process(template).pid
     limits = Path(f"/proc/{pid}/limits").read_text(encoding="utf-8")
     assert re.search(r"Max open files\s+3\s+3\s", limits)
     assert re.search(r"Max file size\s+0\s+0\s", limits)
     names = {v.partition("=")[0] for v in Path(f"/proc/{pid}/environ").read_text().split("\0") if v}
-    assert names <= {"PYTHONPATH", "LC_CTYPE", *_PASSED}
+    assert names <= {"PYTHONPATH", "LC_CTYPE", *PASSED}
 
 
 def test_the_process_ends_with_its_template() -> None:
     template = ChatTemplate("x", bos_token="", eos_token="")
-    assert template._worker is not None
-    process = template._worker._process
+    process = _process(template)
     del template
     gc.collect()
     assert process.poll() is not None

@@ -14,7 +14,7 @@ from halfbyte.server.answer import Answer, answer_head
 from halfbyte.server.body import read_body
 from halfbyte.server.chat_choice import ChatChoice
 from halfbyte.server.errors import bad_request
-from halfbyte.server.generation import Generation
+from halfbyte.server.generation import Generation, api_error
 from halfbyte.server.prompting import template_messages, template_tools
 from halfbyte.server.sampling import sampling_params
 from halfbyte.server.schema.chat import ChatBody
@@ -83,7 +83,7 @@ async def render_chat(
     try:
         template = service.model.template
     except HalfbyteError as error:
-        raise bad_request(str(error), param="messages") from error
+        raise api_error(error, param="messages") from error
     if tools and not template.supports_tools:
         raise bad_request(
             "tools: the chat template of this model does not know tools; leave them out",
@@ -93,7 +93,7 @@ async def render_chat(
         # Another process renders: the loop must not wait for it.
         text = await asyncio.to_thread(template.render, messages, tools=tools, variables=variables)
     except HalfbyteError as error:
-        raise bad_request(str(error), param="messages") from error
+        raise api_error(error, param="messages") from error
     return await service.encode(text, as_chat=True)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from halfbyte.api.results import Chunk
 from halfbyte.api.stream import RequestStream
-from halfbyte.errors import HalfbyteError, QueueFullError, StoppedError
+from halfbyte.errors import HalfbyteError, MachineError, QueueFullError, StoppedError
 from halfbyte.sampling.params import SamplingParams
 from halfbyte.server.errors import ApiError, bad_request
 from halfbyte.server.schema.sampling import SamplingBody
@@ -85,8 +85,8 @@ class Generation:
             yield Part(index, chunk)
 
 
-def api_error(error: HalfbyteError) -> ApiError:
-    """How an error of the engine is told to a client."""
+def api_error(error: HalfbyteError, param: str | None = None) -> ApiError:
+    """How an error of a lower layer is told to a client; `param`: the field that caused it."""
     if isinstance(error, QueueFullError):
         return ApiError(
             429,
@@ -103,7 +103,15 @@ def api_error(error: HalfbyteError) -> ApiError:
             code="stopped",
             headers={"retry-after": str(RETRY_AFTER_SECONDS)},
         )
-    return bad_request(str(error), param=error.what)
+    if isinstance(error, MachineError):
+        return ApiError(
+            503,
+            str(error),
+            kind="server_error",
+            code="no_resources",
+            headers={"retry-after": str(RETRY_AFTER_SECONDS)},
+        )
+    return bad_request(str(error), param=param or error.what)
 
 
 def _of_choice(params: SamplingParams, index: int) -> SamplingParams:

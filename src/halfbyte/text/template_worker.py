@@ -2,9 +2,10 @@
 
 A template comes with a model and may do anything Jinja can: the sandbox keeps it from Python's
 inside, but no rule over expressions bounds what loops and doubling strings take. A process does:
-its memory is limited here, its time by `chat.ChatTemplate`, which ends it. It is run by path,
-imports nothing of this package, and speaks frames on stdin and stdout: 8 bytes of length, JSON.
-First {"source"} -> {"names"}; then {"values"} -> {"text"}; or {"refused"} or {"fault"}.
+its memory is limited here, its time by `template_process`, which ends it. It is run by path,
+imports nothing of this package, and speaks frames on stdin and stdout: 8 bytes of length, 8 bytes
+with the request's number, which the reply repeats, JSON. First {"source"} -> {"names"}; then
+{"values"} -> {"text"}; or {"refused"} or {"fault"}.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import datetime
 import json
 import resource
+import signal
 import struct
 import sys
 from typing import Any, BinaryIO, NoReturn
@@ -25,6 +27,8 @@ MEMORY_BYTES = 512 << 20  # of address space; Python and Jinja map some 60 MiB
 MAX_VALUE = 1 << 24  # length of a string or list a template may build by repeating
 MAX_TEXT_CHARS = 1 << 24
 MAX_FRAME_BYTES = 1 << 28
+ORPHAN_SECONDS = 300  # of one request: ends a process whose parent was killed and cannot end it
+_HEAD = struct.Struct(">QQ")  # bytes of JSON that follow, number of the request
 
 # What can build a huge string from a small template in one step.
 _GROWING_FILTERS = ("center", "format", "indent", "wordwrap", "xmlattr")
@@ -127,18 +131,18 @@ def _render(template: jinja2.Template, values: dict[str, Any]) -> dict[str, Any]
     return {"text": "".join(pieces)}
 
 
-def _receive(stream: BinaryIO) -> Any:
-    """The next frame; None at the end."""
-    head = stream.read(8)
-    if len(head) < 8:
+def _receive(stream: BinaryIO) -> tuple[int, Any] | None:
+    """The next request and its number; None at the end."""
+    head = stream.read(_HEAD.size)
+    if len(head) < _HEAD.size:
         return None
-    (size,) = struct.unpack(">Q", head)
-    return json.loads(stream.read(min(size, MAX_FRAME_BYTES)))
+    size, number = _HEAD.unpack(head)
+    return number, json.loads(stream.read(min(size, MAX_FRAME_BYTES)))
 
 
-def _send(stream: BinaryIO, values: dict[str, Any]) -> None:
+def _send(stream: BinaryIO, number: int, values: dict[str, Any]) -> None:
     data = json.dumps(values).encode()
-    stream.write(struct.pack(">Q", len(data)) + data)
+    stream.write(_HEAD.pack(len(data), number) + data)
     stream.flush()
 
 
@@ -151,17 +155,21 @@ def main() -> None:
     first = _receive(stdin)
     if first is None:
         return
+    number, request = first
     template: jinja2.Template | None = None
 
     def load() -> dict[str, Any]:
         nonlocal template
-        template = environment.from_string(first["source"])
-        names = jinja2.meta.find_undeclared_variables(environment.parse(first["source"]))
+        template = environment.from_string(request["source"])
+        names = jinja2.meta.find_undeclared_variables(environment.parse(request["source"]))
         return {"names": sorted(names)}
 
-    _send(stdout, _answer(load))
-    while template is not None and (request := _receive(stdin)) is not None:
-        _send(stdout, _answer(_render, template, request["values"]))
+    _send(stdout, number, _answer(load))
+    while template is not None and (following := _receive(stdin)) is not None:
+        number, request = following
+        signal.alarm(ORPHAN_SECONDS)
+        _send(stdout, number, _answer(_render, template, request["values"]))
+        signal.alarm(0)
 
 
 if __name__ == "__main__":
