@@ -25,7 +25,7 @@ from benchmarks.measure.arguments import add_model, names, positive
 from benchmarks.measure.machine import pinned_cpus
 from benchmarks.measure.occasion import Occasion, Subject
 from benchmarks.measure.process import guarded, run
-from benchmarks.measure.rows import RESULTS, append, layout
+from benchmarks.measure.rows import RESULTS, keep, layout
 from benchmarks.serving.streams import prompt_text
 from halfbyte import LLM, SamplingParams, __version__
 
@@ -68,7 +68,7 @@ def main() -> None:
         subject = Subject(one.engine, version, one.format, size, one.cascade)
         metric = f"offline batch {batch}"
         rows.append(occasion.row(subject, metric, "tok/s", values, details=details))
-    append(arguments.output, rows)
+    keep(arguments.output, rows)
 
 
 def _contenders(arguments: argparse.Namespace) -> list[Contender]:

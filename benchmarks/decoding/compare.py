@@ -21,7 +21,7 @@ from benchmarks.measure.arguments import add_model, add_peers, names
 from benchmarks.measure.machine import commit, describe, pinned_cpus
 from benchmarks.measure.occasion import Occasion, Subject
 from benchmarks.measure.process import guarded, run
-from benchmarks.measure.rows import RESULTS, Row, append
+from benchmarks.measure.rows import RESULTS, Row, keep
 from benchmarks.peers.contenders import Contender, Halfbyte, Reading, Task, llama_benches
 from halfbyte.evaluate.provenance import now
 
@@ -51,7 +51,7 @@ def main() -> None:
     for test in tests:
         rows = compare(contenders, test, cpus, arguments.processes, arguments.name, machine)
         # Written test by test: a run that is stopped keeps what it finished.
-        append(arguments.output, rows)
+        keep(arguments.output, rows)
         for row in rows:
             spread = row.spread
             print(

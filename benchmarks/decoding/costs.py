@@ -23,14 +23,12 @@ from benchmarks.measure.arguments import add_model, add_peers, positive
 from benchmarks.measure.machine import pinned_cpus
 from benchmarks.measure.occasion import Occasion, Subject
 from benchmarks.measure.process import guarded, run
-from benchmarks.measure.rows import RESULTS, Row, append, layout
+from benchmarks.measure.rows import RESULTS, Row, keep, layout
 from benchmarks.peers.contenders import LlamaBench, Task, llama_benches
-from halfbyte import __version__
 
 PEER_ROWS = (1, 2, 4, 8)
-# engine, version, format, bytes, level, metric, unit
-Key = tuple[str, str, str, int, str, str, str]
-Values = dict[Key, list[float]]
+SYNTHETIC = "synthetic"  # the format of layers with random weights
+Values = dict[tuple[Subject, str, str], list[float]]  # subject, metric, unit ->
 
 
 def main() -> None:
@@ -54,7 +52,7 @@ def main() -> None:
             foreign.append(_peer_curve(peer, arguments.depth, cpus, values))
         print(f"round {turn + 1} of {arguments.processes} done", file=sys.stderr, flush=True)
     rows = _rows(occasion, values, statistics.median(foreign))
-    append(arguments.output, rows)
+    keep(arguments.output, rows)
     for row in rows:
         name = f"{row.engine} {row.cascade or row.format}"
         print(f"{name:30} {row.metric:22} {row.spread.median:9.3f} {row.unit}")
@@ -68,14 +66,13 @@ def _own_curve(arguments: argparse.Namespace, cpus: Sequence[int], values: Value
         command += ["--planes", str(arguments.planes)]
     done = run(command, cpus, {})
     found = json.loads(done.output)
-    own_format = layout(arguments.planes)
     for level, curve in found["milliseconds"].items():
+        subject = Subject.ours(layout(arguments.planes), found["bytes"][level], level)
         for count, milliseconds in curve.items():
             metric = f"draft @ {arguments.depth}"
             if count != "draft":
                 metric = f"forward {count} @ {arguments.depth}"
-            key = ("halfbyte", __version__, own_format, found["bytes"][level], level, metric, "ms")
-            values[key].append(milliseconds)
+            values[subject, metric, "ms"].append(milliseconds)
     return done.foreign
 
 
@@ -84,10 +81,9 @@ def _own_linear(arguments: argparse.Namespace, cpus: Sequence[int], values: Valu
     command += ["--levels", ",".join(arguments.levels), "--threads", str(arguments.threads)]
     done = run(command, cpus, {})
     for level, found in json.loads(done.output)["linear"].items():
+        subject = Subject.ours(SYNTHETIC, found["bytes"], level)
         for name, unit in (("gbs", "GB/s"), ("bandwidth_gbs", "GB/s"), ("share", "of reading")):
-            metric = f"linear {name}"
-            key = ("halfbyte", __version__, "synthetic", found["bytes"], level, metric, unit)
-            values[key].append(found[name])
+            values[subject, f"linear {name}", unit].append(found[name])
     return done.foreign
 
 
@@ -97,9 +93,8 @@ def _peer_curve(peer: LlamaBench, depth: int, cpus: Sequence[int], values: Value
         test = Task("prefill", count, depth, repeats=20)
         done = run(peer.command(test), cpus, peer.environment)
         reading = peer.read(done.output)
-        metric = f"forward {count} @ {depth}"
-        key = (peer.engine, reading.version, peer.format, reading.num_bytes, "", metric, "ms")
-        values[key].append(count / reading.value * 1e3)
+        subject = Subject(peer.engine, reading.version, peer.format, reading.num_bytes)
+        values[subject, f"forward {count} @ {depth}", "ms"].append(count / reading.value * 1e3)
         foreign.append(done.foreign)
     return statistics.median(foreign)
 
@@ -107,9 +102,8 @@ def _peer_curve(peer: LlamaBench, depth: int, cpus: Sequence[int], values: Value
 def _rows(occasion: Occasion, values: Values, foreign: float) -> list[Row]:
     synthetic = replace(occasion, model="8B-wide layers")
     rows = []
-    for (*named, metric, unit), found in values.items():
-        subject = Subject(*named)
-        about = synthetic if subject.format == "synthetic" else occasion
+    for (subject, metric, unit), found in values.items():
+        about = synthetic if subject.format == SYNTHETIC else occasion
         rows.append(about.row(subject, metric, unit, found, foreign=foreign))
     return rows
 

@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.measure.arguments import add_model, names, positive
 from benchmarks.measure.occasion import Occasion, Subject
 from benchmarks.measure.process import guarded
-from benchmarks.measure.rows import RESULTS, append, layout
+from benchmarks.measure.rows import RESULTS, keep, layout
 from halfbyte import LLM, SamplingParams
 from halfbyte.api.request import Request
 from halfbyte.cascade.cascade import Cascade
@@ -117,7 +117,7 @@ def main() -> None:
             row = occasion.row(subject, f"host share {batch}", "%", shares, details=details)
             rows.append(row)
             print(f"{cascade:16} batch {batch:2} {row.spread.median:6.2f} %  {row.details}")
-    append(arguments.output, rows)
+    keep(arguments.output, rows)
 
 
 def measure(llm: LLM, timed: TimedRuntime, batch: int, arguments: argparse.Namespace) -> Reading:
@@ -130,7 +130,7 @@ def measure(llm: LLM, timed: TimedRuntime, batch: int, arguments: argparse.Names
 
     def make_planner(cascade: Cascade) -> Planner:
         planners.append(TimedPlanner(llm.planner(cascade)))
-        return planners[-1]  # type: ignore[return-value]
+        return planners[-1]
 
     engine = Engine(llm.model.runtime, llm.model.pool, llm.cascade, llm.options, make_planner)
     requests = []

@@ -22,7 +22,7 @@ from benchmarks.measure.arguments import add_model, positive
 from benchmarks.measure.machine import pinned_cpus
 from benchmarks.measure.occasion import Occasion
 from benchmarks.measure.process import guarded, resident_mib, run
-from benchmarks.measure.rows import RESULTS, append
+from benchmarks.measure.rows import RESULTS, keep
 from benchmarks.serving.load import Load, run_load
 from benchmarks.serving.raw_http import post, status_of
 from benchmarks.serving.servers import HalfbyteServer, running, subject_of
@@ -56,7 +56,7 @@ def main() -> None:
     ]
     for each in rows:
         print(f"{each.metric:16} {each.spread.median:8.2f} {each.unit}  {each.details or ''}")
-    append(arguments.output, rows)
+    keep(arguments.output, rows)
 
 
 def _generate(path: Path, arguments: argparse.Namespace, cpus: Sequence[int]) -> float:

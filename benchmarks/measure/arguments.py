@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Sequence
 from pathlib import Path
+
+from benchmarks.measure.workloads import KINDS, REPETITIVE
+from halfbyte.errors import ArgumentError
+
+# The directories of a path in `model:PATH@LEVEL` or `eagle:PATH`.
+_DIRECTORIES = re.compile(r"(?<=:)[^\s>|@:]*/")
 
 
 def positive(text: str) -> int:
@@ -37,10 +45,24 @@ def alias(text: str) -> tuple[str, str]:
 
 
 def renamed(text: str, names_of: dict[str, str]) -> str:
-    """A cascade with names of models in the place of paths."""
+    """A cascade with names of models in the place of paths: a given one, or the path's last part.
+
+    So no row tells where files of the machine lie.
+    """
     for path, name in names_of.items():
         text = text.replace(path, name)
-    return text
+    return _DIRECTORIES.sub("", text)
+
+
+def kinds(chosen: Sequence[str]) -> Sequence[str]:
+    """The same; ArgumentError for a kind of work that there is not."""
+    known = (*KINDS, *REPETITIVE)
+    for kind in chosen:
+        if kind not in known:
+            raise ArgumentError(
+                "--kinds", got=kind, expected=", ".join(known), fix="choose among those"
+            )
+    return chosen
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,7 @@
-"""A result row: one metric of one engine on one machine, with its spread. Kept as JSON lines."""
+"""A result row: one metric of one engine on one machine, with its spread.
+
+Files are JSON lines and hold the newest row of each identity; older ones are in git's history.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,11 @@ from typing import Any
 from halfbyte.errors import SourceError
 
 RESULTS = Path(__file__).parent.parent / "results"
+# Details that tell rows of one metric apart.
+DISTINGUISHING = ("draft_length", "inner_length", "scheme", "text", "held_to")
+# Metrics whose rows are one comparison: a new run takes the place of all of an older one.
+COMPARISONS = ("workload", "offered", "ramp", "replay", "offline")
+Identity = tuple[str, ...]
 
 
 def layout(planes: int | None) -> str:
@@ -80,12 +88,48 @@ class Row:
         return cls(spread=spread, **values)
 
 
-def append(path: Path, rows: Iterable[Row]) -> None:
-    """Add rows to a JSON lines file, making it if need be."""
+def identity(row: Row) -> Identity:
+    """What a row is about: rows of one identity differ by when they were measured."""
+    details = row.details or {}
+    distinguishing = [str(details.get(name, "")) for name in DISTINGUISHING]
+    return (*_place(row), row.engine, row.format, row.cascade, *distinguishing)
+
+
+def comparison(row: Row) -> Identity:
+    """What the rows have in common that are measured together, or else the row's identity."""
+    return _place(row) if row.metric.split()[0] in COMPARISONS else identity(row)
+
+
+def machine_name(row: Row) -> str:
+    """A CPU, by name, family and model."""
+    return f"{row.machine.get('cpu')} {row.machine.get('family_model')}"
+
+
+def _place(row: Row) -> Identity:
+    return machine_name(row), row.model, row.metric
+
+
+def newest(rows: Iterable[Row]) -> list[Row]:
+    """Of rows of one identity the last one, and of comparisons the last run."""
+    dates: dict[Identity, str] = {}
+    last: dict[Identity, Row] = {}
+    for row in rows:
+        dates[comparison(row)] = row.date
+        last[identity(row)] = row
+    return [
+        row
+        for row in last.values()
+        if comparison(row) == identity(row) or row.date == dates[comparison(row)]
+    ]
+
+
+def keep(path: Path, rows: Iterable[Row]) -> None:
+    """Write rows in the place of older ones of their identity."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        for row in rows:
-            file.write(row.to_json() + "\n")
+    kept = newest([*(read([path]) if path.exists() else ()), *rows])
+    aside = path.with_suffix(".part")
+    aside.write_text("".join(f"{row.to_json()}\n" for row in kept), encoding="utf-8")
+    aside.replace(path)
 
 
 def read(paths: Iterable[Path]) -> list[Row]:

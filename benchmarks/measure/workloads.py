@@ -1,4 +1,4 @@
-"""What benchmarks of cascades decode: kinds of work, from a directory of public texts."""
+"""What benchmarks of cascades decode: kinds of work, from public texts or built-in prompts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from halfbyte import LLM
 from halfbyte.errors import SourceError
+from halfbyte.evaluate.prompts import PROMPTS
 
 KINDS = ("chat", "code", "maths", "copy", "free")
 REPETITIVE = ("edit", "quotes")  # whose answers repeat what they are given
@@ -73,9 +74,22 @@ _SETS = {
 }
 
 
-def load(data: Path, kinds: Sequence[str], count: int) -> dict[str, list[Workload]]:
-    """`count` prompts of each kind, evenly spread over its file."""
-    return {kind: _load(data, kind, count) for kind in kinds}
+def load(data: Path | None, kinds: Sequence[str], count: int) -> dict[str, list[Workload]]:
+    """`count` prompts of each kind, evenly spread over its file; without `data` built-in ones."""
+    return {kind: _load(data, kind, count) if data else _built_in(kind) for kind in kinds}
+
+
+def _built_in(kind: str) -> list[Workload]:
+    found = [Workload(kind, prompt.text, True) for prompt in PROMPTS if prompt.kind == kind]
+    if not found:
+        known = ", ".join(dict.fromkeys(prompt.kind for prompt in PROMPTS))
+        raise SourceError(
+            f"prompts of kind {kind}",
+            got="no --data",
+            expected=f"a directory of texts; built in are {known}",
+            fix="see benchmarks/README.md for the files",
+        )
+    return found
 
 
 def _load(data: Path, kind: str, count: int) -> list[Workload]:

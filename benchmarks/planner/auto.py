@@ -2,13 +2,13 @@
 
     python -m benchmarks.planner --name smollm2-135m --model smollm2-135m --planes 8 --data DIR
     … --ramp: plain decoding and `auto` at growing batch sizes
-    … --peers DIR: a plain llama.cpp beside it, one request at a time
+    … --peers DIR --formats Q4_0,Q8_0 --plain w4a8: plain decoding of peers and levels beside it
 
 One model in one process. For each kind of work and batch size, every round measures every variant
-on the same queues of prompts (`measure/queues.py`), `--prompts` at least. So each measurement has
-its pair: `speedup` and `of_best_fixed` are medians of paired ratios, and `…_interval` is between
-what they lie with 90% confidence. Predictions are by a cost table measured in turns with the
-variants, for the machine of one second is not that of the next.
+on the same queues of prompts (`measure/loop.py`), `--prompts` at least. So each measurement has its
+pair: `speedup` and `of_best_fixed` are medians of paired ratios, `…_interval` their 90% confidence
+intervals. Predictions use a cost table that is measured in turns with the variants, since the
+machine's speed drifts from second to second.
 
 The ramp's rows have `of_best_before`: throughput over the best of smaller batches.
 """
@@ -19,26 +19,25 @@ import argparse
 import os
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.decoding.speculation import Variant
-from benchmarks.measure.arguments import add_model, alias, names, positive, renamed
+from benchmarks.measure.arguments import add_model, alias, kinds, names, positive, renamed
+from benchmarks.measure.loop import Runs, agree, measure, num_prompts
 from benchmarks.measure.machine import pinned_cpus
 from benchmarks.measure.occasion import Occasion, Subject
 from benchmarks.measure.paired import Ratio
-from benchmarks.measure.process import run
-from benchmarks.measure.queues import AUTO, Runs, agree, measure, num_prompts
-from benchmarks.measure.rows import RESULTS, Row, append, layout
-from benchmarks.measure.workloads import KINDS, REPETITIVE, Workload, load
-from benchmarks.peers.contenders import LlamaBench, Reading, Task, llama_benches
+from benchmarks.measure.prediction import predicted_speedup
+from benchmarks.measure.rows import RESULTS, Row, keep, layout
+from benchmarks.measure.variants import AUTO, Variant, decoders
+from benchmarks.measure.workloads import KINDS, Workload, load
+from benchmarks.peers.contenders import LlamaBench, llama_benches
+from benchmarks.planner.beside import Beside
 from halfbyte import LLM
 from halfbyte.api.candidates import draft_levels
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.stages import Auto, Ngram, parse_stage
 from halfbyte.config import Level
-from halfbyte.errors import ArgumentError
 from halfbyte.planner.cost_probe import CONTEXTS, CostProbe, pages_wanted
 from halfbyte.planner.cost_table import CostTable
 
@@ -54,7 +53,6 @@ FIXED = (
     "ngram > w4a8 > {} @5/4",
 )
 BATCHES = (1, 4, 16)
-PEER_TASK = Task("decode", 64, 128)
 RAMP = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 
@@ -70,6 +68,7 @@ def main() -> None:
     variants = [str(target), " | ".join([AUTO, *map(str, arguments.offer)])]
     if not arguments.ramp:
         variants += [text.format(target) for text in arguments.variant or FIXED]
+        variants += arguments.plain
     llm = LLM(
         arguments.model,
         str(Cascade((Auto(tuple(arguments.offer)), target))),
@@ -80,13 +79,13 @@ def main() -> None:
     )
     size = llm.model.runtime.weight_bytes(target)
     what = "ramp" if arguments.ramp else "offered" if arguments.offer else "workload"
-    rows: list[Row] = []
     for kind, prompts in work.items():
         best: dict[str, float] = {}  # of each variant at smaller batches
         for batch in batches:
             metric = f"{what} {kind} x{batch}"
-            beside = _Beside(_peer(arguments) if batch == 1 else None, cpus)
-            some, own = prompts[: sizes[batch]], []
+            beside = Beside(_peers(arguments, batch), cpus)
+            some = prompts[: sizes[batch]]
+            own: list[Row] = []
             found, table = _measured(llm, variants, some, batch, arguments, beside)
             for variant, runs in found.items():
                 details = _details(table, target, batch, variant, runs, found)
@@ -103,22 +102,20 @@ def main() -> None:
                 subject = Subject.ours(layout(arguments.planes), size, shown)
                 own.append(occasion.row(subject, metric, "tok/s", runs.speeds, details=details))
             _tell(kind, batch, own)
-            peer = beside.row(occasion, metric)
-            rows += own if peer is None else [*own, peer]
-    append(arguments.output, rows)
+            keep(arguments.output, [*own, *beside.rows(occasion, metric)])
 
 
-def _peer(arguments: argparse.Namespace) -> LlamaBench | None:
-    if arguments.peers is None:
-        return None
-    formats = [arguments.format]
-    return llama_benches(arguments.peers, arguments.name, formats, arguments.threads)[0]
+def _peers(arguments: argparse.Namespace, batch: int) -> list[LlamaBench]:
+    """They decode one request at a time."""
+    if arguments.peers is None or batch > 1:
+        return []
+    return llama_benches(arguments.peers, arguments.name, arguments.formats, arguments.threads)
 
 
 def _room(arguments: argparse.Namespace, variants: Sequence[str], sizes: dict[int, int]) -> int:
     """Tokens of KV: every prompt once, since variants share it, what all of them are at, and what
     the cost table is measured in."""
-    decoding = len(variants) * max(sizes) * (arguments.tokens + 64)
+    decoding = len(variants) * max(sizes) * (int(arguments.tokens) + 64)
     return max(sizes.values()) * 1024 + decoding + CONTEXTS[-1] + 1024
 
 
@@ -137,74 +134,16 @@ def _measured(
         # Speeds are means, to which the machine's noise belongs.
         probe = CostProbe(runtime, target, draft_levels(runtime, target), pages, quantile=0.5)
         found = measure(
-            llm,
-            variants,
+            decoders(llm, variants),
             prompts,
             batch,
             tokens=tokens,
             rounds=rounds,
+            warming=variants[:2],  # plain decoding and `auto`
             before=before,
             between=probe.round,
         )
         return found, probe.table()
-
-
-@dataclass(slots=True)
-class _Beside:
-    """A peer's plain decoding, measured before each timed queue."""
-
-    peer: LlamaBench | None
-    cpus: Sequence[int]
-    readings: list[Reading] = field(default_factory=list)
-
-    def __call__(self) -> None:
-        if self.peer is not None:
-            done = run(self.peer.command(PEER_TASK), self.cpus, self.peer.environment)
-            self.readings.append(self.peer.read(done.output))
-
-    def row(self, occasion: Occasion, metric: str) -> Row | None:
-        """The peer's, where there is one."""
-        if self.peer is None:
-            return None
-        last, speeds = self.readings[-1], [reading.value for reading in self.readings]
-        subject = Subject(self.peer.engine, last.version, self.peer.format, last.num_bytes)
-        return occasion.row(subject, metric, "tok/s", speeds)
-
-    def compare(self, runs: Runs) -> dict[str, Any]:
-        """Details of our runs, queue by queue beside the peer's."""
-        if self.peer is None:
-            return {}
-        ratio = Ratio.of(runs.queues, [reading.value for reading in self.readings])
-        return {"of_peer": ratio.median, "of_peer_interval": ratio.interval}
-
-
-def predicted_speedup(
-    table: CostTable, target: Level, batch: int, level: str, runs: Runs, plain: Runs
-) -> float | None:
-    """SpecMQuant's equation 1 from the table and the run's own tau, drafts and rows of each cycle,
-    and with the time that it and plain decoding spent outside the runtime.
-
-    T is a staircase: the cost of a mean cycle is not the mean cost.
-    """
-    total = runs.total
-    if not total.cycles or not total.target_forwards or not plain.total.target_forwards:
-        return None
-    context, name = runs.context, str(target)
-    one = table.attention_seconds(1, context)
-    step = table.linear_seconds(name, batch) + batch * one
-    step += plain.total.host_seconds / plain.total.target_forwards
-    seconds = total.host_seconds
-    for (size, proposed), count in runs.cycles.items():
-        verify = table.linear_seconds(name, size + proposed)
-        verify += size * table.attention_seconds(1 + proposed / size, context)
-        seconds += count * verify
-    if level in table.drafts:
-        size = total.cycles / total.target_forwards  # sequences of a mean cycle
-        first = table.step_seconds(level, size, first=True) + size * one
-        further = table.step_seconds(level, size, first=False) + size * one
-        calls = min(total.draft_forwards, total.target_forwards)
-        seconds += calls * first + (total.draft_forwards - calls) * further
-    return (total.cycles + total.accepted_tokens) / batch * step / seconds
 
 
 def _details(
@@ -216,7 +155,7 @@ def _details(
     found: dict[str, Runs],
 ) -> dict[str, Any]:
     plain = found[str(target)]
-    fixed = [r for name, r in found.items() if not name.startswith(AUTO)]
+    fixed = [r for name, r in found.items() if _target(name) == str(target)]
     best = max(fixed, key=lambda r: statistics.median(r.speeds))
     stages = [] if variant.startswith(AUTO) else list(Variant.parse(variant).cascade.stages)
     simple = all(isinstance(stage, Level | Ngram) for stage in stages)
@@ -224,6 +163,7 @@ def _details(
     total = runs.total
     details = {
         "batch": batch,
+        "target": _target(variant) or str(target),
         "pairs": len(runs.queues),
         "speedup": speedup.median,
         "speedup_interval": speedup.interval,
@@ -237,12 +177,18 @@ def _details(
         "table_spread": table.spread,
     }
     if 0 < len(stages) <= 2 and simple:
-        predicted = predicted_speedup(table, target, batch, str(stages[0]), runs, plain)
+        costs = dict.fromkeys(stages, table)
+        predicted = predicted_speedup(Cascade(tuple(stages)), costs, runs, plain, batch)
         details["predicted_speedup"] = predicted
         if predicted is not None:
             measured = statistics.median(runs.speeds) / statistics.median(plain.speeds)
             details["predicted_over_measured"] = predicted / measured
     return details
+
+
+def _target(variant: str) -> str:
+    """Whose output a fixed variant has; empty for `auto`."""
+    return "" if variant.startswith(AUTO) else str(Variant.parse(variant).cascade.target)
 
 
 def _tell(kind: str, batch: int, rows: Sequence[Row]) -> None:
@@ -295,26 +241,17 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--ramp", action="store_true", help="auto and plain over growing batches")
     parser.add_argument("--peers", type=Path, help="directory setup_llama_cpp prepared")
-    parser.add_argument("--format", default="Q4_0", help="of the peer's model")
+    parser.add_argument("--formats", type=names, default="Q4_0", help="of the peers' models")
+    parser.add_argument(
+        "--plain", type=names, default=[], help="other levels, decoded plainly beside"
+    )
     parser.add_argument("--prompts", type=positive, default=4, help="a measurement, at least")
     parser.add_argument("--tokens", type=positive, default=128)
     parser.add_argument("--rounds", type=positive, default=5)
-    parser.add_argument(
-        "--output",
-        type=Path,
-        help="default: planner.jsonl; with offers, beside other second models",
-    )
+    parser.add_argument("--output", type=Path, default=RESULTS / "planner.jsonl")
     arguments = parser.parse_args()
-    if arguments.output is None:
-        name = "hierarchy.jsonl" if arguments.offer else "planner.jsonl"
-        arguments.output = RESULTS / name
-    kinds = (*KINDS, *REPETITIVE)
-    unknown = [kind for kind in arguments.kinds if kind not in kinds]
-    if unknown:
-        raise ArgumentError(
-            "--kinds", got=unknown[0], expected=", ".join(kinds), fix="choose among those"
-        )
+    kinds(arguments.kinds)
     arguments.alias = dict(arguments.alias)
-    for text in arguments.variant or ():
+    for text in (*(arguments.variant or ()), *arguments.plain):
         Variant.parse(text.format(arguments.target))
     return arguments

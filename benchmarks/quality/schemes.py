@@ -10,9 +10,8 @@ w4a4` alone needs no source.
 
 `gptq@W` weighs 8-bit errors by W (quantize/gptq.py), `gptq:SHARE` keeps that share of inputs at 8
 bits (`--wide`), `gptq:default` those that `halfbyte quantize --planes 4` does (--group and --scales
-are not set by it); nested_candidates.py has schemes that were tried and not taken. `--file
-NAME=MODEL` scores a GGUF file of another program's making, at the values it stands for. What stands
-in `--work` is kept.
+are not set by it). `--file NAME=MODEL` scores a GGUF file that another program made, at the values
+it stands for. Checkpoints and the source's scores stay in `--work`.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ import numpy as np
 from benchmarks.measure import machine, rows
 from benchmarks.measure.arguments import names, positive
 from benchmarks.measure.occasion import Occasion, Subject
-from benchmarks.quality.nested_candidates import CANDIDATES, OwnDraftScales
 from benchmarks.quality.teacher_forced import (
     F32_LEVEL,
     SOURCE,
@@ -73,12 +71,10 @@ def wide_of(text: str, config: ModelConfig) -> Share | None:
 
 
 def scheme_of(text: str, wide: Share | None) -> Scheme:
-    """A scheme or candidate by name; `gptq@64` sets what 8-bit errors weigh; wide inputs."""
+    """A scheme by name; `gptq@64` sets what 8-bit errors weigh; wide inputs."""
     if wide is not None:
         return with_wide_inputs(scheme_of(text.partition(":")[0], None), wide)
     name, _, weight = text.partition("@")
-    if text in CANDIDATES:
-        return CANDIDATES[text]
     if not weight:
         return scheme_named(name)
     if name != "gptq":
@@ -126,7 +122,7 @@ def score(
             }
             print(scheme, name, each.level, "held to", each.to, shown, flush=True)
         details = {"scheme": scheme, "text": name, **facts}
-        rows.append(args.results, result_rows(args, details, sums))
+        rows.keep(args.results, result_rows(args, details, sums))
 
 
 def weights_of(config: ModelConfig) -> int:
@@ -165,11 +161,8 @@ def main() -> None:
         args.work / f"{args.name}-source-{identity}", lambda: Model(args.source, args.threads)
     )
     for scheme in args.schemes:
-        rounded, _, own_scales = scheme.partition("+")
-        checkpoint = Checkpoint.open(build(args, rounded))
+        checkpoint = Checkpoint.open(build(args, scheme))
         model = Model(checkpoint, args.threads)
-        if own_scales:
-            model.drafts(OwnDraftScales(checkpoint))
         args.tier = model.runtime.tier
         planes = int(checkpoint.source["planes"])
         facts = {

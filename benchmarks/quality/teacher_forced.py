@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +58,7 @@ class Sums:
 
     def sequences(self) -> dict[str, list[float]]:
         """Metric -> its mean over each sequence; without a source, what needs none."""
-        parts = {
+        parts: dict[str, Sequence[NDArray[Any]]] = {
             "nll": self.nll,
             "excess_nll": self.excess,
             "kl": self.kl,
@@ -71,17 +72,8 @@ class Model:
     """A runtime that runs whole sequences from position 0."""
 
     def __init__(self, weights: Weights, threads: int) -> None:
-        self._threads = threads
-        self.runtime = self._load(weights)
-        self._draft: NativeRuntime | None = None
-
-    def drafts(self, weights: Weights) -> None:
-        """Let other weights of the same shapes stand for the levels of 4-bit weights."""
-        self._draft = self._load(weights)
-
-    def _load(self, weights: Weights) -> NativeRuntime:
-        return NativeRuntime(
-            weights, threads=self._threads, num_tokens=LENGTH, max_rows=LENGTH, kv_dtype="f16"
+        self.runtime = NativeRuntime(
+            weights, threads=threads, num_tokens=LENGTH, max_rows=LENGTH, kv_dtype="f16"
         )
 
     def log_probs(self, tokens: NDArray[np.int32], level: Level) -> F32:
@@ -89,8 +81,7 @@ class Model:
         pages = np.arange(LENGTH // self.runtime.page_size, dtype=np.int32)[None]
         starts = np.array([0, len(tokens)], np.int32)
         batch = Batch(tokens, starts, np.zeros(1, np.int32), pages)
-        runtime = self._draft if self._draft and level.weight_bits == 4 else self.runtime
-        logits = runtime.forward(batch, level, np.arange(len(tokens), dtype=np.int32))
+        logits = self.runtime.forward(batch, level, np.arange(len(tokens), dtype=np.int32))
         logits -= logits.max(axis=1, keepdims=True)
         logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
         return logits

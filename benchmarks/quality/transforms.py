@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from benchmarks.measure.arguments import names, positive
 from benchmarks.measure.occasion import Occasion, Subject
-from benchmarks.measure.rows import RESULTS, Row, append
+from benchmarks.measure.rows import RESULTS, keep
 from halfbyte.config import Level, ModelConfig
 from halfbyte.formats.names import expected_matrices, site_inputs, site_of
 from halfbyte.formats.transforms import Gather, Transform
@@ -129,29 +129,9 @@ def main() -> None:
                     )
                     for kind in KINDS
                 ]
-                append(arguments.results, found)
+                keep(arguments.results, found)
                 cells = [f"{r.format} {r.spread.median:.3f} ms" for r in found]
                 print(f"{name:14} {level!s:6} {count:4} rows  {'  '.join(cells)}", flush=True)
-
-
-def table(rows: Sequence[Row]) -> str:
-    """A line a shape and level, a column a number of rows: milliseconds plain, and what more."""
-    latest = {(r.model, r.cascade, r.metric, r.format): r for r in rows}
-    counts = list(dict.fromkeys(r.metric.removeprefix("layers ") for r in rows))
-    head = ["layers of", "level", *(f"M = {count}, ms: plain, quarot, atom" for count in counts)]
-    lines = ["| " + " | ".join(head) + " |", "| " + " | ".join("---" for _ in head) + " |"]
-    for model, level in dict.fromkeys((r.model, r.cascade) for r in rows):
-        cells = []
-        for count in counts:
-            plain, *others = (latest[model, level, f"layers {count}", kind] for kind in KINDS)
-            more = (f"{100 * (r.details or {})['over_plain']:+.1f}%" for r in others)
-            cells.append(", ".join([f"{plain.spread.median:.2f}", *more]))
-        lines.append("| " + " | ".join([model, f"`{level}`", *cells]) + " |")
-    places = dict.fromkeys(f"{r.machine['cpu']}, tier {r.machine['tier']}" for r in rows)
-    threads = dict.fromkeys(str(r.machine["threads"]) for r in rows)
-    commits = dict.fromkeys(r.commit for r in rows)
-    told = f"{'; '.join(places)}, {', '.join(threads)} threads. Commits {', '.join(commits)}."
-    return "\n".join([*lines, "", told])
 
 
 def _config(shape: Shape, layers: int) -> ModelConfig:

@@ -6,7 +6,7 @@
 
 The first records what a model and its draft levels say on each kind of work, and its cost table
 here. The second, which needs no model, replays plain decoding, fixed cascades and `auto` on the
-clock of that table, in the queues of `measure/queues.py`. Each has gone through the queues once
+clock of that table, in the queues of `measure/loop.py`. Each has gone through the queues once
 before. Python's own time is not in it, so a planner cannot do better, and on a machine it does
 worse by what looking and choosing take.
 """
@@ -18,16 +18,16 @@ import json
 import os
 import statistics
 from collections.abc import Sequence as Seq
-from itertools import cycle
 from pathlib import Path
+from typing import cast
 
-from benchmarks.decoding.speculation import Variant
 from benchmarks.measure.arguments import names, positive
+from benchmarks.measure.loop import measure, queue_length
 from benchmarks.measure.machine import pinned_cpus
 from benchmarks.measure.occasion import Occasion, Subject
 from benchmarks.measure.paired import Ratio
-from benchmarks.measure.queues import AUTO, limit, queue_length
-from benchmarks.measure.rows import RESULTS, Row, append, layout
+from benchmarks.measure.rows import RESULTS, Row, keep, layout
+from benchmarks.measure.variants import AUTO, Variant
 from benchmarks.measure.workloads import KINDS, load
 from benchmarks.planner.auto import BATCHES, FIXED, counts
 from benchmarks.replay.recorded import Recording, read, record, write
@@ -44,6 +44,7 @@ from halfbyte.engine.sequence import Sequence
 from halfbyte.errors import ArgumentError, SourceError
 from halfbyte.planner.cost_table import CostTable
 from halfbyte.proposers.build import Proposers
+from halfbyte.runtime.protocol import Runtime
 from halfbyte.sampling.choice import GREEDY
 
 DRAFTED = 14  # tokens from each position: what any stack asks of a level
@@ -64,7 +65,7 @@ def main() -> None:
         for batch in arguments.batches:
             found = replay(recordings, batch, arguments.tokens, target, table)
             rows += _rows(occasion, f"replay {kind} x{batch}", found, str(target))
-    append(arguments.output, rows)
+    keep(arguments.output, rows)
 
 
 def replay(
@@ -79,20 +80,18 @@ def replay(
             expected=f"{length} for a batch of {batch}",
             fix="record more with --prompts, or leave the batch out of --batches",
         )
-    queues = [recordings[at : at + length] for at in range(0, len(recordings) - length + 1, length)]
     found = {}
     for name in (str(target), AUTO, *(text.format(target) for text in FIXED)):
         clock = Clock()
         with clock.everywhere():
-            one = _Replay(name, recordings, target, table, clock, batch)
-            for queue in queues:  # `auto` learns, and prompts are in the prefix cache from then on
-                one.decode(queue, tokens)
-            found[name] = [one.decode(queue, tokens) for queue in queues]
+            one = {name: _Replay(name, recordings, target, table, clock, batch)}
+            runs = measure(one, recordings, batch, tokens=tokens, rounds=1, warming=one)
+            found[name] = runs[name].queues
     return found
 
 
 class _Replay:
-    """One variant, with all that it keeps from queue to queue."""
+    """Implements `loop.Subject`: one variant, with all that it keeps from queue to queue."""
 
     def __init__(
         self,
@@ -103,7 +102,8 @@ class _Replay:
         clock: Clock,
         batch: int,
     ) -> None:
-        self._runtime = RecordedRuntime(recordings, target, table, clock, num_pages=PAGES)
+        recorded = RecordedRuntime(recordings, target, table, clock, num_pages=PAGES)
+        self._runtime = cast(Runtime, recorded)
         self._pool = PagePool(PAGES, self._runtime.page_size)
         self._cascade, self._options = Cascade((target,)), EngineOptions(max_batch=batch)
         proposers = Proposers(self._runtime)
@@ -115,27 +115,17 @@ class _Replay:
             options = EngineOptions(lengths[0], max_batch=batch, inner_length=lengths[1])
             self._planner = fixed_plan(proposers, variant.cascade, options)
 
-    def decode(self, queue: Seq[Recording], tokens: int) -> float:
-        """Tokens a second over a queue, as `measure/queues.py` goes through it."""
-        options, planner = self._options, self._planner
-        engine = Engine(self._runtime, self._pool, self._cascade, options, lambda _: planner)
-        seen, wanted, begun = engine.statistics, len(queue) * (tokens - 1), 0
-        following = cycle(queue)
-        while seen.emitted_tokens - seen.prefill_emitted < wanted:
-            while engine.num_waiting + engine.num_running < options.max_batch:
-                most = limit(begun, options.max_batch, tokens)
-                engine.add(self._sequence(next(following), most))
-                begun += 1
-            engine.step()
-        engine.close()
-        return seen.tokens_per_second
+    def engine(self) -> Engine:
+        """See `loop.Subject`."""
+        planner = self._planner
+        return Engine(self._runtime, self._pool, self._cascade, self._options, lambda _: planner)
 
-    def _sequence(self, recording: Recording, most: int) -> Sequence:
-        """A request for the beginning of what was recorded."""
+    def sequence(self, prompt: Recording, limit: int) -> Sequence:
+        """The beginning of what was recorded."""
         table = PageTable(self._pool, self._runtime.config.max_context)
-        most = min(most, len(recording.answer))
-        prompt, stops = recording.prompt, frozenset[int]()
-        return Sequence(prompt, table=table, choice=GREEDY, limit=most, stop_ids=stops)
+        limit = min(limit, len(prompt.answer))
+        stops = frozenset[int]()
+        return Sequence(prompt.prompt, table=table, choice=GREEDY, limit=limit, stop_ids=stops)
 
 
 def _rows(occasion: Occasion, metric: str, found: dict[str, list[float]], plain: str) -> list[Row]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import numpy as np
@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 from benchmarks.replay.recorded import Recording
 from halfbyte.config import Level, ModelConfig
 from halfbyte.planner.cost_table import CostTable
-from halfbyte.runtime.protocol import Batch, Decoded, Drafted, Sampled, Sampling, Speculated
+from halfbyte.runtime.protocol import (
+    Batch,
+    Decoded,
+    Drafted,
+    Runtime,
+    Sampled,
+    Sampling,
+    Speculated,
+)
 from halfbyte.runtime.reference import own_slots, row_contexts
 from halfbyte.runtime.stepwise import decode_stepwise, draft_and_verify_stepwise
 
@@ -67,7 +75,7 @@ class Clock:
 
 
 class RecordedRuntime:
-    """Says what was recorded, and takes as long as a table says (see the module)."""
+    """What of `Runtime` greedy decoding without heads calls (see the module)."""
 
     def __init__(
         self,
@@ -134,11 +142,11 @@ class RecordedRuntime:
 
     def decode(self, batch: Batch, level: Level, length: int, sampling: Sampling) -> Decoded:
         """Step by step."""
-        return decode_stepwise(self, batch, level, length, sampling, lambda: False)
+        return decode_stepwise(cast(Runtime, self), batch, level, length, sampling, lambda: False)
 
     def draft_and_verify(self, batch: Batch, *arguments: Any) -> Speculated:
         """One after the other."""
-        return draft_and_verify_stepwise(self, batch, *arguments)
+        return draft_and_verify_stepwise(cast(Runtime, self), batch, *arguments)
 
     def interrupt(self, *, wanted: bool) -> None:
         """Nothing runs long."""

@@ -1,6 +1,6 @@
-"""The tables of documents; see `tables.py`."""
+"""The tables of documents; see `documents.py`."""
 
 from benchmarks.measure.process import guarded
-from benchmarks.report.tables import main
+from benchmarks.report.documents import main
 
 guarded(main)

@@ -23,7 +23,7 @@ from pathlib import Path
 from benchmarks.measure.arguments import add_model, names, positive
 from benchmarks.measure.machine import pinned_cpus
 from benchmarks.measure.occasion import Occasion
-from benchmarks.measure.rows import RESULTS, Row, append
+from benchmarks.measure.rows import RESULTS, Row, keep
 from benchmarks.serving.load import Answer, Load, run_load
 from benchmarks.serving.servers import HalfbyteServer, LlamaServer, Server, running, subject_of
 from halfbyte.evaluate.prompts import PROMPTS
@@ -61,7 +61,7 @@ def main() -> None:
     rows: list[Row] = []
     for (i, streams), values in readings.items():
         rows += _rows(servers[i], streams, values, arguments, occasion)
-    append(arguments.output, rows)
+    keep(arguments.output, rows)
 
 
 def _servers(arguments: argparse.Namespace, most: int) -> list[Server]:

@@ -24,7 +24,7 @@ from benchmarks.measure.arguments import add_model, names, positive
 from benchmarks.measure.machine import pinned_cpus
 from benchmarks.measure.occasion import Occasion
 from benchmarks.measure.process import resident_mib
-from benchmarks.measure.rows import RESULTS, append
+from benchmarks.measure.rows import RESULTS, keep
 from benchmarks.serving.raw_http import get
 from benchmarks.serving.servers import HalfbyteServer, Running, running, subject_of
 from benchmarks.soak.client import Answered, Client, Tally
@@ -58,7 +58,7 @@ def main() -> None:
     print(details)
     metric, rate = f"soak {arguments.requests}", arguments.requests / seconds
     row = occasion.row(subject_of(server), metric, "requests/s", [rate], details=details)
-    append(arguments.output, [row])
+    keep(arguments.output, [row])
     grown = found["resident_mib_end"] - found["resident_mib_quarter"]
     lost = found["num_pages"] - found["free_pages"] + found["running"] + found["waiting"]
     sys.exit(1 if lost or wrong or grown > MAX_GROWTH_MIB else 0)

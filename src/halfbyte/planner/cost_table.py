@@ -64,11 +64,11 @@ class CostTable:
         if any(curve[0] <= 0.0 for curve in self.linear.values()):
             raise ValueError("a forward that takes no time")
 
-    def linear_seconds(self, level: str, rows: int) -> float:
+    def linear_seconds(self, level: str, rows: float) -> float:
         """The part of a forward that does not grow with context; `rows` of the whole batch."""
         return interpolated(self.rows, self.linear[level], rows)
 
-    def attention_seconds(self, rows: int, context: float) -> float:
+    def attention_seconds(self, rows: float, context: float) -> float:
         """What `rows` rows of one sequence add at this context."""
         if context <= 0 or rows <= 0:
             return 0.0
@@ -80,12 +80,12 @@ class CostTable:
         high = interpolated(self.rows, [r[at + 1] for r in self.attention], rows)
         return low + (high - low) * share
 
-    def forward_seconds(self, level: str, rows: Seq[int], contexts: Seq[float]) -> float:
+    def forward_seconds(self, level: str, rows: Seq[float], contexts: Seq[float]) -> float:
         """One forward: `rows[b]` rows of each sequence, at its context."""
         attention = sum(map(self.attention_seconds, rows, contexts))
         return self.linear_seconds(level, sum(rows)) + attention
 
-    def step_seconds(self, level: str, sequences: int, *, first: bool) -> float:
+    def step_seconds(self, level: str, sequences: float, *, first: bool) -> float:
         """One pass of a drafting call over `sequences` rows, attention not counted."""
         cost = self.drafts[level]
         growth = self.linear_seconds(level, sequences) - self.linear_seconds(level, 1)

@@ -24,7 +24,7 @@ from halfbyte.runtime.native_suffixes import SuffixIndex, match_lengths
 MOST_N = 256
 # Tokens of a match from which on a stage in the middle need not judge what follows: its forward
 # costs more than the rejections it spares. Recorded answers of SmolLM2-135M and Qwen2.5-Coder-1.5B
-# (`benchmarks.decoding.hierarchy`, edit and quotes) replayed with 3, 4, 6 and 8: 3 was the fastest
+# (`benchmarks.decoding.cascades`, edit and quotes) replayed with 3, 4, 6 and 8: 3 was the fastest
 # on all. (2 is 3% faster still, but then there is nothing left to judge.)
 SURE_MATCH = 3
 MOST_HISTORY = 1 << 20  # an index takes up to 70 bytes a token

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.measure.rows import Row, Spread
-from benchmarks.report.tables import report
+from benchmarks.report.results import report
 from benchmarks.serving.load import Load, run_load
 from benchmarks.serving.servers import HalfbyteServer, LlamaServer, version_of
 from benchmarks.serving.streams import _read, prompt_text
@@ -68,7 +68,7 @@ def test_servers_are_started_with_a_slot_for_every_stream(talking_model: Path) -
     assert peer.format == "Q8_0"
 
 
-def test_the_table_has_a_line_an_engine_and_a_column_a_load() -> None:
+def test_the_table_has_a_line_per_engine_and_a_column_per_load() -> None:
     def row(engine: str, metric: str, value: float) -> Row:
         machine = {"cpu": "x", "family_model": "1/2", "threads": 2, "cores": 2, "flags": []}
         return Row(
@@ -83,5 +83,5 @@ def test_the_table_has_a_line_an_engine_and_a_column_a_load() -> None:
         for what, value in (("streams", 100.0 * n), ("first token", 0.25))
     ]
     text = report(rows)
-    assert "| engine | weights | 1 streams | 8 streams |" in text
-    assert "| llama.cpp | Q8_0 | 100 (250 ms) | 800 (250 ms) |" in text
+    assert "| weights | engine | 1 stream | 8 streams |" in text
+    assert "| Q8_0 | llama.cpp | 100, 250 ms | 800, 250 ms |" in text

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from benchmarks.decoding import batches, host_share
 from benchmarks.measure.rows import read
+
+from benchmarks.decoding import batches, host_share
 
 
 def test_every_batch_of_every_engine_is_a_row(

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.quality.nested_candidates import CANDIDATES, OwnDraftScales
 from benchmarks.quality.teacher_forced import (
     F32_LEVEL,
     LENGTH,
@@ -21,9 +20,6 @@ from benchmarks.quality.teacher_forced import (
 
 from halfbyte.config import Level
 from halfbyte.errors import SourceError
-from halfbyte.formats.planes import dequantize
-from halfbyte.formats.weights import Planes
-from halfbyte.quantize.scheme import Grid
 from tests.support.tiny_models import CONFIGS, Kind, make
 
 W8A16, W4A8 = Level.parse("w8a16"), Level.parse("w4a8")
@@ -97,25 +93,3 @@ def test_paired_differences_leave_out_what_sequences_share() -> None:
     ours, theirs = [1.1, 5.1, 9.1], [1.0, 5.0, 9.0]
     assert mean_difference(ours, theirs) == pytest.approx((0.1, 0.0), abs=1e-12)
     assert mean(ours)[1] > 2
-
-
-def test_candidates_stand_for_the_weights_they_were_given() -> None:
-    random = np.random.default_rng(0)
-    skewed = random.normal(size=(8, 64)).astype(np.float32) + np.float32(2)
-    missed = {}
-    for name, scheme in CANDIDATES.items():
-        planes = scheme.rounder.fit(None, Grid(8, 32))("w", skewed)
-        missed[name] = [float(np.abs(dequantize(planes, bits) - skewed).max()) for bits in (4, 8)]
-        assert missed[name][1] < 0.05
-    assert missed["rtn-offset"][0] < missed["rtn-plain"][0]
-
-
-def test_scales_of_its_own_bring_the_draft_nearer() -> None:
-    model = make(CONFIGS["llama"], Kind())
-    own = OwnDraftScales(model)
-    name = "layers.0.mlp.down"
-    planes = model.matrix(name)
-    assert isinstance(planes, Planes)
-    wanted = dequantize(planes, 8)
-    before, after = (np.square(dequantize(p, 4) - wanted).sum() for p in (planes, own.matrix(name)))
-    assert after < before
