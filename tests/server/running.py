@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-import uvicorn
+from uvicorn.config import LoopFactoryType
 
 from halfbyte import LLM
 from halfbyte.api.async_engine import AsyncEngine, AsyncOptions
-from halfbyte.server.app import build_app
 from halfbyte.server.options import ServeOptions
-from halfbyte.server.run import uvicorn_config
+from halfbyte.server.run import Server, bound
 
 NAME = "tiny"
 
@@ -28,6 +27,10 @@ class Served:
     url: str
     engine: AsyncEngine
     llm: LLM
+    server: Server
+
+    def limit_connections(self, count: int) -> None:
+        self.server.config.limit_concurrency = count
 
     def client(self, **options: Any) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=120, **options)
@@ -44,14 +47,16 @@ class Served:
 
 
 @contextmanager
-def serving(llm: LLM, *, engine: AsyncOptions | None = None, **options: Any) -> Iterator[Served]:
+def serving(
+    llm: LLM, *, engine: AsyncOptions | None = None, loop: LoopFactoryType = "auto", **options: Any
+) -> Iterator[Served]:
     """Serves until the block ends; every page must then be free."""
     running = AsyncEngine(llm, engine)
-    asked = ServeOptions(model_name=NAME, port=0, drain_seconds=5, **options)
-    config = uvicorn_config(build_app(running, asked), asked)
-    socket = config.bind_socket()
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
+    asked = ServeOptions(**({"model_name": NAME, "port": 0, "drain_seconds": 5} | options))
+    listener = bound(asked.host, asked.port)
+    server = Server(running, asked)
+    server.config.loop = loop
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     end = time.monotonic() + 20
     while not server.started:
@@ -59,10 +64,10 @@ def serving(llm: LLM, *, engine: AsyncOptions | None = None, **options: Any) -> 
         assert time.monotonic() < end
         time.sleep(0.01)
     try:
-        yield Served(f"http://127.0.0.1:{socket.getsockname()[1]}", running, llm)
+        yield Served(f"http://127.0.0.1:{listener.getsockname()[1]}", running, llm, server)
     finally:
         server.should_exit = True
         thread.join(20)
-        socket.close()
+        listener.close()
         assert not thread.is_alive(), "the server did not stop"
     assert llm.model.pool.num_free == llm.model.pool.num_pages

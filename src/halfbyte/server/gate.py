@@ -13,13 +13,16 @@ from time import perf_counter
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from halfbyte.server.errors import ApiError
+from halfbyte.server.errors import ApiError, bad_request
 from halfbyte.server.log import log, log_bug
 from halfbyte.server.options import ServeOptions
 
 REQUEST_ID = "halfbyte.request_id"  # in the ASGI scope
+REFUSAL = "halfbyte.refusal"  # in the ASGI scope: why there is no request to look at
 LOGGED = "halfbyte.logged"  # in the ASGI scope: what a handler adds to the log line
 _GOOD_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
+# Fields by which a request is judged: of two, a proxy in between may have judged the other one.
+_ONCE = ("host", "authorization", "content-type", "content-length")
 _OPEN_PATHS = ("/health", "/", "/favicon.ico")
 Observe = Callable[[str, int, float], None]  # path, status, seconds
 
@@ -76,6 +79,7 @@ class Gate:
         try:
             refusal = self._refusal(scope, headers)
             if refusal is not None:
+                scope[LOGGED]["refused"] = refusal.code
                 await send_error(refusal, answer)
             else:
                 await self._app(scope, receive, answer)
@@ -98,6 +102,13 @@ class Gate:
                 )
 
     def _refusal(self, scope: Scope, headers: Headers) -> ApiError | None:
+        if REFUSAL in scope:
+            found: ApiError = scope[REFUSAL]
+            return found
+        for name in _ONCE:
+            if len(headers.getlist(name)) > 1:
+                told = f"malformed HTTP: {name} is given more than once"
+                return bad_request(told, code="malformed_http")
         if self._hosts:
             name = _host_name(headers.get("host", ""))
             if name not in self._hosts:

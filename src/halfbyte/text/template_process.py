@@ -21,7 +21,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from halfbyte.errors import MachineError
+from halfbyte.errors import MachineError, reraise_machine_fault, told
 
 START_SECONDS = 60.0  # Python and Jinja, on a busy machine
 MAX_REPLY_BYTES = 1 << 27  # a text at the worker's limit, every character escaped
@@ -109,11 +109,13 @@ class _Worker:
                 start_new_session=True,  # Ctrl-C is for us
             )
         except OSError as error:
+            what = "process for the chat template"
+            reraise_machine_fault(what, error)
             raise MachineError(
-                "process for the chat template",
-                got=f"none: {error.strerror or error}",
-                expected="a process and two pipes",
-                fix="raise the limits on open files and processes, or end what takes them",
+                what,
+                got=told(error),
+                expected="a process",
+                fix=f"see that {sys.executable} can be started",
             ) from error
         assert self._process.stdin is not None
         assert self._process.stdout is not None
