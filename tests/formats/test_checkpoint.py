@@ -15,7 +15,7 @@ from halfbyte.config import RopeConfig
 from halfbyte.errors import ArgumentError, FormatError, HalfbyteError
 from halfbyte.formats.checkpoint import Checkpoint
 from halfbyte.formats.manifest import MANIFEST_NAME
-from halfbyte.formats.names import expected_matrices, expected_vectors
+from halfbyte.formats.names import expected_matrices, expected_tensors, expected_vectors
 from halfbyte.formats.tensor_file import write_tensor_file
 from halfbyte.formats.writer import CheckpointWriter
 from tests.formats.tiny import CONFIG, random_dense, random_planes, write_checkpoint
@@ -363,23 +363,41 @@ def _environment():
 def test_files_that_were_kept_are_taken_up_with_what_their_inputs_need(tmp_path):
     from halfbyte.formats.transforms import Rotation
 
+    small = replace(CONFIG, num_layers=1)
     rotation = Rotation(core=1, kind="sylvester", block=32)
-    matrix = replace(random_planes(np.random.default_rng(0), (64, 64)), transform=rotation)
+
+    def add(writer, wanted):
+        rng = np.random.default_rng(0)
+        for name, shape in expected_tensors(small):
+            if not wanted(name):
+                continue
+            if len(shape) == 1:
+                writer.add_vector(name, np.ones(shape, np.float32))
+            else:
+                down = name.endswith("down")
+                planes = random_planes(rng, shape)
+                writer.add_matrix(name, replace(planes, transform=rotation) if down else planes)
+
     with CheckpointWriter(tmp_path / "out", keep_in=tmp_path / "kept") as writer:
-        writer.add_matrix("layers.0.mlp.down", matrix)
+        add(writer, lambda name: name.startswith("layers."))
     assert not (tmp_path / "out").exists()
     with CheckpointWriter(tmp_path / "out", keep_in=tmp_path / "kept") as writer:
         assert not writer.has("layers.0.mlp.down")  # never flushed
-        writer.add_matrix("layers.0.mlp.down", matrix)
+        add(writer, lambda name: name.startswith("layers."))
         writer.flush()
     with CheckpointWriter(tmp_path / "out", keep_in=tmp_path / "kept") as writer:
         assert writer.has("layers.0.mlp.down")
         assert not writer.has("layers.1.mlp.down")
-        writer.finish(CONFIG, group_size=32, head_bits={4: 4, 8: 8}, source={})
+        add(writer, lambda name: not writer.has(name))
+        writer.finish(small, group_size=32, head_bits={4: 4, 8: 8}, source={})
     manifest = json.loads((tmp_path / "out" / "halfbyte.json").read_text())
-    assert list(manifest["files"]) == ["layer-000.safetensors"]
-    assert set(manifest["transforms"]) == {"mlp.down"}
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "halfbyte.json",
+    assert list(manifest["files"]) == [
+        "embed.safetensors",
+        "head.safetensors",
         "layer-000.safetensors",
+        "norm.safetensors",
     ]
+    assert set(manifest["transforms"]) == {"mlp.down"}
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(
+        [*manifest["files"], "halfbyte.json"]
+    )

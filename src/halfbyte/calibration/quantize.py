@@ -16,7 +16,7 @@ from halfbyte.calibration.passes import LayerPasses
 from halfbyte.calibration.text import Amount, read_sequences, sample_sequences
 from halfbyte.calibration.work import WorkDirectory
 from halfbyte.config import GROUP_SIZES, ModelConfig
-from halfbyte.errors import ArgumentError
+from halfbyte.errors import ArgumentError, reraise_machine_fault, told
 from halfbyte.formats.names import expected_matrices
 from halfbyte.formats.weights import Weights
 from halfbyte.importers.cache import source_identity
@@ -180,9 +180,10 @@ def _digest(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
+        reraise_machine_fault(f"calibration file {path}", error)
         raise ArgumentError(
             f"calibration file {path}",
-            got=error.strerror,
+            got=told(error),
             expected="readable UTF-8 text",
             fix="check the path and its permissions",
         ) from error

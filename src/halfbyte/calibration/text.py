@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from halfbyte.api.llm import LLM
 from halfbyte.config import ModelConfig
-from halfbyte.errors import ArgumentError
+from halfbyte.errors import ArgumentError, reraise_machine_fault, told
 from halfbyte.importers.source import Source
 from halfbyte.sampling.params import SamplingParams
 from halfbyte.text.codec import TextCodec
 
-MAX_FILE_BYTES = 1 << 30
+MAX_CHARS = 1 << 30
 _SAMPLED_TOGETHER = 16
 
 
@@ -52,13 +52,15 @@ class Amount:
 def read_sequences(path: Path, source: Source, amount: Amount) -> NDArray[np.int32]:
     """The beginning of a UTF-8 file as tokens [S, L]. Raises ArgumentError where it is short."""
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ValueError(f"over {MAX_FILE_BYTES} bytes")
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MAX_CHARS + 1)
+        if len(text) > MAX_CHARS:
+            raise ValueError(f"over {MAX_CHARS} characters")
     except (OSError, ValueError) as error:
+        reraise_machine_fault(f"calibration file {path}", error)
         raise ArgumentError(
             f"calibration file {path}",
-            got=getattr(error, "strerror", None) or error,
+            got=told(error) if isinstance(error, OSError) else error,
             expected="readable UTF-8 text",
             fix="check the path and the file",
         ) from error

@@ -25,8 +25,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from halfbyte.errors import ArgumentError, HalfbyteError
-from halfbyte.formats.writer import disk_errors, require_new
+from halfbyte.errors import ArgumentError, HalfbyteError, reraise_machine_fault
+from halfbyte.formats.partial import disk_errors, write_array
+from halfbyte.formats.writer import require_new
 
 MAX_SETTINGS_BYTES = 1 << 20
 
@@ -133,14 +134,15 @@ class WorkDirectory:
 
     def _save(self, path: Path, array: NDArray[Any]) -> None:
         aside = path.with_suffix(".aside")
-        with disk_errors(self._dest), aside.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
-        aside.rename(path)
+        with disk_errors(self._dest):
+            write_array(aside, array)
+            aside.rename(path)
 
     def _load(self, path: Path) -> NDArray[Any]:
         try:
             array: NDArray[Any] = np.load(path, allow_pickle=False)
         except (OSError, ValueError) as error:
+            reraise_machine_fault(f"half-finished run in {self.path}", error)
             raise HalfbyteError(
                 f"half-finished run in {self.path}",
                 got=f"{path.name}: {error}",

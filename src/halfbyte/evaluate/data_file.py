@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from halfbyte.errors import SourceError
+from halfbyte.errors import SourceError, reraise_machine_fault, told
 
 MAX_BYTES = 1 << 30
 
@@ -20,7 +20,8 @@ def read_bytes(path: Path) -> bytes:
             raise _fault(path, f"{path.stat().st_size} bytes", f"at most {MAX_BYTES}")
         return path.read_bytes()
     except OSError as error:
-        raise _fault(path, error.strerror, "a readable file") from error
+        reraise_machine_fault(f"data file {path.name}", error)
+        raise _fault(path, told(error), "a readable file") from error
 
 
 def read_text(path: Path) -> str:

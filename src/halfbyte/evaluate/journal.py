@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from halfbyte.errors import ArgumentError, HalfbyteError
+from halfbyte.errors import ArgumentError, HalfbyteError, reraise_machine_fault, told
 from halfbyte.evaluate.tasks.task import Record
 
 
@@ -43,7 +43,7 @@ class Journal:
             raise _unwritable(self.path, error) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             self._file.close()
             raise ArgumentError(
                 f"journal {self.path.name}",
@@ -51,6 +51,8 @@ class Journal:
                 expected="one run at a time",
                 fix="wait for the other run, or give another --output",
             ) from error
+        except OSError:  # a file system without locks: one run at a time is up to the user
+            pass
         self._read()
         return self
 
@@ -99,9 +101,10 @@ class Journal:
 
 
 def _unwritable(path: Path, error: OSError) -> HalfbyteError:
+    reraise_machine_fault(f"writing {path}", error)
     return HalfbyteError(
         f"writing {path}",
-        got=error.strerror,
+        got=told(error),
         expected="a writable directory with enough space",
         fix="check the path given to --output",
     )

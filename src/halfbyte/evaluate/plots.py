@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from halfbyte.errors import ArgumentError, HalfbyteError
+from halfbyte.errors import ArgumentError, HalfbyteError, reraise_machine_fault, told
 from halfbyte.evaluate.result_rows import ResultRow
 from halfbyte.evaluate.tables import column_of, line_of
 
@@ -47,8 +47,9 @@ def write_plots(rows: Sequence[ResultRow], directory: Path) -> list[Path]:
             paths.append(directory / f"{name.replace(' ', '-').replace('@', '-at-')}.png")
             figure.savefig(paths[-1], dpi=150)
     except OSError as error:
+        reraise_machine_fault(f"writing {directory}", error)
         raise HalfbyteError(
-            f"writing {directory}", got=error.strerror, expected="a directory", fix="check --plots"
+            f"writing {directory}", got=told(error), expected="a directory", fix="check --plots"
         ) from error
     return paths
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import halfbyte
 from halfbyte.api.llm import LLM
-from halfbyte.errors import SourceError
+from halfbyte.errors import SourceError, reraise_machine_fault, told
 from halfbyte.runtime.machine import processor_name
 
 _SAMPLE_BYTES = 1 << 20
@@ -33,8 +33,9 @@ def fingerprint(path: Path) -> str:
                 opened.seek(max(0, size - _SAMPLE_BYTES))
                 hashed.update(opened.read(_SAMPLE_BYTES))
     except OSError as error:
+        reraise_machine_fault(f"model {path.name}", error)
         raise SourceError(
-            f"model {path.name}", got=error.strerror, expected="readable files", fix="check it"
+            f"model {path.name}", got=told(error), expected="readable files", fix="check it"
         ) from error
     return hashed.hexdigest()[:16]
 

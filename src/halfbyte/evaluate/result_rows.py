@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-from halfbyte.errors import HalfbyteError, SourceError
+from halfbyte.errors import HalfbyteError, SourceError, reraise_machine_fault, told
 from halfbyte.evaluate.data_file import read_lines
 
 
@@ -65,8 +65,9 @@ def append(path: Path, rows: Iterable[ResultRow]) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
+        reraise_machine_fault(f"writing {path}", error)
         raise HalfbyteError(
-            f"writing {path}", got=error.strerror, expected="a writable file", fix="check --output"
+            f"writing {path}", got=told(error), expected="a writable file", fix="check --output"
         ) from error
 
 

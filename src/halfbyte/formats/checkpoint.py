@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.config import ModelConfig
-from halfbyte.errors import ArgumentError, FormatError
+from halfbyte.errors import ArgumentError, FormatError, reraise_machine_fault, told
 from halfbyte.formats.manifest import GATHER, Manifest, read_manifest
-from halfbyte.formats.names import expected_tensors, site_inputs, site_of
+from halfbyte.formats.names import expected_tensors, first_of_product, site_inputs, site_of
 from halfbyte.formats.tensor_file import TensorEntry, TensorFile
 from halfbyte.formats.transforms import Gather, Rotation, Transform, is_permutation
 from halfbyte.formats.weights import PLANE_PARTS, Dense, Planes
@@ -183,6 +183,7 @@ class Checkpoint:
                 )
             return path.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
+            reraise_machine_fault(f"file {name} of the checkpoint", error)
             raise _fault("bad-text", name, error, "readable UTF-8 text") from error
 
 
@@ -190,7 +191,8 @@ def _check_size(path: Path, size: int) -> None:
     try:
         actual = path.stat().st_size
     except OSError as error:
-        raise _fault("missing-file", path.name, error.strerror, "the file") from error
+        reraise_machine_fault(f"file {path.name} of the checkpoint", error)
+        raise _fault("missing-file", path.name, told(error), "the file") from error
     if actual != size:
         raise _fault("wrong-size", path.name, f"{actual} bytes", f"{size}")
 
@@ -219,7 +221,8 @@ def check_tensors(
 ) -> None:
     """Exactly the matrices and vectors expected, and `extra`: tensor name, dtypes and shape.
 
-    `small`: matrices may have a unit; then scales are integers, and `lo` may have two bits.
+    `small`: matrices may have a unit, those of one product alike; then scales are integers, and
+    `lo` may have two bits.
     """
     unseen = set(entries)
     wanted: dict[str, _Shape]
@@ -229,7 +232,7 @@ def check_tensors(
         elif group_size is None:
             wanted = {f"{name}.weight": (tuple(DENSE_DTYPES), shape)}
         else:
-            integers = small and f"{name}.unit" in entries
+            integers = small and f"{first_of_product(name)}.unit" in entries
             wanted = _plane_tensors(name, shape[0], shape[1], group_size, integers=integers)
             wide = _wide_of(name, wide_groups)
             if wide:

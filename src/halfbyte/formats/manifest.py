@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Final, Literal
 
 from halfbyte.config import GROUP_SIZES, ModelConfig
-from halfbyte.errors import FormatError, HalfbyteError
+from halfbyte.errors import FormatError, HalfbyteError, reraise_machine_fault, told
 from halfbyte.formats.names import SITES, site_inputs
 from halfbyte.formats.transforms import Rotation
 
@@ -132,8 +132,9 @@ def read_object(directory: Path, name: str) -> dict[str, Any]:
     except OSError as error:
         fix = "name a checkpoint directory, or convert the model first"
         what = f"checkpoint {directory.name}"
+        reraise_machine_fault(what, error)
         raise FormatError(
-            "no-manifest", what, got=error.strerror, expected=f"a readable {name}", fix=fix
+            "no-manifest", what, got=told(error), expected=f"a readable {name}", fix=fix
         ) from error
     if len(text) > MAX_MANIFEST_BYTES:
         raise _bad("bad-json", name, "a larger file", f"at most {MAX_MANIFEST_BYTES} bytes")

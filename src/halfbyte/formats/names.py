@@ -68,6 +68,17 @@ def site_of(name: str) -> tuple[str, str] | None:
     return (prefix, sites[0]) if sites else None
 
 
+def product_of(name: str) -> tuple[str, ...]:
+    """The matrices that are one product with this one, itself among them, in their order."""
+    place = site_of(name)
+    return (name,) if place is None else tuple(f"{place[0]}.{part}" for part in SITES[place[1]])
+
+
+def first_of_product(name: str) -> str:
+    """The matrix whose kind of scales those of its product share."""
+    return product_of(name)[0]
+
+
 def site_inputs(config: ModelConfig) -> dict[str, int]:
     """Site -> the inputs of its matrices."""
     return {

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from halfbyte.errors import FormatError
+from halfbyte.errors import FormatError, reraise_machine_fault, told
 
 # A 100-layer model in one file needs under 1 MiB, and a JSON value can take 20 times its text.
 MAX_HEADER_BYTES = 8 << 20
@@ -68,8 +68,9 @@ class TensorFile:
             with path.open("rb") as file:
                 data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
+            reraise_machine_fault(f"safetensors file {path.name}", error)
             raise _fault(
-                "missing-file", path, got=error.strerror, expected="a readable file"
+                "missing-file", path, got=told(error), expected="a readable file"
             ) from error
         (length,) = struct.unpack("<Q", data[:8])
         if length > MAX_HEADER_BYTES:

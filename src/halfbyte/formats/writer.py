@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -16,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.config import ModelConfig
-from halfbyte.errors import ArgumentError, HalfbyteError
-from halfbyte.formats.checkpoint import DENSE_DTYPES
+from halfbyte.errors import ArgumentError, FormatError, HalfbyteError
+from halfbyte.formats.checkpoint import DENSE_DTYPES, Checkpoint
 from halfbyte.formats.manifest import MANIFEST_NAME, Manifest, SiteTransform
 from halfbyte.formats.names import file_of, site_of
+from halfbyte.formats.partial import KeptDirectory, PartialDirectory, disk_errors, write_text
 from halfbyte.formats.tensor_file import TensorFile, write_tensor_file
 from halfbyte.formats.transforms import Gather, Rotation
 from halfbyte.formats.weights import Dense, Planes
@@ -44,8 +42,9 @@ class CheckpointWriter:
     def __init__(self, dest: Path, *, keep_in: Path | None = None) -> None:
         require_new(dest)
         self._dest = dest
-        self._kept = keep_in is not None
-        self._partial = keep_in or dest.with_name(f".{dest.name}.{os.getpid()}.partial")
+        self._is_kept = keep_in is not None
+        self._aside = KeptDirectory(dest, keep_in) if keep_in else PartialDirectory(dest)
+        self._partial = self._aside.path
         self._pending: dict[str, tuple[str, NDArray[Any]]] = {}
         self._pending_file = ""
         self._files: dict[str, int] = {}
@@ -55,9 +54,7 @@ class CheckpointWriter:
 
     def __enter__(self) -> Self:
         with disk_errors(self._dest):
-            self._dest.parent.mkdir(parents=True, exist_ok=True)
-            _remove_abandoned(self._dest)
-            self._partial.mkdir(exist_ok=self._kept)
+            self._aside.__enter__()
             for path in self._partial.glob("*.safetensors"):
                 self._files[path.name] = path.stat().st_size
             if self._files:
@@ -78,8 +75,7 @@ class CheckpointWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if not self._kept:
-            shutil.rmtree(self._partial, ignore_errors=True)  # after `finish` it is no longer there
+        self._aside.__exit__(kind, error, trace)
 
     def add_matrix(self, name: str, matrix: Planes | Dense) -> None:
         """Add an [N, K] matrix; matrices that share an input share its transform."""
@@ -124,24 +120,40 @@ class CheckpointWriter:
             small=self._has_units(),
         )
         texts = {"tokenizer.json": tokenizer_json, "chat_template.jinja": chat_template}
-        return self.publish(MANIFEST_NAME, lambda _: manifest.to_json(), texts)
+        return self.publish(MANIFEST_NAME, lambda _: manifest.to_json(), Checkpoint.open, texts)
 
     def publish(
         self,
         name: str,
         manifest: Callable[[dict[str, int]], str],
+        opened: Callable[[Path], object],
         texts: Mapping[str, str | None] | None = None,
     ) -> Path:
-        """Write `texts`, then the manifest, made from file names and sizes, then rename."""
+        """Write `texts`, then the manifest, made from file names and sizes; rename what opens.
+
+        `opened` opens what was written, so that nothing is published that cannot be read.
+        """
         self.flush()
         written = {**(texts or {}), name: manifest(self._files)}
         with disk_errors(self._dest):
             for file, text in written.items():
                 if text is not None:
-                    (self._partial / file).write_text(text, encoding="utf-8")
+                    write_text(self._partial / file, text)
+            self._check(opened)
             (self._partial / _INPUTS).unlink(missing_ok=True)
-            self._partial.rename(self._dest)
+            self._aside.publish()
         return self._dest
+
+    def _check(self, opened: Callable[[Path], object]) -> None:
+        try:
+            opened(self._partial)
+        except FormatError as error:
+            raise HalfbyteError(
+                f"what was written of {self._dest}",
+                got=f"{error.what}, {error.got}",
+                expected=f"a checkpoint that opens ({error.expected})",
+                fix="this is a fault of halfbyte or of the disk: report it with the model's name",
+            ) from error
 
     def _has_units(self) -> bool:
         """Whether a matrix has one, in files that an earlier run wrote too."""
@@ -150,7 +162,7 @@ class CheckpointWriter:
 
     def _keep_inputs(self) -> None:
         """Note down what the manifest will say of inputs, for a writer that has the files only."""
-        if not self._kept or (self._partial / _INPUTS).exists() or not self._wide_groups:
+        if not self._is_kept or (self._partial / _INPUTS).exists() or not self._wide_groups:
             return
         noted = {
             site: asdict(t) if isinstance(t, Rotation) else t
@@ -218,6 +230,7 @@ class CheckpointWriter:
                 self._keep_inputs()
                 size = write_tensor_file(aside, self._pending)
                 aside.rename(self._partial / self._pending_file)
+                self._aside.renew()
             self._files[self._pending_file] = size
         self._pending = {}
 
@@ -230,35 +243,3 @@ def require_new(dest: Path) -> None:
         fix = "choose another destination or remove it"
         raise ArgumentError("destination", got=f"{dest} (exists)", expected="a new path", fix=fix)
 
-
-@contextlib.contextmanager
-def disk_errors(dest: Path) -> Iterator[None]:
-    """An OSError while writing `dest` -> HalfbyteError."""
-    try:
-        yield
-    except OSError as error:
-        fix = "check the path, its permissions and the free space"
-        raise HalfbyteError(
-            f"writing {dest}",
-            got=error.strerror,
-            expected="a writable directory with enough space",
-            fix=fix,
-        ) from error
-
-
-def _remove_abandoned(dest: Path) -> None:
-    """Remove what a killed conversion to the same destination left."""
-    for path in dest.parent.glob(f".{dest.name}.*.partial"):
-        pid = path.name.split(".")[-2]
-        if pid.isdigit() and int(pid) != os.getpid() and not _is_running(int(pid)):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from halfbyte.errors import SourceError
+from halfbyte.errors import SourceError, reraise_machine_fault, told
 from halfbyte.formats.manifest import FORMAT_VERSION
 
 _SAMPLE_BYTES = 1 << 20
@@ -43,7 +43,8 @@ def source_identity(source: Path) -> str:
     except OSError as error:
         fix = "check the path and its permissions"
         what, expected = f"model {source.name}", "a readable file"
-        raise SourceError(what, got=error.strerror, expected=expected, fix=fix) from error
+        reraise_machine_fault(what, error)
+        raise SourceError(what, got=told(error), expected=expected, fix=fix) from error
 
 
 def _file_identity(path: Path) -> str:

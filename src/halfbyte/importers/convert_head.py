@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from halfbyte.config import GROUP_SIZES
 from halfbyte.errors import ArgumentError
+from halfbyte.formats.checkpoint import open_files
 from halfbyte.formats.draft_head import (
     HEAD_MANIFEST,
     HeadManifest,
     HeadWeights,
     head_tensors,
+    read_head_manifest,
 )
 from halfbyte.formats.weights import Dense
 from halfbyte.formats.writer import CheckpointWriter
@@ -51,7 +53,11 @@ def write_head(
         def manifest(files: dict[str, int]) -> str:
             return HeadManifest(config, group, files, dict(source)).to_json()
 
-        return writer.publish(HEAD_MANIFEST, manifest)
+        return writer.publish(HEAD_MANIFEST, manifest, _open_files)
+
+
+def _open_files(path: Path) -> None:
+    open_files(path, read_head_manifest(path).files)
 
 
 def _check(weights: HeadWeights, planes: int, group: int) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.config import ModelConfig
-from halfbyte.errors import FormatError, SourceError
+from halfbyte.errors import FormatError, SourceError, reraise_machine_fault
 from halfbyte.formats.draft_head import HeadConfig, head_tensors
 from halfbyte.formats.tensor_file import TensorFile
 from halfbyte.formats.weights import Dense
@@ -217,6 +217,7 @@ def _read_pickle(path: Path) -> Arrays:
             if tensor.dtype != torch.bool
         }
     except Exception as error:
+        reraise_machine_fault(f"draft head {path.parent.name}", error)
         raise _fault(
             path.parent, f"{path.name}: {str(error)[:120]}", "a file of tensors"
         ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from halfbyte.errors import SourceError
+from halfbyte.errors import SourceError, reraise_machine_fault
 
 _PATTERNS = ("*.safetensors", "*.json", "*.jinja")
 # Other formats of the same weights, in folders or under another name.
@@ -28,6 +28,7 @@ def fetch_snapshot(repo: str) -> Path:
             )
         )
     except Exception as error:  # network, HTTP, disk and validation errors share no base class
+        reraise_machine_fault(f"hub model {repo}", error)
         reason = " ".join(str(error).removeprefix("Got: ").split()) or type(error).__name__
         raise SourceError(
             f"hub model {repo}",

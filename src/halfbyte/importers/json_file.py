@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from halfbyte.errors import SourceError
+from halfbyte.errors import SourceError, reraise_machine_fault, told
 
 # The index of a model of 90,000 tensors takes 9 MiB, and a JSON value can take 20 times its text.
 MAX_BYTES = 16 << 20
@@ -30,7 +30,8 @@ def read_text(path: Path, *, limit: int = MAX_BYTES) -> str:
         with path.open("rb") as file:
             data = file.read(limit + 1)
     except OSError as error:
-        raise _fault(path, error.strerror, "a readable file") from error
+        reraise_machine_fault(f"{path.parent.name}/{path.name}", error)
+        raise _fault(path, told(error), "a readable file") from error
     if len(data) > limit:
         raise _fault(path, "a larger file", f"at most {limit} bytes")
     try:

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from halfbyte.errors import ArgumentError, HalfbyteError, SourceError
+from halfbyte.errors import (
+    ArgumentError,
+    HalfbyteError,
+    SourceError,
+    reraise_machine_fault,
+    told,
+)
 from halfbyte.formats.checkpoint import Checkpoint
 from halfbyte.formats.manifest import MANIFEST_NAME
 from halfbyte.importers.cache import cached_checkpoint
@@ -86,9 +92,10 @@ def locate(ckpt: str | Path) -> Path:
         if is_directory or path.is_file():
             return path
     except OSError as error:  # such as a name too long
+        reraise_machine_fault(f"model {ckpt}", error)
         fix = "check the path and its permissions"
         raise SourceError(
-            f"model {ckpt}", got=error.strerror, expected="a readable path", fix=fix
+            f"model {ckpt}", got=told(error), expected="a readable path", fix=fix
         ) from error
     if str(ckpt) == ALIAS:
         return demo_model()

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from halfbyte.errors import ArgumentError
+from halfbyte.errors import ArgumentError, reraise_machine_fault
 from halfbyte.text.codec import TextCodec
 
 MOST_BYTES = 1 << 28
@@ -93,6 +93,7 @@ def _read(path: Path) -> str:
             raise _bad_source(path, f"{size} bytes", f"at most {MOST_BYTES}")
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        reraise_machine_fault(f"draft vocabulary from {path}", error)
         raise _bad_source(path, str(error)[:200], "a readable UTF-8 file") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from halfbyte.api.loading import LoadedModel
 from halfbyte.config import Level
 from halfbyte.engine.pages import PageTable
 from halfbyte.errors import ArgumentError
+from halfbyte.formats.partial import write_array, written_aside
 from halfbyte.runtime.protocol import Batch
 from halfbyte.train.texts import Text
 
@@ -26,11 +26,9 @@ def save_features(
     The served head reads float32; half precision is far finer than what training can fit.
     """
     values = read_features(model, level, taps, text.tokens)
-    aside = path.with_suffix(f".{os.getpid()}.partial")
     largest = float(np.finfo(np.float16).max)
-    with aside.open("wb") as file:
-        np.save(file, np.clip(values, -largest, largest).astype(np.float16))
-    aside.replace(path)
+    with written_aside(path) as aside:
+        write_array(aside, np.clip(values, -largest, largest).astype(np.float16))
 
 
 def read_features(

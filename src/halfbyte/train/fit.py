@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from halfbyte.errors import SourceError
+from halfbyte.errors import SourceError, reraise_machine_fault
+from halfbyte.formats.partial import written_aside
 from halfbyte.train.options import TrainOptions
 from halfbyte.train.pieces import Batch, Pieces
 from halfbyte.train.torch_head import TorchHead
@@ -110,10 +110,9 @@ def _schedule(step: int, steps: int) -> float:
 
 
 def _save(head: TorchHead, optimizer: torch.optim.Optimizer, step: int, path: Path) -> None:
-    aside = path.with_suffix(f".{os.getpid()}.partial")
     values = {"head": head.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-    torch.save(values, aside)
-    aside.replace(path)
+    with written_aside(path) as aside:
+        torch.save(values, aside)
 
 
 def _restore(head: TorchHead, optimizer: torch.optim.Optimizer, path: Path) -> int:
@@ -125,6 +124,7 @@ def _restore(head: TorchHead, optimizer: torch.optim.Optimizer, path: Path) -> i
         optimizer.load_state_dict(values["optimizer"])
         return int(values["step"])
     except Exception as error:
+        reraise_machine_fault(f"training state {path.name}", error)
         raise SourceError(
             f"training state {path.name}",
             got=str(error)[:120],

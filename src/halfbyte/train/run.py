@@ -23,9 +23,10 @@ from halfbyte.api.llm import LLM
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError
 from halfbyte.formats.draft_head import HeadConfig
+from halfbyte.formats.partial import disk_errors
 from halfbyte.formats.planes import dequantize
 from halfbyte.formats.weights import Dense, Planes
-from halfbyte.formats.writer import disk_errors, require_new
+from halfbyte.formats.writer import require_new
 from halfbyte.importers.convert_head import write_head
 from halfbyte.runtime.draft_head import scoring_matrix
 from halfbyte.runtime.machine import choose_threads
