@@ -12,8 +12,36 @@ from numpy.typing import NDArray
 
 from halfbyte.errors import ArgumentError, ModelError
 
+_CHECK = "check the model's config"
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_layers",
+    "num_heads",
+    "num_kv_heads",
+    "head_dim",
+    "max_context",
+)
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 GROUP_SIZES = (32, 64, 128)
+
+
+def check_integer(name: str, value: object, *, least: int = 1, most: int) -> None:
+    """Raise ModelError unless a field of a model is an integer of that range."""
+    if type(value) is not int or not least <= value <= most:
+        raise ModelError(
+            name, got=repr(value)[:80], expected=f"an integer, {least} to {most}", fix=_CHECK
+        )
+
+
+def check_real(name: str, value: object, *, least: float = 1e-30, most: float) -> None:
+    """Raise ModelError unless a field of a model is a number of that range."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (is_number and least <= value <= most):  # type: ignore[operator]
+        raise ModelError(
+            name, got=repr(value)[:80], expected=f"a number, {least} to {most}", fix=_CHECK
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +64,29 @@ class RopeConfig:
         if self.kind not in ("none", "linear", "llama3"):
             raise ModelError(
                 "rope scaling",
-                got=repr(self.kind),
+                got=repr(self.kind)[:80],
                 expected="none, linear or llama3",
                 fix="this scaling is not supported; use a model without it",
             )
-        numbers = (self.base, self.factor, self.low_freq_factor, self.high_freq_factor)
-        if not all(math.isfinite(x) and x > 0 for x in numbers):
+        for name in ("base", "factor", "low_freq_factor", "high_freq_factor"):
+            check_real(f"rope.{name}", getattr(self, name), most=1e30)
+        check_integer("rope.original_context", self.original_context, most=(1 << 31) - 1)
+        if self.kind == "llama3" and self.low_freq_factor >= self.high_freq_factor:
             raise ModelError(
-                "rope parameters",
-                got=numbers,
-                expected="finite positive numbers",
-                fix="check the model's config",
+                "rope.low_freq_factor",
+                got=self.low_freq_factor,
+                expected=f"less than the high one, {self.high_freq_factor}",
+                fix=_CHECK,
             )
+        if not isinstance(self.frequency_factors, tuple):
+            raise ModelError(
+                "rope.frequency_factors",
+                got=type(self.frequency_factors).__name__,
+                expected="a tuple of numbers",
+                fix=_CHECK,
+            )
+        for factor in self.frequency_factors:
+            check_real("rope.frequency_factors", factor, most=1e30)
 
     def inverse_frequencies(self, head_dim: int) -> NDArray[np.float32]:
         """Angle per position of each pair: [D/2], float32."""
@@ -100,24 +139,8 @@ class ModelConfig:
                 expected=f"one of {', '.join(FAMILIES)}",
                 fix="use one of those",
             )
-        for name in (
-            "vocab_size",
-            "hidden_size",
-            "intermediate_size",
-            "num_layers",
-            "num_heads",
-            "num_kv_heads",
-            "head_dim",
-            "max_context",
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 24:
-                raise ModelError(
-                    name,
-                    got=repr(value),
-                    expected="a positive integer",
-                    fix="check the model's config",
-                )
+        for name in _SIZES:
+            check_integer(name, getattr(self, name), most=(1 << 24) - 1)
         if self.num_heads % self.num_kv_heads:
             raise ModelError(
                 "num_heads",
@@ -132,12 +155,31 @@ class ModelConfig:
                 expected="a multiple of 16, at most 256",
                 fix="this head size cannot run",
             )
-        if not (math.isfinite(self.norm_eps) and self.norm_eps > 0):
+        check_real("norm_eps", self.norm_eps, least=1e-30, most=1.0)
+        if self.sliding_window is not None:
+            check_integer("sliding_window", self.sliding_window, most=(1 << 31) - 1)
+        for name in ("tied_head", "qkv_bias", "qk_norm"):
+            if not isinstance(getattr(self, name), bool):
+                got = repr(getattr(self, name))[:80]
+                raise ModelError(name, got=got, expected="true or false", fix=_CHECK)
+        for token in (*self.eos_ids, *(() if self.bos_id is None else (self.bos_id,))):
+            check_integer("bos_id or eos_ids", token, least=0, most=self.vocab_size - 1)
+        self._check_rope()
+
+    def _check_rope(self) -> None:
+        pairs, given = self.head_dim // 2, len(self.rope.frequency_factors)
+        if given not in (0, pairs):
             raise ModelError(
-                "norm_eps",
-                got=self.norm_eps,
-                expected="a small positive number",
-                fix="check the config",
+                "rope.frequency_factors", got=f"{given} of them", expected=pairs, fix=_CHECK
+            )
+        with np.errstate(all="ignore"):
+            fastest = float(self.rope.inverse_frequencies(self.head_dim).max())
+        if not fastest < 1e6:
+            raise ModelError(
+                "rope frequencies",
+                got=f"an angle of {fastest:.3g} a position",
+                expected="less than 1e6",
+                fix=_CHECK,
             )
 
     @classmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from halfbyte.config import GROUP_SIZES, ModelConfig
 from halfbyte.errors import ModelError
+from halfbyte.formats import json_text
 from halfbyte.formats.checkpoint import check_finite, check_tensors, open_files, plane_arrays
 from halfbyte.formats.manifest import (
     bad_field,
@@ -154,7 +154,7 @@ class HeadManifest:
             "files": self.files,
             "source": self.source,
         }
-        return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+        return json_text.written(values)
 
 
 def read_head_manifest(directory: Path) -> HeadManifest:

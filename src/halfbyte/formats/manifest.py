@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Final, Literal
 
 from halfbyte.config import GROUP_SIZES, ModelConfig
 from halfbyte.errors import FormatError, HalfbyteError, reraise_machine_fault, told
+from halfbyte.formats import json_text
 from halfbyte.formats.names import SITES, site_inputs
 from halfbyte.formats.transforms import Rotation
 
@@ -71,7 +71,7 @@ class Manifest:
                 "transforms": transforms,
                 "wide_groups": alike if self.version == 2 else wide,
             }
-        return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+        return json_text.written(values)
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -95,7 +95,7 @@ def read_manifest(directory: Path) -> Manifest:
         head_bits=_read_head_bits(values.get("head_bits")),
         files=read_files(values),
         source=read_mapping(values, "source"),
-        tokenizer=read_mapping(values, "tokenizer"),
+        tokenizer=_read_tokenizer(read_mapping(values, "tokenizer")),
         transforms=_read_transforms(read_mapping(values, "transforms"), config),
         wide_groups=_read_wide_groups(
             values.get("wide_groups", 0 if version < 3 else {}), version, group_size, config
@@ -128,7 +128,7 @@ def read_object(directory: Path, name: str) -> dict[str, Any]:
     path = directory / name
     try:
         with path.open("rb") as file:
-            text = file.read(MAX_MANIFEST_BYTES + 1)
+            data = file.read(MAX_MANIFEST_BYTES + 1)
     except OSError as error:
         fix = "name a checkpoint directory, or convert the model first"
         what = f"checkpoint {directory.name}"
@@ -136,15 +136,12 @@ def read_object(directory: Path, name: str) -> dict[str, Any]:
         raise FormatError(
             "no-manifest", what, got=told(error), expected=f"a readable {name}", fix=fix
         ) from error
-    if len(text) > MAX_MANIFEST_BYTES:
+    if len(data) > MAX_MANIFEST_BYTES:
         raise _bad("bad-json", name, "a larger file", f"at most {MAX_MANIFEST_BYTES} bytes")
     try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return json_text.read_object(data)
+    except ValueError as error:
         raise _bad("bad-json", name, error, "a JSON object") from error
-    if not isinstance(values, dict):
-        raise _bad("bad-json", name, type(values).__name__, "a JSON object")
-    return values
 
 
 def read_model(values: Any) -> ModelConfig:
@@ -152,31 +149,11 @@ def read_model(values: Any) -> ModelConfig:
     if not isinstance(values, dict):
         raise _bad("bad-model", "model", type(values).__name__, "a JSON object")
     try:
-        config = ModelConfig.from_dict(values)
-        _check_optional_fields(config)
+        return ModelConfig.from_dict(values)
     except HalfbyteError as error:
         raise _bad("bad-model", f"model {error.what}", error.got, error.expected) from error
-    except (TypeError, ValueError, OverflowError, AttributeError) as error:
+    except (TypeError, ValueError) as error:
         raise _bad("bad-model", "model", error, "the fields of ModelConfig") from error
-    return config
-
-
-def _check_optional_fields(config: ModelConfig) -> None:
-    """What ModelConfig takes on trust because a program fills it in."""
-    flags = (config.tied_head, config.qkv_bias, config.qk_norm)
-    ids = [*config.eos_ids, *([] if config.bos_id is None else [config.bos_id])]
-    window = config.sliding_window
-    if not all(isinstance(flag, bool) for flag in flags):
-        raise ValueError("tied_head, qkv_bias or qk_norm is not a boolean")
-    if not all(type(token) is int and 0 <= token < config.vocab_size for token in ids):
-        raise ValueError("bos_id or eos_ids is not a token id")
-    if window is not None and (type(window) is not int or window <= 0):
-        raise ValueError("sliding_window is not a positive integer")
-    factors = config.rope.frequency_factors
-    if not all(isinstance(x, float | int) and 0 < x < 1e30 for x in factors):
-        raise ValueError("rope.frequency_factors are not positive numbers")
-    if factors and len(factors) != config.head_dim // 2:
-        raise ValueError(f"{len(factors)} rope.frequency_factors for {config.head_dim // 2} pairs")
 
 
 def _read_head_bits(values: Any) -> dict[int, int]:
@@ -184,6 +161,23 @@ def _read_head_bits(values: Any) -> dict[int, int]:
     if not good or not all(type(bits) is int and bits in (4, 8) for bits in values.values()):
         raise bad_field("head_bits", values, 'an object with "4" and "8", each 4 or 8')
     return {int(level): bits for level, bits in values.items()}
+
+
+def _read_tokenizer(values: dict[str, Any]) -> dict[str, Any]:
+    def is_id(value: Any) -> bool:
+        return type(value) is int and 0 <= value < 1 << 31
+
+    ids = values.get("eos_ids", [])
+    texts = (values.get("bos_token"), values.get("eos_token"))
+    if values.get("bos") is not None and not is_id(values["bos"]):
+        raise bad_field("tokenizer.bos", values["bos"], "a token id or null")
+    if not isinstance(values.get("add_bos", False), bool):
+        raise bad_field("tokenizer.add_bos", values["add_bos"], "true or false")
+    if not isinstance(ids, list) or not all(is_id(token) for token in ids):
+        raise bad_field("tokenizer.eos_ids", ids, "a list of token ids")
+    if not all(text is None or isinstance(text, str) for text in texts):
+        raise bad_field("tokenizer.bos_token or eos_token", texts, "text or null")
+    return values
 
 
 def read_files(manifest: dict[str, Any]) -> dict[str, int]:

@@ -165,6 +165,14 @@ def disk_errors(dest: Path) -> Iterator[None]:
         ) from error
 
 
+def remove(directory: Path) -> None:
+    """Take a directory out of its place at once, then remove it."""
+    aside = _drawn(directory)
+    with disk_errors(directory), contextlib.suppress(FileNotFoundError):
+        directory.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
 def remove_abandoned(dest: Path) -> None:
     """Remove what killed owners of the same destination left."""
     pattern = re.compile(rf"\.{re.escape(_stem(dest))}\.([0-9a-f]{{16}}|[0-9]+)\.partial")

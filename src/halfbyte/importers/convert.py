@@ -16,6 +16,7 @@ target would be the same model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 
 from halfbyte.config import GROUP_SIZES, ModelConfig
 from halfbyte.errors import ArgumentError, SourceError
-from halfbyte.formats.names import expected_matrices, expected_tensors
+from halfbyte.formats.names import expected_matrices, expected_tensors, product_of
 from halfbyte.formats.weights import Planes
 from halfbyte.formats.writer import CheckpointWriter
 from halfbyte.importers.gguf_blocks import EXACT_GROUP
@@ -33,7 +34,7 @@ from halfbyte.importers.gguf_source import GgufSource
 from halfbyte.importers.huggingface import HuggingFaceSource
 from halfbyte.importers.source import Source
 from halfbyte.quantize.rtn import quantize
-from halfbyte.quantize.scales import DEFAULT_SCALES
+from halfbyte.quantize.scales import DEFAULT_SCALES, ScaleForm
 from halfbyte.quantize.scheme import Grid
 
 Progress = Callable[[str, int, int], None]  # tensor name, weights done, weights in all
@@ -82,28 +83,19 @@ def convert(
     """Write a checkpoint of `src` to the new directory `dest`; an error leaves nothing there."""
     source = open_source(Path(src)) if isinstance(src, Path | str) else src
     planes, group, exact = _plan(source, planes, group)
-    done, total = 0, sum(rows * inputs for _, (rows, inputs) in expected_matrices(source.config))
-    requantized: list[str] = []
+    job = _Job(source, planes, group, exact, progress)
     with CheckpointWriter(Path(dest)) as writer:
         for name, shape in expected_tensors(source.config):
             if len(shape) == 1:
                 writer.add_vector(name, source.vector(name))
-                continue
-            if progress:
-                progress(name, done, total)
-            matrix = source.exact_planes(name) if exact else None
-            if matrix is None:
-                requantized.append(name)
-                matrix = _requantize(source, name, (shape[0], shape[1]), planes, group)
-            writer.add_matrix(name, matrix)
-            done += shape[0] * shape[1]
-        if progress:
-            progress("done", total, total)
+            else:
+                writer.add_matrix(name, job.matrix(name))
+        job.tell("done")
         return writer.finish(
             source.config,
             group_size=group,
             head_bits={4: 8, 8: 8} if planes == 4 else {4: 4, 8: 8},
-            source=_provenance(source, planes, requantized),
+            source=_provenance(source, planes, job.requantized),
             tokenizer_json=source.tokenizer_json,
             tokenizer_info=source.tokenizer_info,
             chat_template=source.chat_template,
@@ -146,18 +138,65 @@ def check_group(config: ModelConfig, group: int) -> None:
             )
 
 
-def _requantize(
-    source: Source, name: str, shape: tuple[int, int], planes: int, group: int
-) -> Planes:
-    rows, inputs = shape
-    step = max(1, _BLOCK_WEIGHTS // inputs)
+class _Job:
+    """The matrices of one conversion, in the order of files; those of a product are made at once.
 
-    def blocks() -> Iterator[NDArray[np.float32]]:
-        for begin in range(0, rows, step):
-            yield source.rows(name, begin, min(begin + step, rows))
+    A product runs as one matrix, so its parts must have one kind of scales: where a part is
+    imported exactly, with the scales of its source, the others get f16 scales as well.
+    """
 
-    grid = Grid(8 if name in _OUTER else planes, group, scales=DEFAULT_SCALES)
-    return quantize(name, blocks(), shape, grid)
+    def __init__(
+        self, source: Source, planes: int, group: int, exact: bool, progress: Progress | None
+    ) -> None:
+        self.requantized: list[str] = []
+        self._source = source
+        self._planes = planes
+        self._group = group
+        self._exact = exact
+        self._progress = progress
+        self._shapes = dict(expected_matrices(source.config))
+        self._made: dict[str, Planes] = {}
+        self._done = 0
+
+    def matrix(self, name: str) -> Planes:
+        """The planes of a matrix."""
+        if name not in self._made:
+            self._make(product_of(name))
+        return self._made.pop(name)
+
+    def tell(self, name: str) -> None:
+        """Progress: what comes next, and the weights that are done."""
+        if self._progress:
+            total = sum(rows * inputs for rows, inputs in self._shapes.values())
+            self._progress(name, self._done, total)
+
+    def _make(self, names: tuple[str, ...]) -> None:
+        for name in names if self._exact else ():
+            self.tell(name)
+            planes = self._source.exact_planes(name)
+            if planes is not None:
+                self._keep(name, planes)
+        scales: ScaleForm = "f16" if self._made else DEFAULT_SCALES
+        for name in names:
+            if name not in self._made:
+                self.tell(name)
+                self.requantized.append(name)
+                self._keep(name, self._requantize(name, scales))
+
+    def _keep(self, name: str, planes: Planes) -> None:
+        self._made[name] = planes
+        self._done += math.prod(self._shapes[name])
+
+    def _requantize(self, name: str, scales: ScaleForm) -> Planes:
+        rows, inputs = shape = self._shapes[name]
+        step = max(1, _BLOCK_WEIGHTS // inputs)
+
+        def blocks() -> Iterator[NDArray[np.float32]]:
+            for begin in range(0, rows, step):
+                yield self._source.rows(name, begin, min(begin + step, rows))
+
+        planes = 8 if name in _OUTER else self._planes
+        return quantize(name, blocks(), shape, Grid(planes, self._group, scales=scales))
 
 
 def _provenance(source: Source, planes: int, requantized: list[str]) -> dict[str, Any]:

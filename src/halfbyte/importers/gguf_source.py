@@ -174,9 +174,6 @@ def _check_tensors(path: Path, header: GgufHeader, config: ModelConfig) -> None:
         raise _fault(
             path, f"{len(tokens)} tokens", f"at most {config.vocab_size}, the embedding's rows"
         )
-    factors = config.rope.frequency_factors
-    if factors and len(factors) != config.head_dim // 2:
-        raise _fault(path, f"rope_freqs.weight of {len(factors)} values", config.head_dim // 2)
 
 
 def _fault(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from halfbyte.errors import (
     ArgumentError,
+    FormatError,
     HalfbyteError,
     SourceError,
     reraise_machine_fault,
@@ -17,6 +18,7 @@ from halfbyte.errors import (
 )
 from halfbyte.formats.checkpoint import Checkpoint
 from halfbyte.formats.manifest import MANIFEST_NAME
+from halfbyte.formats.partial import remove
 from halfbyte.importers.cache import cached_checkpoint
 from halfbyte.importers.convert import Progress, convert, open_source
 from halfbyte.importers.demo_model import ALIAS, demo_model
@@ -44,7 +46,7 @@ def resolve(
     if planes is None and str(ckpt) == ALIAS:
         planes = ALIAS_PLANES
     dest = cached_checkpoint(found, planes, group)
-    if is_checkpoint(dest):
+    if is_checkpoint(dest) and not _discarded(dest):
         return dest
     try:
         return convert(open_source(found), dest, planes, group, progress)
@@ -52,6 +54,18 @@ def resolve(
         if is_checkpoint(dest):  # another process was faster
             return dest
         raise
+
+
+def _discarded(cached: Path) -> bool:
+    """Whether a cached checkpoint was damaged and is gone: its source can make it again."""
+    try:
+        Checkpoint.open(cached)
+    except FormatError as error:
+        if error.name == "bad-version":  # of a newer halfbyte, which goes on using it
+            return False
+        remove(cached)
+        return True
+    return False
 
 
 def open_weights(

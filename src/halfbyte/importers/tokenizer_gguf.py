@@ -119,6 +119,8 @@ def _sentencepiece(metadata: dict[str, Any], tokens: list[str], kinds: list[int]
     scores = metadata.get("tokenizer.ggml.scores")
     if not isinstance(scores, np.ndarray) or len(scores) != len(tokens):
         raise _fault("scores", "none that fit", f"{len(tokens)} numbers")
+    if scores.dtype.kind not in "iuf" or not np.isfinite(scores).all():
+        raise _fault("scores", "values that are no finite numbers", "finite numbers")
     vocab = {token: i for i, token in enumerate(tokens)}
     unknown = next(
         (token for token, kind in zip(tokens, kinds, strict=True) if kind == UNKNOWN), None
@@ -206,7 +208,7 @@ def _token_types(metadata: dict[str, Any], size: int) -> list[int]:
     value = metadata.get("tokenizer.ggml.token_type")
     if value is None:
         return [NORMAL] * size
-    if not isinstance(value, np.ndarray) or len(value) != size:
+    if not isinstance(value, np.ndarray) or len(value) != size or value.dtype.kind not in "iu":
         raise _fault("token_type", "none that fit", f"{size} integers")
     kinds: list[int] = value.astype(np.int64).tolist()
     return kinds
