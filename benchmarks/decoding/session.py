@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.config import Level
-from halfbyte.runtime.protocol import Batch, Runtime, Sampling
+from halfbyte.runtime.protocol import Batch, DraftRun, Runtime, Sampling
 from halfbyte.sampling.choice import GREEDY
 
 _NO_ROWS = np.empty(0, dtype=np.int32)
@@ -59,10 +59,10 @@ class Session:
     def draft(self, level: Level, token: int, position: int, count: int) -> float:
         """Draft `count` greedy tokens in one native call; seconds."""
         batch = self._batch(np.array([token], dtype=np.int32), position)
-        lengths = np.array([count], dtype=np.int32)
+        run = DraftRun(level, np.array([count], dtype=np.int32))
         sampling = _greedy(position + 1, 1)
         began = time.perf_counter()
-        self.runtime.draft(batch, level, lengths, sampling, 0.0)
+        self.runtime.draft(batch, run, sampling)
         return time.perf_counter() - began
 
     def _batch(self, tokens: NDArray[np.int32], position: int) -> Batch:

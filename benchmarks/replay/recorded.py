@@ -18,7 +18,7 @@ from benchmarks.measure.workloads import Workload, token_ids
 from halfbyte import LLM, SamplingParams
 from halfbyte.config import Level
 from halfbyte.errors import SourceError
-from halfbyte.runtime.protocol import Batch, Runtime, Sampling
+from halfbyte.runtime.protocol import Batch, DraftRun, Runtime, Sampling
 from halfbyte.sampling.choice import GREEDY
 
 TOGETHER = 16  # texts recorded at a time
@@ -124,7 +124,7 @@ def _backwards(
         lengths = np.full(count, length, dtype=np.int32)
         batch = Batch(roots, starts, firsts, tables)
         drawing = Sampling(*GREEDY.rows(count), positions=firsts + 1)
-        drafted = runtime.draft(batch, level, lengths, drawing, 0.0)
+        drafted = runtime.draft(batch, DraftRun(level, lengths), drawing)
         for own, tokens in zip(found, drafted.tokens.tolist(), strict=True):
             own.append(tokens)
     return found

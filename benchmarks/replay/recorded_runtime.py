@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import cast
 from unittest.mock import patch
 
 import numpy as np
@@ -23,6 +23,7 @@ from halfbyte.runtime.protocol import (
     Batch,
     Decoded,
     Drafted,
+    DraftRun,
     Runtime,
     Sampled,
     Sampling,
@@ -115,19 +116,11 @@ class RecordedRuntime:
         tokens = self._say(batch, level, logit_rows)
         return Sampled(tokens, np.zeros(len(tokens), dtype=np.float32))
 
-    def draft(
-        self,
-        batch: Batch,
-        level: Level,
-        lengths: NDArray[np.int32],
-        sampling: Sampling,
-        min_confidence: float,
-        head: int = 0,
-    ) -> Drafted:
+    def draft(self, batch: Batch, run: DraftRun, sampling: Sampling) -> Drafted:
         """Token by token; confidence is not recorded."""
-        if min_confidence or head:
+        if run.min_confidence or run.head:
             raise ValueError("neither confidence nor a smaller vocabulary is recorded")
-        contexts = batch.first_positions.tolist()
+        level, lengths, contexts = run.level, run.lengths, batch.first_positions.tolist()
         self._clock.now += self._table.draft_seconds(str(level), lengths.tolist(), contexts)
         tokens = np.zeros((len(lengths), int(lengths.max())), dtype=np.int32)
         for b, length in enumerate(lengths.tolist()):
@@ -144,9 +137,11 @@ class RecordedRuntime:
         """Step by step."""
         return decode_stepwise(cast(Runtime, self), batch, level, length, sampling, lambda: False)
 
-    def draft_and_verify(self, batch: Batch, *arguments: Any) -> Speculated:
+    def draft_and_verify(
+        self, batch: Batch, run: DraftRun, target: Level, sampling: Sampling
+    ) -> Speculated:
         """One after the other."""
-        return draft_and_verify_stepwise(cast(Runtime, self), batch, *arguments)
+        return draft_and_verify_stepwise(cast(Runtime, self), batch, run, target, sampling)
 
     def interrupt(self, *, wanted: bool) -> None:
         """Nothing runs long."""

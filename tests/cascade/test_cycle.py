@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.cycle import CycleReport, Turn, run_cycle
-from halfbyte.cascade.verify import Fate, Outcome, accept
+from halfbyte.cascade.verify import Fate, Outcome
 from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.sequence import Sequence
 from halfbyte.proposers.build import Proposers
+from halfbyte.runtime.accept import accept
 from halfbyte.sampling.choice import Choice
 from tests.support.fake_runtime import FakeRuntime
 
@@ -21,11 +22,17 @@ GREEDY = Choice(0.0, 0, 1.0, 0.0, 0)
 tokens = st.lists(st.integers(0, 3), max_size=9)
 
 
-@given(tokens, tokens)
-def test_accepted_length_is_the_longest_common_prefix(draft: list[int], target: list[int]) -> None:
-    n = accept(draft, target)
+@given(tokens, st.data())
+def test_accepted_length_is_the_longest_common_prefix(
+    draft: list[int], data: st.DataObject
+) -> None:
+    size = len(draft) + 1
+    target = data.draw(st.lists(st.integers(0, 3), min_size=size, max_size=size))
+    accepted = accept(draft, target)
+    n = len(accepted)
+    assert accepted == list(range(n))
     assert draft[:n] == target[:n]
-    assert n == min(len(draft), len(target)) or draft[n] != target[n]
+    assert n == len(draft) or draft[n] != target[n]
 
 
 @given(st.integers(0, 8), st.data())

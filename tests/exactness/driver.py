@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.config import Level
-from halfbyte.runtime.protocol import Batch, Runtime, Sampling
+from halfbyte.runtime.protocol import Batch, DraftRun, Runtime, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +114,8 @@ class Driver:
             self._reserve(r, r.committed_len + n + 1)
         drafted = self.runtime.draft(
             self._batch(decoding, [[r.tokens[-1]] for r in decoding]),
-            self.draft_level,
-            np.array(lengths, np.int32),
+            DraftRun(self.draft_level, np.array(lengths, np.int32)),
             sampling_of(decoding, [r.committed_len + 1 for r in decoding]),
-            0.0,
         )
         pairs = zip(drafted.tokens, drafted.counts, strict=True)
         return {

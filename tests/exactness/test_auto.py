@@ -6,15 +6,20 @@ import numpy as np
 import pytest
 
 from halfbyte.api.candidates import HeadOffer, ModelOffer, Offer, candidates, planner_for
-from halfbyte.cascade.cycle import CycleReport, Turn
+from halfbyte.cascade.cycle import CycleReport, Turn, run_cycle
+from halfbyte.cascade.planning import FixedPlan
 from halfbyte.cascade.stages import Eagle
 from halfbyte.cascade.statistics import Statistics
 from halfbyte.config import Level
+from halfbyte.engine.pages import PagePool, PageTable
+from halfbyte.engine.sequence import Sequence
 from halfbyte.planner.cost_table import CostTable, DraftCost
 from halfbyte.planner.planner import CostPlanner
+from halfbyte.sampling.choice import GREEDY
 from tests.exactness.test_cascades import CHOICES, _plain, _run, _runtime, _state
 from tests.exactness.test_eagle import plain
 from tests.exactness.test_hierarchy import STAGE, World
+from tests.support.fake_runtime import FakeRuntime
 from tests.support.proposers import proposers
 from tests.support.runtimes import every_runtime
 
@@ -103,6 +108,29 @@ def test_offers_and_random_times_decode_as_plain(kind: str, head: str, choice: s
     sequences = _run(kind, world.target, planner, CHOICES[choice])
     assert [_state(world.target, s) for s in sequences] == plain(kind, choice)
     assert len({name for s in sequences for name in s.statistics.links}) >= 3
+
+
+def test_a_stack_means_the_same_explicitly_and_under_auto() -> None:
+    """What n-grams are sure of goes to the target unjudged, whoever chose the stack."""
+    runtime, table = FakeRuntime(num_pages=64), _table(0.3, 0.01)
+    arms = candidates(runtime, proposers(runtime), TARGET, table)
+    (stack,) = [arm for arm in arms if arm.name == "ngram > w4a8"]
+    pages = PageTable(PagePool(runtime.num_pages, runtime.page_size), 200)
+    pages.grow(200)
+    text = [5, 1, 2, 7, 3, 9] * 6
+    sequence = Sequence(text, table=pages, choice=GREEDY, limit=99, stop_ids=frozenset())
+    planner = CostPlanner(TARGET, table, [stack])
+    planner.begin(sequence)
+    (chosen,) = planner.plan([sequence])
+    assert chosen.length > 3
+    (explicit,) = FixedPlan(stack.proposer, chosen.length, chosen.inner_length).plan([sequence])
+    assert chosen == explicit
+    report = run_cycle(runtime, TARGET, [sequence], [chosen])
+    assert [(link.name, link.forwards) for link in report.links] == [
+        ("w4a8 > w8a16", 0),
+        ("ngram > w4a8", 0),
+    ]
+    assert report.outcomes[0].proposed == chosen.length
 
 
 def test_an_arm_that_loses_even_when_always_right_is_left_out() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from halfbyte.config import Level
 from halfbyte.formats.weights import Dense, Planes
-from halfbyte.runtime.protocol import Batch, Runtime
+from halfbyte.runtime.protocol import Batch, DraftRun, Runtime
 from tests.exactness.driver import Driver, Request, committed_kv, sampling_of
 from tests.exactness.plain import CHOICES, Outcome, outcome, prompt_of
 from tests.support.runtimes import build, every_runtime, shared
@@ -36,7 +36,8 @@ def test_draft_kv_is_not_target_kv_until_the_verify_rewrites_it(kind: str) -> No
         np.array([12], np.int32),
         table,
     )
-    runtime.draft(pending, W4A8, np.array([4], np.int32), sampling_of([request], [13]), 0.0)
+    run = DraftRun(W4A8, np.array([4], np.int32))
+    runtime.draft(pending, run, sampling_of([request], [13]))
     assert committed_kv(runtime, request) != target
     rows = Batch(
         np.array(request.tokens[:-1], np.int32),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from halfbyte.config import Level
-from halfbyte.runtime.protocol import Batch, Decoded, Runtime, Sampling
+from halfbyte.runtime.protocol import Batch, Decoded, DraftRun, Runtime, Sampling
 from halfbyte.runtime.stepwise import decode_stepwise, draft_and_verify_stepwise
 from tests.support.runtimes import build, every_runtime, every_tier, random_tokens
 from tests.support.tiny_models import tiny
@@ -131,11 +132,11 @@ def test_a_draft_and_its_verify_are_the_two_calls(
         runtime = _runtime(kind)
         batch, sampling = _prefill(runtime, target, runtime.config.vocab_size)
         number = runtime.reduce_head(np.arange(0, 90, 2, dtype=np.int32)) if head else 0
-        how = (lengths, target, sampling, min_confidence, number)
+        run = DraftRun(draft, lengths, min_confidence, number)
         if one_call:
-            done = runtime.draft_and_verify(batch, draft, *how)
+            done = runtime.draft_and_verify(batch, run, target, sampling)
         else:
-            done = draft_and_verify_stepwise(runtime, batch, draft, *how)
+            done = draft_and_verify_stepwise(runtime, batch, run, target, sampling)
         assert done.draft_seconds > 0
         said = done.tokens, done.logprobs, done.proposed, done.forwards
         found.append((said, _kv(runtime, batch.page_tables)))
@@ -146,15 +147,38 @@ def test_a_draft_and_its_verify_are_the_two_calls(
     assert all(1 <= len(t) <= n + 1 for t, n in zip(tokens, proposed, strict=True))
 
 
+@every_tier
+def test_the_core_accepts_what_the_rule_in_python_does(kind: str) -> None:
+    """Random draws at temperatures where levels often disagree."""
+    runtime, target = _runtime(kind), Level.parse("w8a16")
+    batch, sampling = _prefill(runtime, target, runtime.config.vocab_size)
+    rng = np.random.default_rng(17)
+    seen = set()
+    for case in range(60):
+        lengths = rng.integers(0, 7, len(PROMPTS)).astype(np.int32)
+        run = DraftRun(Level.parse(("w4a4", "w4a8")[case % 2]), lengths)
+        how = replace(
+            sampling,
+            temperatures=rng.uniform(0.2, 2.0, len(PROMPTS)).astype(np.float32),
+            seeds=rng.integers(0, 1 << 63, len(PROMPTS)).astype(np.uint64),
+        )
+        done = runtime.draft_and_verify(batch, run, target, how)
+        expected = draft_and_verify_stepwise(runtime, batch, run, target, how)
+        assert done.tokens == expected.tokens
+        assert done.logprobs == expected.logprobs
+        seen |= {(n, len(t) - 1) for n, t in zip(done.proposed, done.tokens, strict=True)}
+    assert {n for n, accepted in seen if accepted == n} >= {0, 1, 2, 3}
+    assert {n - accepted for n, accepted in seen} >= {0, 1, 2, 3}
+
+
 @every_runtime
 def test_where_both_levels_are_one_every_draft_is_right(kind: str) -> None:
     runtime, level = _runtime(kind), Level.parse("w8a16")
     batch, sampling = _prefill(runtime, level, runtime.config.vocab_size)
     plain = runtime.decode(batch, level, 7, sampling).tokens.tolist()
     lengths = [4, 2, 6]
-    done = runtime.draft_and_verify(
-        batch, level, np.array(lengths, dtype=np.int32), level, sampling, 0.0
-    )
+    run = DraftRun(level, np.array(lengths, dtype=np.int32))
+    done = runtime.draft_and_verify(batch, run, level, sampling)
     assert done.proposed == lengths
     assert done.forwards == max(lengths)
     assert done.tokens == [row[: n + 1] for row, n in zip(plain, lengths, strict=True)]
@@ -167,10 +191,9 @@ def test_a_draft_whose_verify_does_not_fit_is_refused(kind: str) -> None:
     batch, sampling = _prefill(runtime, level, runtime.config.vocab_size)
     room = PAGES * 16 - batch.first_positions  # [B] slots from the root on
     for lengths in (room, [-1, 0, 0], [4097, 0, 0], [50, 40, 20], [1, 2], []):
+        run = DraftRun(level, np.array(lengths, dtype=np.int32))
         with pytest.raises(ValueError, match=r"page|length|rows"):
-            runtime.draft_and_verify(
-                batch, level, np.array(lengths, dtype=np.int32), level, sampling, 0.0
-            )
+            runtime.draft_and_verify(batch, run, level, sampling)
     last = np.array([0, 0, room[2] - 1], dtype=np.int32)
-    done = runtime.draft_and_verify(batch, level, last, level, sampling, 0.0)
+    done = runtime.draft_and_verify(batch, DraftRun(level, last), level, sampling)
     assert done.proposed == last.tolist()

@@ -61,7 +61,9 @@ with PartialDirectory(Path(sys.argv[1])):
 
 def killed(dest):
     command = [sys.executable, "-c", KILLED, str(dest)]
-    subprocess.run(command, check=False, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    subprocess.run(
+        command, check=False, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
 
 
 def test_what_a_killed_owner_left_goes_at_once(tmp_path):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.config import Level
-from halfbyte.runtime.protocol import Batch, Drafted, Sampled, Sampling, Speculated
+from halfbyte.runtime.protocol import Batch, Drafted, DraftRun, Sampled, Sampling, Speculated
 from tests.support.fake_runtime import FakeRuntime
 
 LINEAR = {"w8a16": (4e-3, 3e-4), "w4a8": (2e-3, 2e-4), "w4a16": (2.2e-3, 3e-4), "f32": (9e-3, 1e-3)}
@@ -53,15 +52,8 @@ class TimedRuntime(FakeRuntime):
         zeros = np.zeros(len(logit_rows), dtype=np.int32)
         return Sampled(zeros, zeros.astype(np.float32))
 
-    def draft(
-        self,
-        batch: Batch,
-        level: Level,
-        lengths: NDArray[np.int32],
-        sampling: Sampling,
-        min_confidence: float,
-        head: int = 0,
-    ) -> Drafted:
+    def draft(self, batch: Batch, run: DraftRun, sampling: Sampling) -> Drafted:
+        level, lengths = run.level, run.lengths
         for step in range(int(lengths.max())):
             active = int((lengths > step).sum())
             self.now += linear_seconds(level, active)
@@ -73,10 +65,11 @@ class TimedRuntime(FakeRuntime):
         self._disturb()
         return Drafted(np.zeros((len(lengths), int(lengths.max())), np.int32), lengths)
 
-    def draft_and_verify(self, batch: Batch, *arguments: Any) -> Speculated:
-        level, lengths, target = arguments[:3]
-        began = self.now
-        self.draft(batch, level, lengths, *arguments[3:])
+    def draft_and_verify(
+        self, batch: Batch, run: DraftRun, target: Level, sampling: Sampling
+    ) -> Speculated:
+        lengths, began = run.lengths, self.now
+        self.draft(batch, run, sampling)
         drafted = self.now
         rows = [n + 1 for n in lengths.tolist()]
         starts = np.append(0, np.cumsum(rows)).astype(np.int32)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from halfbyte.config import Level
-from halfbyte.runtime.protocol import Adjustments, Batch, Sampling
+from halfbyte.runtime.protocol import Adjustments, Batch, DraftRun, Sampling
 from halfbyte.runtime.reference_sampling import adjusted, sample_rows, sample_token
 from tests.support.runtimes import (
     KINDS,
@@ -167,7 +167,7 @@ def test_a_draft_takes_entries_for_every_token_and_the_mask_for_its_first(kind: 
             masks=words_of(only)[None],
         ),
     )
-    drafted = runtime.draft(batch, LEVEL, np.array([6], np.int32), sampling, 0.0)
+    drafted = runtime.draft(batch, DraftRun(LEVEL, np.array([6], np.int32)), sampling)
     first, *rest = drafted.tokens[0].tolist()
     assert first == 50
     assert all(t >= 100 for t in rest)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from halfbyte.config import Level
-from halfbyte.runtime.protocol import Batch, Sampling
+from halfbyte.runtime.protocol import Batch, DraftRun, Sampling
 from tests.support.runtimes import (
     all_logits,
     build,
@@ -104,7 +104,7 @@ def test_a_drafting_run_is_decoding_one_token_at_a_time(kind: str, temperature: 
     many = Batch(pending, np.arange(4, dtype=np.int32), ends, tables)
     sampling = _sampling(3, 0, temperature=temperature, seed=11)
     sampling.positions[:] = ends + 1
-    drafted = runtime.draft(many, W4A8, lengths, sampling, 0.0)
+    drafted = runtime.draft(many, DraftRun(W4A8, lengths), sampling)
     assert drafted.tokens.shape == (3, 7)
     assert drafted.counts.tolist() == lengths.tolist()
     for b, length in enumerate(lengths):
@@ -131,7 +131,7 @@ def test_a_draft_needs_pages_for_its_own_length_only(kind: str) -> None:
         np.array([15, 14, 15], np.int32),
         np.array([[0, -1], [1, -1], [2, 3]], np.int32),
     )
-    drafted = runtime.draft(batch, W4A8, np.array([0, 2, 8], np.int32), _sampling(3, 16), 0.0)
+    drafted = runtime.draft(batch, DraftRun(W4A8, np.array([0, 2, 8], np.int32)), _sampling(3, 16))
     assert drafted.counts.tolist() == [0, 2, 8]
 
 
@@ -147,14 +147,14 @@ def test_a_draft_stops_before_the_first_token_it_is_unsure_of(kind: str) -> None
         np.array([[0, 1]], np.int32),
     )
     length = np.array([12], np.int32)
-    all_of_it = runtime.draft(pending, W4A8, length, _sampling(1, 11), 0.0)
+    all_of_it = runtime.draft(pending, DraftRun(W4A8, length), _sampling(1, 11))
     chosen = [int(t) for t in all_of_it.tokens[0]]
     replay = prefix_batch(np.array([5, *chosen[:-1]], np.int32), 16, first=10)
     rows = np.arange(12, dtype=np.int32)
     logits = runtime.forward(replay, W4A8, rows).astype(np.float64)
     confidence = np.exp(logits.max(axis=1)) / np.exp(logits).sum(axis=1)
     for threshold in (0.2, 0.5, float(np.sort(confidence)[3]) * 1.01, 1.1):
-        drafted = runtime.draft(pending, W4A8, length, _sampling(1, 11), threshold)
+        drafted = runtime.draft(pending, DraftRun(W4A8, length, threshold), _sampling(1, 11))
         unsure = np.flatnonzero(confidence < threshold)
         count = int(unsure[0]) if len(unsure) else 12
         assert drafted.counts[0] == count

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError
-from halfbyte.runtime.protocol import Adjustments, Batch, Runtime, Sampling
+from halfbyte.runtime.protocol import Adjustments, Batch, DraftRun, Runtime, Sampling
 from halfbyte.runtime.reference_sampling import sample_rows
 from tests.support.runtimes import build, every_runtime, prefix_batch, random_tokens
 from tests.support.tiny_models import DENSE_MODELS, MODELS, tiny
@@ -105,12 +105,12 @@ def test_a_draft_over_a_reduced_head_draws_from_its_tokens_as_the_whole_would(
             _tables(runtime),
         )
         lengths = np.full(2, STEPS, np.int32)
-        drafted = runtime.draft(batch, level, lengths, sampling, 0.0, head)
+        drafted = runtime.draft(batch, DraftRun(level, lengths, head=head), sampling)
         expected = _by_definition(runtime, level, last, sampling, ids)
         assert drafted.counts.tolist() == [STEPS, STEPS]
         assert drafted.tokens.tolist() == expected
         if share == 1.0 and len(ids) == runtime.config.vocab_size:
-            whole = runtime.draft(batch, level, lengths, sampling, 0.0)
+            whole = runtime.draft(batch, DraftRun(level, lengths), sampling)
             assert drafted.tokens.tolist() == whole.tokens.tolist()
 
 
@@ -137,12 +137,12 @@ def test_adjustments_and_masks_name_tokens_of_the_whole_vocabulary(kind: str) ->
             masks=masks,
         )
         sampling = _sampling(0.0, list(PROMPTS), adjustments=adjustments)
-        result = runtime.draft(batch, level, one, sampling, 0.0, head)
+        result = runtime.draft(batch, DraftRun(level, one, head=head), sampling)
         return [r[:n] for r, n in zip(result.tokens.tolist(), result.counts, strict=True)]
 
     words = (vocab + 31) // 32
     none = np.zeros((0, words), np.uint32)
-    plain = runtime.draft(batch, level, one, _sampling(0.0, list(PROMPTS)), 0.0, head)
+    plain = runtime.draft(batch, DraftRun(level, one, head=head), _sampling(0.0, list(PROMPTS)))
     got = drawn([int(ids[3]), outside], none, [-1, -1])
     assert got == [[int(ids[3])], plain.tokens[1].tolist()]
     # A mask that leaves one token of the head, and one that leaves only a token outside it.

@@ -8,13 +8,19 @@ Every other level agrees with the target except at pseudo-random prefixes.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.config import Level, ModelConfig
-from halfbyte.runtime.protocol import Batch, Decoded, Drafted, Sampled, Sampling, Speculated
+from halfbyte.runtime.protocol import (
+    Batch,
+    Decoded,
+    Drafted,
+    DraftRun,
+    Sampled,
+    Sampling,
+    Speculated,
+)
 from halfbyte.runtime.reference import own_slots, row_contexts
 from halfbyte.runtime.stepwise import decode_stepwise, draft_and_verify_stepwise
 
@@ -102,17 +108,10 @@ class FakeRuntime:
             logprobs.append(logprob)
         return Sampled(np.array(tokens, dtype=np.int32), np.array(logprobs, dtype=np.float32))
 
-    def draft(
-        self,
-        batch: Batch,
-        level: Level,
-        lengths: NDArray[np.int32],
-        sampling: Sampling,
-        min_confidence: float,
-        head: int = 0,
-    ) -> Drafted:
+    def draft(self, batch: Batch, run: DraftRun, sampling: Sampling) -> Drafted:
         self.calls.append(("draft", len(batch.tokens)))
-        scored = self.heads[head - 1] if head else range(self.config.vocab_size)
+        level, lengths = run.level, run.lengths
+        scored = self.heads[run.head - 1] if run.head else range(self.config.vocab_size)
         assert len(batch.tokens) == len(lengths) == len(batch.first_positions)
         assert (sampling.positions == batch.first_positions + 1).all()
         tokens = np.full((len(lengths), int(lengths.max())), -7, dtype=np.int32)
@@ -131,15 +130,17 @@ class FakeRuntime:
                 token = self._disagree(value, token, int(sampling.positions[b]) + i)
                 if token not in scored:
                     token = scored[value % len(scored)]
-                if (_mix(value ^ 0xDEF) % 1000) / 1000 < min_confidence:
+                if (_mix(value ^ 0xDEF) % 1000) / 1000 < run.min_confidence:
                     break
                 tokens[b, i] = token
                 counts[b] = i + 1
         return Drafted(tokens, counts)
 
-    def draft_and_verify(self, batch: Batch, *arguments: Any) -> Speculated:
+    def draft_and_verify(
+        self, batch: Batch, run: DraftRun, target: Level, sampling: Sampling
+    ) -> Speculated:
         self.calls.append(("draft_and_verify", len(batch.tokens)))
-        return draft_and_verify_stepwise(self, batch, *arguments)
+        return draft_and_verify_stepwise(self, batch, run, target, sampling)
 
     def decode(self, batch: Batch, level: Level, length: int, sampling: Sampling) -> Decoded:
         self.calls.append(("decode", len(batch.tokens)))

@@ -11,12 +11,13 @@ from halfbyte.cascade.cycle import CycleReport, Turn
 from halfbyte.cascade.decoding import Decoding
 from halfbyte.cascade.proposer import Ask, Proposals, Proposer
 from halfbyte.cascade.stages import Model
-from halfbyte.cascade.tree import ROOT, TokenTree
+from halfbyte.cascade.tree import TokenTree
 from halfbyte.cascade.verify import Outcome
 from halfbyte.engine.pages import PagePool
 from halfbyte.engine.prefix import DraftTable
 from halfbyte.proposers.build import Proposers
 from halfbyte.proposers.model_runner import ModelRunner
+from halfbyte.runtime.accept import ROOT
 from halfbyte.runtime.protocol import Runtime
 
 
@@ -24,6 +25,7 @@ class Scripted:
     """Proposes what a function of (text so far, how many) says. It keeps nothing."""
 
     deepest: int | None = None
+    fused = None
 
     def __init__(self, name: str, script: Callable[[list[int], int], list[int]]) -> None:
         self.name = self.stack = name
@@ -167,7 +169,6 @@ class RandomPlanner:
                 self._choices[self._rng.integers(len(self._choices))],
                 int(self._rng.integers(self._most + 1)),
                 int(self._rng.integers(4)),
-                bool(self._rng.integers(2)),
             )
             for _ in sequences
         ]

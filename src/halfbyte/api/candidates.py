@@ -19,7 +19,6 @@ from halfbyte.planner.cost_table import CostTable
 from halfbyte.planner.forecast import Forecaster
 from halfbyte.planner.head_probe import level_seconds
 from halfbyte.planner.planner import CostPlanner
-from halfbyte.proposers.at_depth import AtDepth
 from halfbyte.proposers.build import Proposers
 from halfbyte.proposers.eagle import EagleProposer
 from halfbyte.proposers.model_runner import ModelRunner
@@ -170,7 +169,7 @@ def _of_head(proposers: Proposers, offer: HeadOffer, target: Level) -> list[Arm]
         source = Source(f"{stage} depth {depth}", prior=0.6, is_tree=True)
         cost = LearnedCost(one_level, one_level)
         arms.append(
-            Arm(str(stage), AtDepth(proposer, depth), cost, (source,), TREE_NODES, depth=depth)
+            Arm(str(stage), proposer.at_depth(depth), cost, (source,), TREE_NODES, depth=depth)
         )
     return arms
 

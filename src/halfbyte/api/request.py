@@ -8,7 +8,7 @@ from dataclasses import replace
 from halfbyte.api.loading import LoadedModel
 from halfbyte.api.results import Chunk, Completion
 from halfbyte.cascade.cascade import Cascade
-from halfbyte.cascade.verify import Tops
+from halfbyte.cascade.scores import Tops
 from halfbyte.engine.pages import PageTable
 from halfbyte.engine.sequence import Sequence
 from halfbyte.errors import ArgumentError

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from halfbyte.cascade.scores import Tops
 from halfbyte.cascade.statistics import Statistics
-from halfbyte.cascade.verify import Fate, Tops
+from halfbyte.cascade.verify import Fate
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,16 +16,15 @@ rejected row wrote is overwritten before it is read.
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import TypeGuard
 
 from halfbyte.cascade.decoding import Decoding
-from halfbyte.cascade.proposer import Ask, Link, Proposer
-from halfbyte.cascade.tree import TokenTree
-from halfbyte.cascade.verify import Draft, Outcome, Place, decode, root_of, verify
+from halfbyte.cascade.place import Place, place_of
+from halfbyte.cascade.proposer import Ask, Fused, Link, Proposer
+from halfbyte.cascade.tree import Draft, TokenTree
+from halfbyte.cascade.verify import Outcome, decode, draft_and_verify, verify
 from halfbyte.config import Level
-from halfbyte.proposers.drafter import Drafter
 from halfbyte.runtime.protocol import Runtime
 
 
@@ -36,7 +35,6 @@ class Turn:
     proposer: Proposer | None = None
     length: int = 0  # most tokens proposed to the target
     inner_length: int = 0  # most tokens proposed to the stage before the target, a round
-    passes_on: bool = False  # that stage passes on what the one before it is sure of
 
     def cascade(self, target: Level) -> str:
         """What it amounts to, as a cascade string."""
@@ -52,7 +50,7 @@ PLAIN = Turn()
 class CycleReport:
     """What a cycle did and how long its parts took. Links name sequences by their index."""
 
-    outcomes: list[Outcome]  # one a sequence, in order
+    outcomes: list[Outcome]  # one per sequence, in order
     links: list[Link]  # the last link of each proposer first, then those before it
     draft_seconds: float
     verify_seconds: float
@@ -80,151 +78,135 @@ class CycleReport:
         return sum(link.forwards for link in self.links)
 
 
+@dataclass(slots=True)
+class _Call:
+    """One proposer's part of a cycle: for which sequences, what it was asked, what it did."""
+
+    proposer: Proposer
+    link: Link
+    members: list[int] = field(default_factory=list)
+    asks: list[Ask] = field(default_factory=list)
+
+
 def run_cycle(
     runtime: Runtime,
     target: Level,
     sequences: Seq[Decoding],
     plan: Seq[Turn],
-    chunks: Seq[Place] = (),
+    chunks: Seq[tuple[Decoding, int]] = (),
     burst: int = 1,
 ) -> CycleReport:
     """Advance every sequence by 1 .. length + 1 tokens, all of them the target's own.
 
-    `burst` > 1: nothing is proposed, no prompt runs along and no sequence wants more than tokens;
-    up to so many cycles are then one call of the runtime.
+    The end of a prompt is part of the first cycle of its sequence. `chunks`: prompts that end
+    further on, and how many rows of each run in the same forward; they get nothing.
 
-    The end of a prompt is part of the first cycle of its sequence. `chunks` are parts of prompts
-    that end further on; they run in the same forward and get nothing.
+    Where all have their pending token only, and want tokens and logprobs only, several forwards may
+    be one call of the runtime: a draft by the target's own weights and its verify, or up to `burst`
+    cycles with nothing proposed.
     """
-    if not chunks and plan and all(map(_is_simple, sequences)):
-        if not any(turn.length for turn in plan):
-            return _run_plain(runtime, target, sequences, burst)
-        drafter = plan[0].proposer
-        if _drafts_for_all(drafter, runtime, plan):
-            return _run_in_one_call(drafter, target, sequences, plan)
+    places = [place_of(sequence) for sequence in sequences]
+    if chunks:
+        places += [place_of(sequence, rows) for sequence, rows in chunks]
+    calls = _calls(target, plan)
+    bare = all([place.is_bare for place in places])
+    fused = _fused(runtime, calls, len(places)) if bare and calls else None
 
-    # Propose: one call a proposer, for all sequences whose turn names it.
+    # Propose: one call per proposer, for all sequences whose turn names it.
     started = perf_counter()
-    drafts: list[Draft] = [[] for _ in sequences]
-    work: list[tuple[Proposer, list[int], list[Ask], Link]] = []
+    drafts: list[Draft] = [[] for _ in places]
     links: list[Link] = []
-    for proposer, members in _by_proposer(plan).items():
-        asks = [_ask(sequences[i], plan[i]) for i in members]
-        answer = proposer.propose(asks)
-        for i, tokens in zip(members, answer.tokens, strict=True):
-            drafts[i] = tokens
-        name = f"{proposer.name} > {target}"
-        link = Link(name, answer.forwards, answer.bytes_read, answer.seconds)
-        work.append((proposer, members, asks, link))
-        links += [link, *(inner.renumbered(members) for inner in answer.inner)]
-    drafted_at = perf_counter()
+    for call in calls:
+        links += [call.link] if fused else _propose(call, sequences, plan, drafts)
+    draft_seconds = perf_counter() - started
 
-    # Verify: pending token and proposals, one forward at the target level, every row sampled.
-    places = [_place(s) for s in sequences]
-    admitted = [_admit(s, draft) for s, draft in zip(sequences, drafts, strict=True)]
-    none: list[Draft] = [[] for _ in chunks]
-    judged = verify(runtime, target, [*places, *chunks], [*(d for d, _ in admitted), *none])
-    outcomes = judged[: len(sequences)]
-    for i, (_, cut) in enumerate(admitted):
-        if cut:
-            outcomes[i] = replace(outcomes[i], proposed=outcomes[i].proposed + cut)
-    verified_at = perf_counter()
+    # Verify: pending tokens and proposals, one forward at the target level, every row sampled.
+    forwards = 1
+    if fused:
+        outcomes = _draft_and_verify(target, places, plan, fused, links[0])
+        draft_seconds += links[0].seconds
+    elif calls or not bare:
+        cuts = _admit(places, drafts)
+        outcomes = verify(runtime, target, places, drafts)
+        for i, cut in cuts:
+            outcomes[i].proposed += cut
+    else:
+        outcomes = decode(runtime, target, places, burst)
+        forwards = len(outcomes[0].tokens)
+    verify_seconds = perf_counter() - started - draft_seconds
+    of_chunks: list[Outcome] = []
+    if chunks:
+        outcomes, of_chunks = outcomes[: len(sequences)], outcomes[len(sequences) :]
 
     # Accept and commit: the longest agreeing prefix, then the target's own next token.
-    for proposer, members, asks, link in work:
-        link.rounds = [(i, outcomes[i].proposed, outcomes[i].accepted) for i in members]
-        proposer.observe(asks, [outcomes[i] for i in members])
+    for call in calls:
+        call.link.rounds = [(i, outcomes[i].proposed, outcomes[i].accepted) for i in call.members]
+        if fused is None:
+            call.proposer.observe(call.asks, [outcomes[i] for i in call.members])
     for sequence, outcome in zip(sequences, outcomes, strict=True):
         sequence.commit(outcome.tokens)
-    prompt_rows = sum(len(p.tokens) for p in chunks) + sum(len(p.tokens) - 1 for p in places)
-    rows = prompt_rows + sum(len(kept) + 1 for kept, _ in admitted)
-    seconds = drafted_at - started, verified_at - drafted_at
-    chunk_outcomes = judged[len(sequences) :]
-    return CycleReport(outcomes, links, *seconds, prompt_rows, rows, chunk_outcomes)
+    rows = sum([len(place.tokens) for place in places])
+    prompt_rows = rows - len(sequences)
+    rows += sum([outcome.rows for outcome in outcomes])
+    times = draft_seconds, verify_seconds
+    return CycleReport(outcomes, links, *times, prompt_rows, rows, of_chunks, forwards)
 
 
-def _is_simple(sequence: Decoding) -> bool:
-    """Whether it has nothing to run but its root, and wants nothing special."""
-    return sequence.is_prefilled and not sequence.choice.is_special
-
-
-def _run_plain(
-    runtime: Runtime, target: Level, sequences: Seq[Decoding], burst: int
-) -> CycleReport:
-    """`run_cycle` where nothing is proposed and all are simple, in less time."""
-    started = perf_counter()
-    outcomes = decode(runtime, target, [root_of(s) for s in sequences], burst)
-    verify_seconds = perf_counter() - started
-    for sequence, outcome in zip(sequences, outcomes, strict=True):
-        sequence.commit(outcome.tokens)
-    forwards = len(outcomes[0].tokens)
-    rows = len(outcomes)
-    return CycleReport(outcomes, [], 0.0, verify_seconds, rows=rows, target_forwards=forwards)
-
-
-def _drafts_for_all(
-    proposer: Proposer | None, runtime: Runtime, plan: Seq[Turn]
-) -> TypeGuard[Drafter]:
-    """Whether a level of these weights drafts for every sequence."""
-    return (
-        isinstance(proposer, Drafter)
-        and proposer.shares(runtime)
-        and all(turn.proposer is proposer and turn.length for turn in plan)
-    )
-
-
-def _run_in_one_call(
-    drafter: Drafter, target: Level, sequences: Seq[Decoding], plan: Seq[Turn]
-) -> CycleReport:
-    """`run_cycle` where `_drafts_for_all` and all are simple, in less time."""
-    started = perf_counter()
-    link, outcomes = drafter.draft_and_verify(sequences, [turn.length for turn in plan], target)
-    verify_seconds = perf_counter() - started - link.seconds
-    for sequence, outcome in zip(sequences, outcomes, strict=True):
-        sequence.commit(outcome.tokens)
-    rows = sum(outcome.proposed + 1 for outcome in outcomes)
-    return CycleReport(outcomes, [link], link.seconds, verify_seconds, rows=rows)
-
-
-def _ask(sequence: Decoding, turn: Turn) -> Ask:
-    sure_length = turn.length if turn.passes_on else 0
-    return Ask(sequence, turn.length, turn.inner_length, sure_length=sure_length)
-
-
-def _place(sequence: Decoding) -> Place:
-    """From the first position without KV, as a rule that of the pending token."""
-    first = sequence.committed_len
-    tokens, choice = list(sequence.tokens[first:]), sequence.choice
-    expected = tokens[1:] if choice.scores_prompt else ()
-    return Place(
-        tokens,
-        first,
-        sequence.page_row,
-        choice,
-        expected=expected,
-        tops=choice.tops,
-        shaper=choice.shaper,
-    )
-
-
-def _admit(sequence: Decoding, draft: Draft) -> tuple[Draft, int]:
-    """The proposals that may be emitted at all, and how many are left out.
-
-    Those count as rejected, and no row is spent on them. A shaper follows one text, so of a tree it
-    gets the first path.
-    """
-    shaper = sequence.choice.shaper
-    if shaper is None:
-        return draft, 0
-    path = draft.first_path() if isinstance(draft, TokenTree) else draft
-    count = shaper.admit(path)
-    return path[:count], len(path) - count
-
-
-def _by_proposer(plan: Seq[Turn]) -> dict[Proposer, list[int]]:
-    """Indices of the sequences that each proposer works for, in order."""
-    members: dict[Proposer, list[int]] = {}
+def _calls(target: Level, plan: Seq[Turn]) -> list[_Call]:
+    """The proposers that turns name, in order, and for which sequences."""
+    calls: dict[Proposer, _Call] = {}
     for i, turn in enumerate(plan):
-        if turn.proposer is not None and turn.length > 0:
-            members.setdefault(turn.proposer, []).append(i)
-    return members
+        proposer = turn.proposer
+        if turn.length > 0 and proposer is not None:
+            if proposer not in calls:
+                calls[proposer] = _Call(proposer, Link(f"{proposer.name} > {target}"))
+            calls[proposer].members.append(i)
+    return list(calls.values())
+
+
+def _fused(runtime: Runtime, calls: list[_Call], sequences: int) -> Fused | None:
+    """How the runtime drafts for all sequences in the call that verifies; None: it cannot."""
+    if len(calls) != 1 or len(calls[0].members) != sequences:
+        return None
+    fused = calls[0].proposer.fused
+    return fused if fused is not None and fused.runtime is runtime else None
+
+
+def _propose(
+    call: _Call, sequences: Seq[Decoding], plan: Seq[Turn], drafts: list[Draft]
+) -> list[Link]:
+    """Ask a proposer, and put what it says in the places of its sequences. The links it made."""
+    call.asks = [Ask(sequences[i], plan[i].length, plan[i].inner_length) for i in call.members]
+    answer = call.proposer.propose(call.asks)
+    for i, draft in zip(call.members, answer.tokens, strict=True):
+        drafts[i] = draft
+    link = call.link
+    link.forwards, link.bytes_read = answer.forwards, answer.bytes_read
+    link.seconds = answer.seconds
+    return [link, *(inner.renumbered(call.members) for inner in answer.inner)]
+
+
+def _draft_and_verify(
+    target: Level, places: Seq[Place], plan: Seq[Turn], fused: Fused, link: Link
+) -> list[Outcome]:
+    """Draft and verify in one call of the runtime; the link gets what the draft took."""
+    run = fused.run([turn.length for turn in plan])
+    outcomes, link.forwards, link.seconds = draft_and_verify(fused.runtime, target, places, run)
+    link.bytes_read = link.forwards * fused.forward_bytes
+    return outcomes
+
+
+def _admit(places: Seq[Place], drafts: list[Draft]) -> list[tuple[int, int]]:
+    """Cut drafts to what may be emitted at all; of which, and how much was cut off.
+
+    What is cut off counts as rejected, and no row is spent on it. A shaper follows one text, so of
+    a tree it gets the first path.
+    """
+    cuts = []
+    for i, (place, draft) in enumerate(zip(places, drafts, strict=True)):
+        if place.shaper is not None:
+            path = draft.first_path() if isinstance(draft, TokenTree) else draft
+            count = place.shaper.admit(path)
+            drafts[i] = path[:count]
+            cuts.append((i, len(path) - count))
+    return cuts

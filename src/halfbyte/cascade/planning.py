@@ -37,7 +37,7 @@ class FixedPlan:
 
     def __init__(self, proposer: Proposer | None, length: int, inner_length: int = 0) -> None:
         self._proposer = proposer
-        self._turn = Turn(proposer, length if proposer else 0, inner_length, passes_on=True)
+        self._turn = Turn(proposer, length if proposer else 0, inner_length)
 
     def begin(self, sequence: Decoding) -> None:
         """Tell the proposer."""

@@ -12,8 +12,13 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+
 from halfbyte.cascade.decoding import Decoding
-from halfbyte.cascade.verify import Draft, Outcome
+from halfbyte.cascade.tree import Draft
+from halfbyte.cascade.verify import Outcome
+from halfbyte.config import Level
+from halfbyte.runtime.protocol import DraftRun, Runtime
 
 
 @dataclass(slots=True)
@@ -23,7 +28,7 @@ class Ask:
     `ahead` is what the stage that asks has itself proposed in this cycle and not yet seen judged.
     A proposer with a stage before it asks that stage for at most `inner_length` tokens a round.
     A tree has at most `nodes` nodes (0: `length`) and no path longer than `length`.
-    A proposal that its proposer is `sure` of may have `sure_length` tokens if that is more.
+    `sure_length`: the limit of a proposal that its proposer is `sure` of, if larger.
     """
 
     sequence: Decoding
@@ -81,6 +86,27 @@ class Proposals:
     sure: Seq[bool] = ()  # one an ask, or none: whether it needs no judge before the target
 
 
+@dataclass(frozen=True, slots=True)
+class Fused:
+    """How the runtime that judges drafts what a proposer would propose, in the one call.
+
+    It holds for sequences that have nothing to run but their roots, and want tokens and their
+    logprobs only. What is drafted in this way is not observed.
+    """
+
+    runtime: Runtime
+    level: Level
+    min_confidence: float
+    head: int
+    forward_bytes: int  # weights that a forward reads
+
+    def run(self, lengths: Seq[int]) -> DraftRun:
+        """At most so many tokens of each sequence."""
+        return DraftRun(
+            self.level, np.array(lengths, dtype=np.int32), self.min_confidence, self.head
+        )
+
+
 class Proposer(Protocol):
     """See the module."""
 
@@ -95,6 +121,10 @@ class Proposer(Protocol):
     @property
     def deepest(self) -> int | None:
         """Most tokens that can be accepted of a tree it proposes; None: it proposes sequences."""
+
+    @property
+    def fused(self) -> Fused | None:
+        """How a judge's own runtime drafts for it; None: it has to be asked."""
 
     def begin(self, sequence: Decoding) -> None:
         """Make room for a sequence, before the first `propose`; again is harmless."""

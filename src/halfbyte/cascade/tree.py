@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.errors import ArgumentError
-
-ROOT = -1
+from halfbyte.runtime.accept import ROOT, accept
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,22 +100,45 @@ class TokenTree:
             paths[i + 1, depth] = i + 1
         return paths
 
-    def walk(self, sampled: Seq[int]) -> list[int]:
-        """Nodes accepted, from the root down, given what the target drew at the root and each node.
+    def walk(self, drawn: Seq[int]) -> list[int]:
+        """Nodes accepted, from the root down, given what the target drew at the root and each node:
+        `drawn[0]` at the root, `drawn[i + 1]` at node i."""
+        return accept(self.tokens, drawn, self.parents)
 
-        `sampled[0]` was drawn at the root and `sampled[i + 1]` at node i. A node is accepted iff
-        its parent is and its token is the one drawn there, so the tokens are the target's own.
-        """
-        children = {
-            (parent, token): i
-            for i, (parent, token) in enumerate(zip(self.parents, self.tokens, strict=True))
-        }
-        accepted: list[int] = []
-        at = ROOT
-        while (child := children.get((at, sampled[at + 1]))) is not None:
-            accepted.append(child)
-            at = child
-        return accepted
+
+Draft = list[int] | TokenTree  # what is proposed after a root
+
+
+def tokens_of(draft: Draft) -> Seq[int]:
+    """Tokens of a sequence, or of the nodes of a tree."""
+    return draft if isinstance(draft, list) else draft.tokens
+
+
+def paths_of(lengths: Seq[int], proposals: Seq[Draft]) -> NDArray[np.int32] | None:
+    """`Batch.paths` of texts of `lengths` tokens up to their roots, each with its proposals; None
+    where no proposal branches.
+
+    What stands before a root is the trunk of its tree:  t0 ── t1 ── root ── nodes.
+    """
+    if not any(isinstance(p, TokenTree) and not p.is_chain for p in proposals):
+        return None
+    blocks: list[NDArray[np.int32]] = []
+    for length, proposed in zip(lengths, proposals, strict=True):
+        trunk = length - 1
+        if not isinstance(proposed, TokenTree) or proposed.is_chain:
+            blocks.append(np.full((length + len(proposed), 1), -1, dtype=np.int32))
+            continue
+        below = proposed.paths()
+        block = np.full((trunk + len(below), trunk + below.shape[1]), -1, dtype=np.int32)
+        block[:, :trunk] = np.where(
+            np.arange(trunk) <= np.arange(len(block))[:, None], np.arange(trunk), -1
+        )
+        block[trunk:, trunk:] = np.where(below >= 0, below + trunk, -1)
+        blocks.append(block)
+    width = max(block.shape[1] for block in blocks)
+    return np.concatenate(
+        [np.pad(b, ((0, 0), (0, width - b.shape[1])), constant_values=-1) for b in blocks]
+    )
 
 
 class TreeGrowth:

@@ -11,7 +11,6 @@ from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.cycle import PLAIN, CycleReport, Turn, run_cycle
 from halfbyte.cascade.planning import FixedPlan, Planner
 from halfbyte.cascade.statistics import Statistics, record_cycle
-from halfbyte.cascade.verify import Place
 from halfbyte.config import Level
 from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.pages import PagePool
@@ -134,7 +133,7 @@ class Engine:
             step.target,
             batch,
             plan + [PLAIN] * (len(batch) - len(plan)),
-            [_chunk(s, rows) for s, rows in parts],
+            parts,
             burst,
         )
         if not step.prefill and not report.links:
@@ -316,17 +315,6 @@ def _choices(target: Level, plan: list[Turn]) -> Counter[tuple[str, int]]:
     for (proposer, length), count in Counter([(t.proposer, t.length) for t in plan]).items():
         choices[Turn(proposer, length).cascade(target), length] += count
     return choices
-
-
-def _chunk(sequence: Sequence, rows: int) -> Place:
-    """The next rows of a prompt that goes on after them."""
-    first = sequence.committed_len
-    tokens = sequence.tokens[first : first + rows]
-    choice = sequence.choice
-    expected = sequence.tokens[first + 1 : first + rows + 1] if choice.scores_prompt else ()
-    return Place(
-        tokens, first, sequence.page_row, choice, False, expected=expected, tops=choice.tops
-    )
 
 
 def fixed_plan(proposers: Proposers, cascade: Cascade, options: EngineOptions) -> FixedPlan:

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.cascade.cascade import Cascade
+from halfbyte.cascade.scores import Tops
 from halfbyte.cascade.statistics import Statistics
-from halfbyte.cascade.verify import Fate, Outcome, Tops
+from halfbyte.cascade.verify import Fate, Outcome
 from halfbyte.config import Level
 from halfbyte.engine.pages import PageTable
 from halfbyte.sampling.choice import Choice

@@ -126,9 +126,7 @@ def write_array(path: Path, array: NDArray[Any]) -> None:
     """Write a .npy file; numpy's own writer does not say what the system said where it fails."""
     values = np.ascontiguousarray(array)
     with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(
-            file, np.lib.format.header_data_from_array_1_0(values)
-        )
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(values))
         file.write(values.data)
 
 

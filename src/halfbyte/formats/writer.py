@@ -242,4 +242,3 @@ def require_new(dest: Path) -> None:
     if taken:
         fix = "choose another destination or remove it"
         raise ArgumentError("destination", got=f"{dest} (exists)", expected="a new path", fix=fix)
-

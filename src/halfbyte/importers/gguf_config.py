@@ -66,9 +66,7 @@ def read_config(
     )
 
 
-def _read_rope(
-    read: _Reader, frequency_factors: tuple[float, ...], num_pairs: int
-) -> RopeConfig:
+def _read_rope(read: _Reader, frequency_factors: tuple[float, ...], num_pairs: int) -> RopeConfig:
     base = read.real("rope.freq_base", 10_000.0)
     if frequency_factors:
         if len(frequency_factors) != num_pairs:

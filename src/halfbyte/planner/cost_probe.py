@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError
 from halfbyte.planner.cost_table import CostTable, DraftCost, interpolated, rising
-from halfbyte.runtime.protocol import Batch, Runtime, Sampling
+from halfbyte.runtime.protocol import Batch, DraftRun, Runtime, Sampling
 from halfbyte.sampling.choice import GREEDY
 
 ROWS = (1, 2, 3, 4, 5, 6, 8, 9, 12, 13, 16, 17, 24, 32, 64)  # and where tiles of 4 begin
@@ -234,15 +234,16 @@ class CostProbe:
     def _draft(self, level: Level, context: int) -> None:
         """One token."""
         batch, lengths = self._batch(1, context), np.ones(1, dtype=np.int32)
-        run = partial(self._runtime.draft, batch, level, lengths, _greedy(context + 1, 1), 0.0)
+        draft = DraftRun(level, lengths)
+        run = partial(self._runtime.draft, batch, draft, _greedy(context + 1, 1))
         self._time(f"{level} draft", 1, context, run)
 
     def _draft_and_verify(self, level: Level, length: int, context: int) -> None:
         """One call, as cycles make it: the draft's time, and the rest as the verify's."""
         batch, lengths = self._batch(1, context), np.array([length], dtype=np.int32)
-        drawing = _greedy(context + 1, 1)
+        draft, drawing = DraftRun(level, lengths), _greedy(context + 1, 1)
         began = self._clock()
-        done = self._runtime.draft_and_verify(batch, level, lengths, self._target, drawing, 0.0)
+        done = self._runtime.draft_and_verify(batch, draft, self._target, drawing)
         seconds = self._clock() - began
         self.times[f"{level} draft", length, context].append(done.draft_seconds)
         verify = str(self._target), length + 1, context

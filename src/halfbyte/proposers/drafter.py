@@ -9,11 +9,11 @@ from time import perf_counter
 import numpy as np
 
 from halfbyte.cascade.decoding import Decoding
-from halfbyte.cascade.proposer import Ask, Link, Proposals
-from halfbyte.cascade.verify import Outcome, Place, root_of, roots_of, verify
-from halfbyte.config import Level
-from halfbyte.proposers.runner import Runner, SharedRunner, readable
-from halfbyte.runtime.protocol import Runtime
+from halfbyte.cascade.place import Place, roots_of
+from halfbyte.cascade.proposer import Ask, Fused, Proposals
+from halfbyte.cascade.verify import Outcome, verify
+from halfbyte.proposers.runner import Runner, readable
+from halfbyte.runtime.protocol import DraftRun
 from halfbyte.sampling.shaping import Changes, adjustments_of
 
 
@@ -26,6 +26,11 @@ class Drafter:
         self._runner = runner
         self._min_confidence = min_confidence
         self._forward_bytes = runner.runtime.weight_bytes(runner.level, runner.head)
+        self._fused = None
+        if not runner.has_pages:
+            self._fused = Fused(
+                runner.runtime, runner.level, min_confidence, runner.head, self._forward_bytes
+            )
 
     @property
     def name(self) -> str:
@@ -36,6 +41,11 @@ class Drafter:
     def stack(self) -> str:
         """The same: no stage stands before it."""
         return self._runner.name
+
+    @property
+    def fused(self) -> Fused | None:
+        """A level of the target's own weights drafts in the target's own KV."""
+        return self._fused
 
     def begin(self, sequence: Decoding) -> None:
         """Make room for a sequence."""
@@ -67,34 +77,6 @@ class Drafter:
         seconds = perf_counter() - started
         return Proposals(tokens, forwards, forwards * self._forward_bytes, seconds)
 
-    def shares(self, runtime: Runtime) -> bool:
-        """Whether it runs a level of the weights of `runtime` itself, in the same KV."""
-        return isinstance(self._runner, SharedRunner) and self._runner.runtime is runtime
-
-    def draft_and_verify(
-        self, sequences: Seq[Decoding], lengths: Seq[int], target: Level
-    ) -> tuple[Link, list[Outcome]]:
-        """`propose`, and `verify` of it, in one call of the runtime both share.
-
-        For sequences that have nothing to run but their roots, and nothing special.
-        """
-        roots, sampling = roots_of([root_of(s) for s in sequences])
-        done = self._runner.runtime.draft_and_verify(
-            roots,
-            self._runner.level,
-            np.array(lengths, dtype=np.int32),
-            target,
-            sampling,
-            self._min_confidence,
-            self._runner.head,
-        )
-        each = zip(done.tokens, done.logprobs, done.proposed, strict=True)
-        outcomes = [Outcome(t, logprobs, n, len(t) - 1) for t, logprobs, n in each]
-        read = done.forwards * self._forward_bytes
-        rounds = [(i, o.proposed, o.accepted) for i, o in enumerate(outcomes)]
-        link = Link(f"{self.name} > {target}", done.forwards, read, done.draft_seconds, rounds)
-        return link, outcomes
-
     def _catch_up(self, places: dict[int, Place], tokens: list[list[int]]) -> dict[int, Place]:
         """Run what the model has not seen and draw each first token: the roots of those sure."""
         runtime, level = self._runner.runtime, self._runner.level
@@ -111,7 +93,7 @@ class Drafter:
         """What changes the first token of a draft: only text known for sure is looked at, and only
         the target's own weights have its vocabulary."""
         shaper = ask.sequence.choice.shaper
-        if shaper is None or ask.ahead or drafted or not isinstance(self._runner, SharedRunner):
+        if shaper is None or ask.ahead or drafted or self._runner.has_pages:
             return None
         return shaper.changes([])[0]
 
@@ -121,14 +103,9 @@ class Drafter:
         lengths = [asks[i].length - len(tokens[i]) for i in roots]
         batch, sampling = roots_of(places)
         sampling.adjustments = adjustments_of([self._shape(asks[i], tokens[i]) for i in roots])
-        drafted = self._runner.runtime.draft(
-            batch,
-            self._runner.level,
-            np.array(lengths, dtype=np.int32),
-            sampling,
-            self._min_confidence,
-            self._runner.head,
-        )
+        each = np.array(lengths, dtype=np.int32)
+        run = DraftRun(self._runner.level, each, self._min_confidence, self._runner.head)
+        drafted = self._runner.runtime.draft(batch, run, sampling)
         counts: list[int] = drafted.counts.tolist()
         for i, row, count in zip(roots, drafted.tokens.tolist(), counts, strict=True):
             tokens[i] = tokens[i] + row[:count]

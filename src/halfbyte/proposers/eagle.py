@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Seq
+from copy import copy
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -29,9 +30,10 @@ from numpy.typing import NDArray
 
 from halfbyte.cascade.decoding import Decoding
 from halfbyte.cascade.proposer import Ask, Proposals
-from halfbyte.cascade.tree import ROOT, TokenTree, TreeGrowth, TreeShape
-from halfbyte.cascade.verify import Draft, Outcome
+from halfbyte.cascade.tree import Draft, TokenTree, TreeGrowth, TreeShape
+from halfbyte.cascade.verify import Outcome
 from halfbyte.proposers.noise import Guesses, as_drawn
+from halfbyte.runtime.accept import ROOT
 from halfbyte.runtime.draft_head import DraftHead, HeadStep
 from halfbyte.runtime.protocol import Batch, Runtime
 
@@ -66,6 +68,8 @@ class _Sketch:
 class EagleProposer:
     """`eagle:PATH` before the target, a level of the target's weights, or another model."""
 
+    fused = None
+
     def __init__(
         self,
         name: str,
@@ -89,6 +93,13 @@ class EagleProposer:
         self._pages_before = pages_before
         self._floor = float(np.log(min_confidence)) if min_confidence > 0 else -np.inf
         self._refreshed: dict[Decoding, int] = {}  # positions whose KV has true features
+
+    def at_depth(self, depth: int) -> EagleProposer:
+        """The same head and what it has read, for trees of at most so many levels: a way to propose
+        of its own, for a planner to choose."""
+        other = copy(self)
+        other.deepest = min(depth, self.deepest)
+        return other
 
     def begin(self, sequence: Decoding) -> None:
         """Its prompt is run with the first `propose`."""

@@ -8,8 +8,8 @@ then the next stage judges the whole draft as one short causal block.
     length 9, inner_length 3: rounds until 6 or more       root d1 d2 d3 | d4 | d5 d6 d7
 
 A round for which nothing is proposed would be a whole forward for one token: after the first, the
-draft ends there. Nor is a round for which the stage before is sure of its proposal, if the ask
-allows that: the proposal joins the draft as it is, and ends it.
+draft ends there. Nor is a round for which the stage before is sure of its proposal: the proposal
+joins the draft as it is, and ends it.
 
 `length` is the most that can come of it, so the minimum is length less the most that a round's
 proposal can bring: inner_length, or where trees of inner_length nodes are proposed their depth.
@@ -32,6 +32,7 @@ class Intermediate:
     """Judges `inner` with `runner`'s weights, and proposes to the stage after it."""
 
     deepest = None
+    fused = None
 
     def __init__(self, inner: Proposer, runner: Runner, min_confidence: float = 0.0) -> None:
         self._inner = inner
@@ -148,6 +149,6 @@ class Intermediate:
         """
         length = min(ask.inner_length, ask.length - len(draft) - 1)
         nodes = ask.inner_length if length > 0 and self._runner.has_pages else 0
-        sure_length = max(0, ask.sure_length - len(draft))
+        sure_length = ask.length - len(draft)
         ahead = [*ask.ahead, *draft]
         return Ask(ask.sequence, length, ahead=ahead, nodes=nodes, sure_length=sure_length)

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.cascade.decoding import Decoding
+from halfbyte.cascade.place import Place, batch_of
 from halfbyte.cascade.proposer import Ask
-from halfbyte.cascade.verify import Place, batch_of
 from halfbyte.config import Level
 from halfbyte.runtime.protocol import Runtime
 

@@ -87,6 +87,7 @@ class NgramProposer:
 
     name = stack = "ngram"
     deepest = None
+    fused = None
 
     def __init__(self, options: NgramOptions | None = None) -> None:
         self._options = options or NgramOptions()

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.cascade.decoding import Decoding
+from halfbyte.cascade.place import Place
 from halfbyte.cascade.proposer import Ask
-from halfbyte.cascade.tree import TokenTree
-from halfbyte.cascade.verify import Place
+from halfbyte.cascade.tree import TokenTree, tokens_of
 from halfbyte.config import Level
 from halfbyte.runtime.protocol import Runtime
 
@@ -74,8 +74,7 @@ class Runner(Protocol):
 
 def readable(draft: DraftT, vocab_size: int) -> DraftT:
     """The tokens, or nodes, before the first whose id is not below `vocab_size`."""
-    tokens = draft.tokens if isinstance(draft, TokenTree) else draft
-    for i, token in enumerate(tokens):
+    for i, token in enumerate(tokens_of(draft)):
         if token >= vocab_size:
             return draft[:i]
     return draft

@@ -20,6 +20,7 @@ from halfbyte.runtime.protocol import (
     Batch,
     Decoded,
     Drafted,
+    DraftRun,
     KvBits,
     LayerPass,
     Sampled,
@@ -143,26 +144,18 @@ class NativeRuntime:
             return Sampled(tokens, logprobs)
         return Sampled(tokens, logprobs, top_ids, top_logprobs)
 
-    def draft(
-        self,
-        batch: Batch,
-        level: Level,
-        lengths: NDArray[np.int32],
-        sampling: Sampling,
-        min_confidence: float,
-        head: int = 0,
-    ) -> Drafted:
+    def draft(self, batch: Batch, run: DraftRun, sampling: Sampling) -> Drafted:
         """A whole drafting run in one native call."""
         tokens, counts = self._model.draft(
             batch.tokens,
             batch.first_positions,
             batch.page_tables,
-            self._bits(level),
-            lengths,
+            self._bits(run.level),
+            run.lengths,
             _how(sampling),
             _arrays(sampling.adjustments),
-            min_confidence,
-            head,
+            run.min_confidence,
+            run.head,
         )
         return Drafted(tokens, counts)
 
@@ -179,26 +172,19 @@ class NativeRuntime:
         return Decoded(tokens, logprobs)
 
     def draft_and_verify(
-        self,
-        batch: Batch,
-        level: Level,
-        lengths: NDArray[np.int32],
-        target: Level,
-        sampling: Sampling,
-        min_confidence: float,
-        head: int = 0,
+        self, batch: Batch, run: DraftRun, target: Level, sampling: Sampling
     ) -> Speculated:
         """A draft and its verify in one native call."""
         done = self._model.draft_and_verify(
             batch.tokens,
             batch.first_positions,
             batch.page_tables,
-            self._bits(level),
-            lengths,
+            self._bits(run.level),
+            run.lengths,
             self._bits(target),
             _how(sampling),
-            min_confidence,
-            head,
+            run.min_confidence,
+            run.head,
         )
         return Speculated(*done)
 

@@ -101,6 +101,22 @@ class Sampled:
 
 
 @dataclass(slots=True)
+class DraftRun:
+    """How B sequences are drafted for from their roots.
+
+    Sequence b gets at most `lengths[b]` (>= 0) tokens, and stops early where the probability of the
+    token it drew is below `min_confidence`; that token is not proposed. `head` is a number that
+    `Runtime.reduce_head` gave: only its tokens are scored and drawn, and a probability is their
+    share.
+    """
+
+    level: Level
+    lengths: NDArray[np.int32]  # [B]
+    min_confidence: float = 0.0
+    head: int = 0
+
+
+@dataclass(slots=True)
 class Drafted:
     """What B sequences proposed."""
 
@@ -193,23 +209,13 @@ class Runtime(Protocol):
     ) -> Sampled:
         """`forward`, then sample each named row; the logits never leave the runtime."""
 
-    def draft(
-        self,
-        batch: Batch,
-        level: Level,
-        lengths: NDArray[np.int32],
-        sampling: Sampling,
-        min_confidence: float,
-        head: int = 0,
-    ) -> Drafted:
-        """Decode `lengths[b]` (>= 0) tokens of each sequence in one call.
+    def draft(self, batch: Batch, run: DraftRun, sampling: Sampling) -> Drafted:
+        """Decode several tokens of each sequence in one call.
 
-        `batch` has one row a sequence (the pending token); `sampling.positions[b]` is the position
-        of the first token drafted. A sequence stops early when the probability of the token it
-        drew is below `min_confidence`; that token is not proposed. Writes draft KV at the positions
-        it runs over. A sequence's adjustments hold for every token it drafts, but its mask for the
-        first only; `forced` and `tops` are not looked at. `head` is a number that `reduce_head`
-        gave: only its tokens are scored and drawn, and a probability is their share.
+        `batch` has one row per sequence (the pending token); `sampling.positions[b]` is the
+        position of the first token drafted. Writes draft KV at the positions it runs over. A
+        sequence's adjustments hold for every token it drafts, but its mask for the first only;
+        `forced` and `tops` are not looked at.
         """
 
     def decode(self, batch: Batch, level: Level, length: int, sampling: Sampling) -> Decoded:
@@ -220,16 +226,9 @@ class Runtime(Protocol):
         """
 
     def draft_and_verify(
-        self,
-        batch: Batch,
-        level: Level,
-        lengths: NDArray[np.int32],
-        target: Level,
-        sampling: Sampling,
-        min_confidence: float,
-        head: int = 0,
+        self, batch: Batch, run: DraftRun, target: Level, sampling: Sampling
     ) -> Speculated:
-        """`draft` at `level`, then `forward_sample` at `target` of the roots and what was drafted.
+        """`draft`, then `forward_sample` at `target` of the roots and what was drafted.
 
         One call: tokens, logprobs and KV are those of the two. Arguments are as for `draft`,
         without adjustments; pages reach one position further, and all rows fit one forward.

@@ -16,6 +16,7 @@ from halfbyte.runtime.protocol import (
     Batch,
     Decoded,
     Drafted,
+    DraftRun,
     KvBits,
     LayerPass,
     Sampled,
@@ -156,20 +157,13 @@ class ReferenceRuntime:
         """`forward`, then `reference_sampling.sample_rows`."""
         return sample_rows(self.forward(batch, level, logit_rows), sampling)
 
-    def draft(
-        self,
-        batch: Batch,
-        level: Level,
-        lengths: NDArray[np.int32],
-        sampling: Sampling,
-        min_confidence: float,
-        head: int = 0,
-    ) -> Drafted:
+    def draft(self, batch: Batch, run: DraftRun, sampling: Sampling) -> Drafted:
         """A forward and `sample_rows` a step over the sequences still drafting; see the protocol.
 
         The probability compared with `min_confidence` is that of the raw logits, exp(logprob).
         """
-        ids = self._heads[head - 1] if head else None
+        lengths = run.lengths
+        ids = self._heads[run.head - 1] if run.head else None
         tokens = np.full((len(lengths), int(lengths.max(initial=0))), -1, dtype=np.int32)
         counts = np.zeros(len(lengths), dtype=np.int32)
         pending = batch.tokens.copy()
@@ -183,9 +177,9 @@ class ReferenceRuntime:
                 first_positions=batch.first_positions[going] + np.int32(step),
                 page_tables=batch.page_tables[going],
             )
-            logits = self.forward(rows, level, np.arange(len(going), dtype=np.int32))
+            logits = self.forward(rows, run.level, np.arange(len(going), dtype=np.int32))
             drawn = sample_rows(logits, _rows_of(sampling, going, step), ids)
-            sure = (drawn.tokens >= 0) & (np.exp(drawn.logprobs) >= min_confidence)
+            sure = (drawn.tokens >= 0) & (np.exp(drawn.logprobs) >= run.min_confidence)
             going = going[sure]
             tokens[going, step] = pending[going] = drawn.tokens[sure]
             counts[going] = step + 1
@@ -197,19 +191,10 @@ class ReferenceRuntime:
         return decode_stepwise(self, batch, level, length, sampling, lambda: self._interrupted)
 
     def draft_and_verify(
-        self,
-        batch: Batch,
-        level: Level,
-        lengths: NDArray[np.int32],
-        target: Level,
-        sampling: Sampling,
-        min_confidence: float,
-        head: int = 0,
+        self, batch: Batch, run: DraftRun, target: Level, sampling: Sampling
     ) -> Speculated:
         """`draft`, then `forward_sample`."""
-        return draft_and_verify_stepwise(
-            self, batch, level, lengths, target, sampling, min_confidence, head
-        )
+        return draft_and_verify_stepwise(self, batch, run, target, sampling)
 
     def interrupt(self, *, wanted: bool) -> None:
         """Whether `decode` is to end after the forward it is in."""

@@ -7,10 +7,10 @@ from dataclasses import replace
 from time import perf_counter
 
 import numpy as np
-from numpy.typing import NDArray
 
 from halfbyte.config import Level
-from halfbyte.runtime.protocol import Batch, Decoded, Runtime, Sampling, Speculated
+from halfbyte.runtime.accept import accept
+from halfbyte.runtime.protocol import Batch, Decoded, DraftRun, Runtime, Sampling, Speculated
 
 
 def decode_stepwise(
@@ -38,18 +38,11 @@ def decode_stepwise(
 
 
 def draft_and_verify_stepwise(
-    runtime: Runtime,
-    batch: Batch,
-    level: Level,
-    lengths: NDArray[np.int32],
-    target: Level,
-    sampling: Sampling,
-    min_confidence: float,
-    head: int = 0,
+    runtime: Runtime, batch: Batch, run: DraftRun, target: Level, sampling: Sampling
 ) -> Speculated:
     """See `protocol.Runtime.draft_and_verify`."""
     started = perf_counter()
-    drafted = runtime.draft(batch, level, lengths, sampling, min_confidence, head)
+    drafted = runtime.draft(batch, run, sampling)
     seconds = perf_counter() - started
     counts = drafted.counts + np.int32(1)  # rows
     texts = [
@@ -70,9 +63,9 @@ def draft_and_verify_stepwise(
     sampled = runtime.forward_sample(whole, target, every, how)
     tokens, logprobs = [], []
     for text, begin, end in zip(texts, starts[:-1], starts[1:], strict=True):
-        agrees = text[1:] == sampled.tokens[begin : end - 1]
-        kept = begin + np.logical_and.accumulate(agrees).sum() + 1
+        accepted = len(accept(text[1:].tolist(), sampled.tokens[begin:end].tolist()))
+        kept = begin + accepted + 1
         tokens.append(sampled.tokens[begin:kept].tolist())
         logprobs.append(sampled.logprobs[begin:kept].tolist())
-    forwards = int(np.minimum(counts, lengths).max(initial=0))
+    forwards = int(np.minimum(counts, run.lengths).max(initial=0))
     return Speculated(tokens, logprobs, drafted.counts.tolist(), forwards, seconds)

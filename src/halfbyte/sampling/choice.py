@@ -31,12 +31,13 @@ class Choice:
     tops: int = 0  # most likely tokens to report at every position
     scores_prompt: bool = False  # the prompt's own logprobs (and tops) are wanted
     shaper: Shaper | None = field(default=None, compare=False)
+    # Whether more is wanted of a position than a token and its logprob.
+    is_special: bool = field(init=False, compare=False, repr=False)
     _rows: dict[int, Rows] = field(default_factory=dict, init=False, compare=False, repr=False)
 
-    @property
-    def is_special(self) -> bool:
-        """Whether more is wanted of a position than a token and its logprob."""
-        return bool(self.tops or self.shaper)
+    def __post_init__(self) -> None:
+        # Made once, not for every row: the one place where a frozen choice is written to.
+        object.__setattr__(self, "is_special", bool(self.tops or self.shaper))
 
     def rows(self, count: int) -> Rows:
         """So many rows drawn in this way; made once, and not to be written to."""

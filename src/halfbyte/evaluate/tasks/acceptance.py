@@ -27,7 +27,7 @@ from halfbyte.errors import ArgumentError, SourceError
 from halfbyte.evaluate.data_file import data_settings, read_lines
 from halfbyte.evaluate.subject import Subject
 from halfbyte.evaluate.tasks.task import Item, Metric, Record, ratio
-from halfbyte.runtime.protocol import Batch, Runtime, Sampled, Sampling, Speculated
+from halfbyte.runtime.protocol import Batch, DraftRun, Runtime, Sampled, Sampling, Speculated
 from halfbyte.runtime.stepwise import draft_and_verify_stepwise
 from halfbyte.sampling.params import SamplingParams
 
@@ -85,9 +85,11 @@ class VerifyRecorder:
                     self.agreements.note(proposals, [drawn[row] for row in rows[:-1]])
         return sampled
 
-    def draft_and_verify(self, *arguments: Any) -> Speculated:
+    def draft_and_verify(
+        self, batch: Batch, run: DraftRun, target: Level, sampling: Sampling
+    ) -> Speculated:
         """See `Runtime`; as two calls, so that the verify is seen."""
-        return draft_and_verify_stepwise(cast(Runtime, self), *arguments)
+        return draft_and_verify_stepwise(cast(Runtime, self), batch, run, target, sampling)
 
 
 class Acceptance:

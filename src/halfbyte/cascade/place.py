@@ -1,0 +1,110 @@
+"""Where a sequence's rows go: tokens without KV, the positions and pages for it, how it draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfbyte.cascade.decoding import Decoding
+from halfbyte.runtime.protocol import Batch, Sampling
+from halfbyte.sampling.choice import Choice
+from halfbyte.sampling.shaping import Shaper
+
+Number = TypeVar("Number", np.float32, np.int32, np.uint64)
+
+
+@dataclass(slots=True)
+class Place:
+    """Where a sequence's rows go in the KV of the model that runs them."""
+
+    tokens: list[int]  # what that KV has not seen yet; the root is last
+    first: int  # position of tokens[0]
+    page_row: NDArray[np.int32]  # [P], with pages up to the last proposal
+    choice: Choice
+    samples: bool = True  # False: a chunk of a prompt whose end is further on; no root
+    expected: Seq[int] = ()  # the tokens after the first of `tokens`, to be scored: not the root's
+    tops: int = 0
+    shaper: Shaper | None = None  # knows the text up to the root; its proposals are a sequence
+
+    @property
+    def is_special(self) -> bool:
+        """Whether it asks for more than a token and its logprob."""
+        return bool(self.tops or self.shaper or self.expected)
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether it has its root only, and asks for a token and its logprob only."""
+        special = self.tops or self.shaper or self.expected
+        return not special and self.samples and len(self.tokens) == 1
+
+    @property
+    def root_position(self) -> int:
+        """Position of the last of `tokens`."""
+        return self.first + len(self.tokens) - 1
+
+
+def place_of(sequence: Decoding, rows: int | None = None) -> Place:
+    """A sequence from its first position without KV on: as a rule that of the pending token.
+
+    `rows`: only so many, of a prompt whose end is further on.
+    """
+    first, choice = sequence.committed_len, sequence.choice
+    if rows is not None:
+        tokens = sequence.tokens[first : first + rows]
+        expected = sequence.tokens[first + 1 : first + rows + 1] if choice.scores_prompt else ()
+        return Place(tokens, first, sequence.page_row, choice, False, expected, choice.tops)
+    tokens = sequence.tokens[first:]
+    expected = tokens[1:] if choice.scores_prompt else ()
+    return Place(
+        tokens, first, sequence.page_row, choice, True, expected, choice.tops, choice.shaper
+    )
+
+
+def batch_of(
+    rows: list[int],
+    starts: list[int],
+    places: Seq[Place],
+    paths: NDArray[np.int32] | None = None,
+) -> Batch:
+    """Rows of several sequences; place b has rows starts[b] .. starts[b + 1] - 1."""
+    tables = [place.page_row for place in places]
+    return Batch(
+        tokens=np.array(rows, dtype=np.int32),
+        row_starts=np.array(starts, dtype=np.int32),
+        first_positions=np.array([place.first for place in places], dtype=np.int32),
+        # A batch of one is a view, not a copy.
+        page_tables=tables[0][None] if len(tables) == 1 else np.array(tables),
+        paths=paths,
+    )
+
+
+def roots_of(places: Seq[Place]) -> tuple[Batch, Sampling]:
+    """The rows of places that have their roots only, and how what follows these is drawn."""
+    tokens, ones = [place.tokens[0] for place in places], [1] * len(places)
+    positions = [place.first + 1 for place in places]
+    sampling = sampling_of([place.choice for place in places], positions, ones)
+    return batch_of(tokens, list(range(len(places) + 1)), places), sampling
+
+
+def sampling_of(choices: list[Choice], positions: list[int], counts: list[int]) -> Sampling:
+    """`counts[b]` rows drawn by `choices[b]`; one position a row, of the token drawn."""
+    if len(choices) == 1:  # of a single user
+        return Sampling(*choices[0].rows(counts[0]), positions=np.array(positions, dtype=np.int32))
+    repeat = counts != [1] * len(counts)
+
+    def rows(values: list[float] | list[int], dtype: type[Number]) -> NDArray[Number]:
+        each = np.array(values, dtype=dtype)
+        return each.repeat(counts) if repeat else each
+
+    return Sampling(
+        temperatures=rows([c.temperature for c in choices], np.float32),
+        top_ks=rows([c.top_k for c in choices], np.int32),
+        top_ps=rows([c.top_p for c in choices], np.float32),
+        min_ps=rows([c.min_p for c in choices], np.float32),
+        seeds=rows([c.seed for c in choices], np.uint64),
+        positions=np.array(positions, dtype=np.int32),
+    )
