@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halfbyte.errors import ArgumentError, FormatError
-from halfbyte.text.codec import Detokenizer, StopStrings, TextCodec, eos_ids
+from halfbyte.text.codec import Detokenizer, TextCodec, eos_ids
+from halfbyte.text.stop_strings import StopStrings
 from tests.support.talking_model import BOS, EOS, TURN, VOCAB, tokenizer
 
 
@@ -45,13 +46,14 @@ def test_incremental_text_of_any_tokens_equals_decoding_them_at_once(tokens: lis
 
 
 @given(ids)
-def test_decoding_token_by_token_shows_what_decoding_in_context_shows(tokens: list[int]) -> None:
-    careful = TextCodec(_Source(), VOCAB)
-    assert careful.is_bytewise
-    careful.is_bytewise = False
-    one, other = Detokenizer(CODEC), Detokenizer(careful)
-    assert [one.add(t) for t in tokens] == [other.add(t) for t in tokens]
-    assert one.flush() == other.flush()
+def test_decoding_token_by_token_shows_what_the_library_decodes_so_far(tokens: list[int]) -> None:
+    """At every token, but for the bytes of a character that may not be complete."""
+    detokenizer, shown = Detokenizer(CODEC), ""
+    for count, token in enumerate(tokens, 1):
+        shown += detokenizer.add(token)
+        whole = tokenizer().decode(tokens[:count])
+        assert whole.startswith(shown)
+        assert whole[len(shown) :] in ("", "\ufffd", "\ufffd" * 2, "\ufffd" * 3)
 
 
 def test_a_tokenizer_that_joins_words_is_decoded_in_context() -> None:
@@ -117,3 +119,41 @@ def test_ids_past_the_models_vocabulary_are_refused() -> None:
 def test_text_for_a_model_without_a_tokenizer_is_refused() -> None:
     with pytest.raises(ArgumentError, match="give token ids"):
         TextCodec(_Source(tokenizer_json=None), VOCAB)
+
+
+NAMES = {1: "<|turn|>", 2: "<|turn|>x", 3: "</s>"}
+MARKS = {1: "①", 2: "②", 3: "③"}  # the control tokens within a text, as one character each
+pieces = st.lists(st.sampled_from(["a", "b", "ab", "x", "<|turn|>", 1, 2, 3]), max_size=12)
+stop_lists = st.lists(
+    st.sampled_from(["ab", "a<|turn|>", "<|turn|>b", "<|turn|>xa", "</s>", "b</s>a"]), max_size=3
+)
+
+
+@given(pieces, stop_lists)
+def test_stop_strings_may_name_control_tokens(pieces: list[str | int], stops: list[str]) -> None:
+    finder, shown, marked = StopStrings(stops, NAMES), "", ""
+    for piece in pieces:
+        shown += finder.add(piece) if isinstance(piece, str) else finder.add_control(piece)
+        marked += piece if isinstance(piece, str) else MARKS[piece]
+        ends = [at for stop in stops for at in _starts(marked, stop)]
+        assert finder.found == bool(ends)
+        if ends:
+            assert shown == _visible(marked[: min(ends)])
+            assert finder.flush() == ""
+            return
+        assert _visible(marked).startswith(shown)
+    assert shown + finder.flush() == _visible(marked)
+
+
+def _starts(marked: str, stop: str) -> list[int]:
+    """Where `stop` begins: in the text as it is shown, or with the control tokens it names."""
+    named = stop
+    for token in (2, 1, 3):
+        named = named.replace(NAMES[token], MARKS[token])
+    shown, places = _visible(marked), [i for i, c in enumerate(marked) if c not in MARKS.values()]
+    starts = [places[shown.find(stop)]] if stop in shown else []
+    return starts + ([marked.find(named)] if named in marked else [])
+
+
+def _visible(marked: str) -> str:
+    return "".join(c for c in marked if c not in MARKS.values())

@@ -14,7 +14,8 @@ from halfbyte.engine.sequence import Sequence
 from halfbyte.errors import ArgumentError
 from halfbyte.sampling.params import SamplingParams
 from halfbyte.sampling.shaper import Penalties, Rules, SequenceShaper
-from halfbyte.text.codec import Detokenizer, StopStrings, TextCodec
+from halfbyte.text.codec import Detokenizer, TextCodec
+from halfbyte.text.stop_strings import StopStrings
 
 
 class Request:
@@ -46,7 +47,8 @@ class Request:
             )
         codec = model.codec if params.stop or model.has_text else None
         self._codec = codec
-        self._text = _Text(codec, params.stop) if codec and (params.stop or follow) else None
+        follows = codec is not None and (params.stop or follow)
+        self._text = _Text(codec, prompt, params.stop) if codec and follows else None
         self._params = params
         self._told = 0  # emitted tokens that chunks have carried
         eos = frozenset() if params.ignore_eos else model.eos_ids
@@ -96,7 +98,8 @@ class Request:
         else:
             ended = sequence.tokens[-1] in sequence.stop_ids and sequence.emitted_len > 0
             shown = sequence.emitted[:-1] if ended else sequence.emitted
-            text = self._codec.decode(shown) if self._codec else ""
+            before = sequence.tokens[: sequence.prompt_len]
+            text = self._codec.decode(shown, after=before) if self._codec else ""
         return Completion(
             prompt_token_ids=sequence.tokens[: sequence.prompt_len],
             token_ids=sequence.emitted,
@@ -125,17 +128,22 @@ class Request:
 
 
 class _Text:
-    """Text of a sequence as it grows, ended by stop strings."""
+    """Text of a sequence as it grows behind its prompt, ended by stop strings."""
 
-    def __init__(self, codec: TextCodec, stops: Seq[str]) -> None:
-        self._detokenizer = Detokenizer(codec)
-        self._stops = StopStrings(stops)
+    def __init__(self, codec: TextCodec, prompt: Seq[int], stops: Seq[str]) -> None:
+        self._codec = codec
+        self._detokenizer = Detokenizer(codec, prompt)
+        self._stops = StopStrings(stops, codec.control_names if stops else None)
         self._pieces: list[str] = []
         self._taken = 0
 
     def add(self, token: int) -> bool:
         """Follow one token; True: a stop string is complete."""
-        self._pieces.append(self._stops.add(self._detokenizer.add(token)))
+        if self._codec.is_control(token):
+            piece = self._stops.add_control(token)
+        else:
+            piece = self._stops.add(self._detokenizer.add(token))
+        self._pieces.append(piece)
         return self._stops.found
 
     def finish(self) -> str:

@@ -33,7 +33,7 @@ async def tokenize(request: Request) -> JSONResponse:
         "token_strs": None,
     }
     if body.return_token_strs:
-        answer["token_strs"] = [service.model.codec.token_text(token) for token in ids]
+        answer["token_strs"] = service.model.codec.token_texts(ids)
     return JSONResponse(answer)
 
 

@@ -1,7 +1,9 @@
-"""Text in and out: tokenizer, incremental detokenizer, stop strings."""
+"""Text in and out: a model's tokenizer, and the text of tokens as they come."""
 
 from __future__ import annotations
 
+import codecs
+from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Seq
 from typing import Any, Protocol
 
@@ -9,6 +11,9 @@ from tokenizers import Tokenizer
 
 from halfbyte.errors import ArgumentError, FormatError
 from halfbyte.importers.tokenizer_gguf import is_library_fault
+from halfbyte.text.spelling import Spelling
+
+_MOST_BYTES = 4  # of a character
 
 
 class TextSource(Protocol):
@@ -41,6 +46,10 @@ class TextCodec:
             )
         try:
             self._tokenizer: Tokenizer = Tokenizer.from_str(text)
+            # How training cut and filled its texts: no matter of a prompt.
+            self._tokenizer.no_truncation()
+            self._tokenizer.no_padding()
+            self._spelling = Spelling(self._tokenizer)
         except BaseException as error:  # bare Exception, or a Rust panic, on any malformed field
             raise _tokenizer_fault(error) from error
         info = source.tokenizer_info
@@ -49,10 +58,8 @@ class TextCodec:
         self.eos_token = str(info.get("eos_token") or "")
         self._add_bos = bool(info.get("add_bos")) and self.bos_id is not None
         self._vocab_size = vocab_size
-        self._alone: dict[int, str] = {}
-        # Whether a text's bytes are those of its tokens in a row, so that whole characters may be
-        # decoded token by token: most tokenizers of today, but none that writes a space for "▁".
-        self.is_bytewise = type(self._tokenizer.decoder).__name__ == "ByteLevel"
+        # Whether a text's bytes are those of its tokens in a row; else tokens are decoded together.
+        self.is_bytewise = self._spelling.in_a_row
 
     @property
     def tokenizer_json(self) -> str:
@@ -81,24 +88,50 @@ class TextCodec:
             )
         return ids
 
-    def decode(self, ids: Seq[int], *, keep_special: bool = False) -> str:
-        """Text of ids; special tokens are left out unless kept."""
+    def decode(self, ids: Seq[int], *, after: Seq[int] = (), keep_special: bool = False) -> str:
+        """The text that `ids` add to that of the tokens before them.
+
+        Control tokens have no text unless they are kept, and then they have their names.
+        """
+        detokenizer = Detokenizer(self, after, keep_special=keep_special)
+        return "".join(map(detokenizer.add, ids)) + detokenizer.flush()
+
+    def decode_together(self, ids: Seq[int], *, keep_special: bool = False) -> str:
+        """Text of ids that are a whole text, as the tokenizers library has it."""
         try:
             text: str = self._tokenizer.decode(list(ids), skip_special_tokens=not keep_special)
         except BaseException as error:
             raise _tokenizer_fault(error) from error
         return text
 
-    def decode_one(self, token: int) -> str:
-        """`decode` of one token; what it found is kept."""
-        text = self._alone.get(token)
-        if text is None:
-            text = self._alone[token] = self.decode([token])
-        return text
+    def token_bytes(self, token: int, *, first: bool = False) -> bytes:
+        """What a token adds to a text (`first`: to an empty one); a control token has its name."""
+        return self._spelling.first_bytes_of(token) if first else self._spelling.bytes_of(token)
 
-    def token_text(self, token: int) -> str:
-        """One token alone, special or not; U+FFFD where it is only part of a character."""
-        return self.decode([token], keep_special=True)
+    def token_text(self, token: int, *, first: bool = False) -> str:
+        """`token_bytes` as text; U+FFFD where it is only part of a character."""
+        return self.token_bytes(token, first=first).decode("utf-8", errors="replace")
+
+    def token_texts(self, ids: Seq[int]) -> list[str]:
+        """`token_text` of each token of a whole text."""
+        texts, begun = [], False
+        for token in ids:
+            texts.append(self.token_text(token, first=not begun))
+            begun = begun or self.shows(token)
+        return texts
+
+    def shows(self, token: int) -> bool:
+        """Whether a token adds to what a text shows."""
+        return not self.is_control(token) and bool(self._spelling.bytes_of(token))
+
+    def is_control(self, token: int) -> bool:
+        """Whether a token is none of the text: what begins a turn, or ends it."""
+        return token in self._spelling.control_names
+
+    @property
+    def control_names(self) -> Mapping[int, str]:
+        """The control tokens by their ids."""
+        return self._spelling.control_names
 
     def vocabulary(self) -> dict[int, str]:
         """Every token the tokenizer has, by its id."""
@@ -133,75 +166,95 @@ def _token_id(value: object, vocab_size: int) -> int | None:
 
 
 class Detokenizer:
-    """Text of a growing list of ids; what it has given out never changes.
+    """Text of a growing list of tokens; what it has given out never changes.
 
-    Bytes of an unfinished character are held back until the tokens that complete it. Only the ids
-    since the last emission but one are decoded again: they are the context the next ones need.
+    Bytes of an unfinished character are held back until the tokens that complete it. `after`: the
+    tokens before the first, whose text is not given out.
     """
 
-    def __init__(self, codec: TextCodec) -> None:
+    def __init__(
+        self, codec: TextCodec, after: Seq[int] = (), *, keep_special: bool = False
+    ) -> None:
         self._codec = codec
-        self._ids: list[int] = []
-        self._context = 0  # ids before it are not looked at again
-        self._read = 0  # ids before it have been given out
-        self._known = ""  # text of those in between
+        self._keeps = keep_special
+        self._begun = any(self._shows(token) for token in reversed(after))
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._together = None if codec.is_bytewise else _Together(codec, after, keep_special)
+        if self._begun and self._together is None:
+            self._decoder.decode(self._end_of(after))
 
     def add(self, token: int) -> str:
         """The text that `token` completes, possibly none."""
-        before = len(self._ids)
-        self._ids.append(token)
-        if self._codec.is_bytewise and self._read == before:  # nothing is held back
-            alone = self._codec.decode_one(token)
-            if alone and "\ufffd" not in alone:
-                self._context, self._read, self._known = before, before + 1, alone
-                return alone
-        return self._advance(hold=True)
+        if self._together is not None:
+            return self._together.add(token)
+        if not self._keeps and self._codec.is_control(token):
+            return ""
+        data = self._codec.token_bytes(token, first=not self._begun)
+        self._begun = self._begun or self._shows(token)
+        return self._decoder.decode(data)
 
     def flush(self) -> str:
         """What is still held back: the replacement characters of a broken sequence."""
+        if self._together is not None:
+            return self._together.flush()
+        return self._decoder.decode(b"", final=True)
+
+    def _shows(self, token: int) -> bool:
+        return self._codec.shows(token) or (self._keeps and self._codec.is_control(token))
+
+    def _end_of(self, after: Seq[int]) -> bytes:
+        """Bytes enough to know of a character that is not complete."""
+        data = b""
+        for token in reversed(after):
+            if self._shows(token):
+                data = self._codec.token_bytes(token) + data
+            if len(data) >= _MOST_BYTES:
+                break
+        return data[-_MOST_BYTES:]
+
+
+class _Together:
+    """Where tokens depend on their neighbours: the last ones are decoded again with the next.
+
+    Only the ids since the last emission but one are, and more where those have no text, since the
+    first token that has one may look different from those within a text.
+    """
+
+    def __init__(self, codec: TextCodec, after: Seq[int], keep_special: bool) -> None:
+        self._codec = codec
+        self._keeps = keep_special
+        self._ids = list(after)
+        self._read = len(self._ids)  # ids before it have been given out
+        self._context = 0  # ids before it are not looked at again
+        self._known = ""  # text of those in between
+        sizes = (1 << n for n in range(self._read.bit_length() + 1))
+        self._move(max(0, self._read - size) for size in sizes)
+
+    def add(self, token: int) -> str:
+        """See `Detokenizer`."""
+        self._ids.append(token)
+        return self._advance(hold=True)
+
+    def flush(self) -> str:
+        """See `Detokenizer`."""
         return self._advance(hold=False)
 
     def _advance(self, *, hold: bool) -> str:
-        text, known = self._codec.decode(self._ids[self._context :]), len(self._known)
+        text, known = self._decode(self._context), len(self._known)
         if len(text) <= known or (hold and text.endswith("\ufffd")):
             return ""
-        self._context, self._read = self._read, len(self._ids)
-        ids, codec = self._ids[self._context :], self._codec
-        self._known = codec.decode_one(ids[0]) if len(ids) == 1 else codec.decode(ids)
+        before, self._read = self._read, len(self._ids)
+        self._move([before])
         return text[known:]
 
+    def _move(self, starts: Iterable[int]) -> None:
+        """Let the context begin at the first of these from which on there is text."""
+        for start in starts:
+            text = self._decode(start)
+            if text:
+                self._context, self._known = start, text
+                return
+        self._known = self._decode(self._context)
 
-class StopStrings:
-    """Finds the first stop string in a growing text and holds back what may become one."""
-
-    def __init__(self, stops: Seq[str]) -> None:
-        self._stops = tuple(stops)
-        self._longest = max((len(s) for s in self._stops), default=0)
-        self._held = ""
-        self.found = False
-
-    def add(self, text: str) -> str:
-        """The part of the text so far that no stop string can reach; sets `found` at a match."""
-        if not self._stops:
-            return text
-        held = self._held + text
-        matches = [(at, stop) for stop in self._stops if (at := held.find(stop)) >= 0]
-        if matches:
-            self.found = True
-            self._held = ""
-            return held[: min(at for at, _ in matches)]
-        keep = next(
-            (
-                n
-                for n in range(min(self._longest - 1, len(held)), 0, -1)
-                if any(stop.startswith(held[-n:]) for stop in self._stops)
-            ),
-            0,
-        )
-        self._held = held[len(held) - keep :]
-        return held[: len(held) - keep]
-
-    def flush(self) -> str:
-        """What was held back and became no stop string."""
-        held, self._held = self._held, ""
-        return held
+    def _decode(self, start: int) -> str:
+        return self._codec.decode_together(self._ids[start:], keep_special=self._keeps)
