@@ -37,7 +37,7 @@ from halfbyte.api.candidates import cost_table, draft_levels, planner_for
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.planning import Planner
 from halfbyte.config import Level
-from halfbyte.engine.engine import Engine, fixed_plan
+from halfbyte.engine.engine import Engine
 from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.sequence import Sequence
@@ -112,8 +112,7 @@ class _Replay:
         else:
             variant = Variant.parse(name)
             lengths = variant.draft_length, variant.inner_length or EngineOptions.inner_length
-            options = EngineOptions(lengths[0], max_batch=batch, inner_length=lengths[1])
-            self._planner = fixed_plan(proposers, variant.cascade, options)
+            self._planner = proposers.fixed_plan(variant.cascade, *lengths)
 
     def engine(self) -> Engine:
         """See `loop.Subject`."""

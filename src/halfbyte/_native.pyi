@@ -31,7 +31,7 @@ def match_lengths(indices: list[SuffixIndex], texts: list[list[int]]) -> list[in
     """`follow` of every index with its text, in one call: how long each match is."""
 
 class SuffixIndex:
-    """See `halfbyte.cascade.suffixes`, its slow twin. -1 is `BREAK`."""
+    """See `halfbyte.runtime.suffixes`, its slow twin. -1 is `BREAK`."""
 
     def __init__(self, depth: int) -> None: ...
     def extend(self, tokens: list[int]) -> None: ...

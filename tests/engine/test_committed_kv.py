@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from halfbyte.cascade.cascade import Cascade
-from halfbyte.engine.engine import Engine
 from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.sequence import Sequence
 from halfbyte.runtime.protocol import Runtime
-from halfbyte.sampling.choice import Choice
+from halfbyte.sampling.choice import GREEDY, Choice
+from tests.support.engines import engine_of
 from tests.support.runtimes import NATIVE_KINDS, build, random_tokens
 from tests.support.tiny_models import tiny
 
@@ -23,7 +22,7 @@ def _run(cascade: str, options: EngineOptions, choice: Choice) -> tuple[Runtime,
     """Two sequences, stopped while running, with at least COMMITTED committed positions each."""
     runtime = build(NATIVE_KINDS[0], tiny("llama"), num_tokens=1024, max_rows=13)
     pool = PagePool(runtime.num_pages, runtime.page_size)
-    engine = Engine(runtime, pool, Cascade.parse(cascade), options)
+    engine = engine_of(runtime, pool, cascade, options)
     sequences = []
     for seed in (1, 2):
         table = PageTable(pool, pool.num_pages * pool.page_size)
@@ -47,7 +46,7 @@ def _committed(runtime: Runtime, sequence: Sequence) -> list[NDArray[np.generic]
     return result
 
 
-@pytest.mark.parametrize("choice", [Choice(0.0, 0, 1.0, 0.0, 0), Choice(0.8, 40, 0.95, 0.0, 11)])
+@pytest.mark.parametrize("choice", [GREEDY, Choice(0.8, 40, 0.95, 0.0, 11)])
 @pytest.mark.parametrize("draft", ["w4a4", "w4a8"])
 def test_committed_kv_equals_that_of_plain_decoding(draft: str, choice: Choice) -> None:
     speculated = _run(f"{draft} > w8a16", EngineOptions(draft_length=3), choice)

@@ -10,16 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.verify import Fate
 from halfbyte.config import Level
-from halfbyte.engine.engine import Engine
 from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.sequence import Sequence
 from halfbyte.errors import ArgumentError
 from halfbyte.runtime.protocol import Batch, Decoded, Sampled, Sampling
-from halfbyte.sampling.choice import Choice
+from halfbyte.sampling.choice import GREEDY, Choice
+from tests.support.engines import engine_of
 from tests.support.fake_runtime import VOCAB, FakeRuntime
 
 prompts = st.lists(
@@ -54,7 +53,7 @@ def _run(
     stops: frozenset[int] = frozenset(),
 ) -> list[Sequence]:
     pool = PagePool(runtime.num_pages, runtime.page_size)
-    engine = Engine(runtime, pool, Cascade.parse(cascade), options)
+    engine = engine_of(runtime, pool, cascade, options)
     sequences = [_sequence(pool, p, c, n, stops) for p, c, n in requests]
     for sequence in sequences:
         engine.add(sequence)
@@ -114,7 +113,7 @@ def test_output_is_plain_decoding_whatever_the_schedule(
 def test_a_stop_token_inside_a_cycle_ends_the_sequence_there(
     stops: frozenset[int], draft_length: int
 ) -> None:
-    request = ([3, 1, 4], Choice(0.0, 0, 1.0, 0.0, 0), 60)
+    request = ([3, 1, 4], GREEDY, 60)
     options = EngineOptions(draft_length=draft_length)
     plain = _alone(*request)
     cut = next((i for i, t in enumerate(plain.emitted) if t in stops), None)
@@ -127,7 +126,7 @@ def test_a_stop_token_inside_a_cycle_ends_the_sequence_there(
 
 def test_every_emitted_token_has_a_fate_and_they_match_the_statistics() -> None:
     options = EngineOptions(draft_length=4)
-    request = ([3, 1, 4], Choice(0.0, 0, 1.0, 0.0, 0), 50)
+    request = ([3, 1, 4], GREEDY, 50)
     sequence = _run(FakeRuntime(), "w4a8 > w8a16", options, [request])[0]
     assert sequence.fates.count(Fate.ACCEPTED) == sequence.statistics.accepted_tokens > 0
     assert sequence.statistics.emitted_tokens == 50
@@ -137,7 +136,7 @@ def test_every_emitted_token_has_a_fate_and_they_match_the_statistics() -> None:
 
 def test_short_pages_make_sequences_wait_and_none_is_lost() -> None:
     runtime = FakeRuntime(num_pages=6, page_size=4)
-    requests = [([i] * 8, Choice(0.0, 0, 1.0, 0.0, 0), 12) for i in range(6)]
+    requests = [([i] * 8, GREEDY, 12) for i in range(6)]
     sequences = _run(runtime, "w4a8 > w8a16", EngineOptions(max_batch=6), requests)
     assert [s.finish_reason for s in sequences] == ["length"] * 6
 
@@ -145,8 +144,8 @@ def test_short_pages_make_sequences_wait_and_none_is_lost() -> None:
 def test_between_steps_a_sequence_holds_pages_for_its_committed_positions_only() -> None:
     runtime = FakeRuntime(num_pages=64, page_size=2)
     pool = PagePool(runtime.num_pages, runtime.page_size)
-    engine = Engine(runtime, pool, Cascade.parse("w4a8 > w8a16"), EngineOptions(draft_length=8))
-    sequences = [_sequence(pool, [i, 2], Choice(0.0, 0, 1.0, 0.0, 0), 30) for i in range(3)]
+    engine = engine_of(runtime, pool, "w4a8 > w8a16", EngineOptions(draft_length=8))
+    sequences = [_sequence(pool, [i, 2], GREEDY, 30) for i in range(3)]
     for sequence in sequences:
         engine.add(sequence)
     while engine.has_work:
@@ -158,7 +157,7 @@ def test_between_steps_a_sequence_holds_pages_for_its_committed_positions_only()
 
 def test_several_prompts_share_one_forward_and_get_their_first_token_from_it() -> None:
     runtime = FakeRuntime(max_rows=64)
-    requests = [([i] * 9, Choice(0.0, 0, 1.0, 0.0, 0), 2) for i in range(4)]
+    requests = [([i] * 9, GREEDY, 2) for i in range(4)]
     _run(runtime, "w8a16", EngineOptions(max_batch=4), requests)
     assert runtime.calls == [("forward_sample", 36), ("decode", 4), ("forward_sample", 4)]
 
@@ -167,10 +166,10 @@ def test_a_long_prompt_is_cut_into_chunks_beside_those_who_decode() -> None:
     runtime = FakeRuntime(max_rows=64, num_pages=99)
     pool = PagePool(runtime.num_pages, runtime.page_size)
     options = EngineOptions(draft_length=0, prefill_rows=10)
-    engine = Engine(runtime, pool, Cascade.parse("w8a16"), options)
-    engine.add(_sequence(pool, [1, 2], Choice(0.0, 0, 1.0, 0.0, 0), 20))
+    engine = engine_of(runtime, pool, "w8a16", options)
+    engine.add(_sequence(pool, [1, 2], GREEDY, 20))
     engine.step()
-    engine.add(_sequence(pool, [3] * 35, Choice(0.0, 0, 1.0, 0.0, 0), 2))
+    engine.add(_sequence(pool, [3] * 35, GREEDY, 2))
     runtime.calls.clear()
     for _ in range(5):
         engine.step()
@@ -199,7 +198,7 @@ class SlowRuntime(FakeRuntime):
         return decoded
 
 
-PLAIN = Choice(0.0, 0, 1.0, 0.0, 0)
+PLAIN = GREEDY
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.003, 0.013, 1.0])
@@ -250,8 +249,8 @@ def test_what_a_burst_decodes_past_a_stop_is_nobodys() -> None:
 def test_a_closed_engine_holds_no_pages() -> None:
     runtime = FakeRuntime()
     pool = PagePool(runtime.num_pages, runtime.page_size)
-    engine = Engine(runtime, pool, Cascade.parse("w4a8 > w8a16"), EngineOptions())
-    engine.add(_sequence(pool, [1] * 20, Choice(0.0, 0, 1.0, 0.0, 0), 40))
+    engine = engine_of(runtime, pool, "w4a8 > w8a16")
+    engine.add(_sequence(pool, [1] * 20, GREEDY, 40))
     engine.step()
     assert pool.num_free < pool.num_pages
     engine.close()
@@ -263,8 +262,8 @@ def test_pages_held_elsewhere_are_a_named_error_not_a_hang() -> None:
     runtime = FakeRuntime(num_pages=4)
     pool = PagePool(4, 4)
     PageTable(pool, 16).grow(13)
-    engine = Engine(runtime, pool, Cascade.parse("w8a16"), EngineOptions())
-    engine.add(_sequence(pool, [1, 2], Choice(0.0, 0, 1.0, 0.0, 0), 4))
+    engine = engine_of(runtime, pool, "w8a16")
+    engine.add(_sequence(pool, [1, 2], GREEDY, 4))
     with pytest.raises(ArgumentError, match="KV pool"):
         engine.step()
 

@@ -9,15 +9,14 @@ from hypothesis import strategies as st
 
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.config import Level
-from halfbyte.engine.engine import Engine
 from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.prefix import DraftTable, PrefixCache
 from halfbyte.engine.sequence import Sequence
-from halfbyte.sampling.choice import Choice
+from halfbyte.sampling.choice import GREEDY, Choice
+from tests.support.engines import engine_of
 from tests.support.fake_runtime import FakeRuntime
 
-GREEDY = Choice(0.0, 0, 1.0, 0.0, 0)
 PAGE = 4
 
 
@@ -160,7 +159,7 @@ def test_a_hit_changes_no_output_whatever_was_cached_and_evicted(
     runtime = FakeRuntime(num_pages=num_pages, page_size=PAGE)
     pool = PagePool(num_pages, PAGE)
     for number, (text, cascade) in enumerate(again for one in wanted for again in (one, one)):
-        engine = Engine(runtime, pool, Cascade.parse(cascade), EngineOptions())
+        engine = engine_of(runtime, pool, cascade)
         one = Sequence(
             text, table=PageTable(pool, 64), choice=GREEDY, limit=8, stop_ids=frozenset()
         )
@@ -176,8 +175,8 @@ def test_a_hit_changes_no_output_whatever_was_cached_and_evicted(
 def _plain(text: list[int], cascade: str) -> list[int]:
     runtime = FakeRuntime(num_pages=16, page_size=PAGE)
     pool = PagePool(16, PAGE)
-    plain = Cascade.parse(cascade).plain
-    engine = Engine(runtime, pool, plain, EngineOptions(prefix_cache=False))
+    plain = str(Cascade.parse(cascade).plain)
+    engine = engine_of(runtime, pool, plain, EngineOptions(prefix_cache=False))
     one = Sequence(text, table=PageTable(pool, 64), choice=GREEDY, limit=8, stop_ids=frozenset())
     engine.add(one)
     while engine.has_work:

@@ -19,11 +19,10 @@ from halfbyte.engine.sequence import Sequence
 from halfbyte.proposers.drafter import Drafter
 from halfbyte.proposers.intermediate import Intermediate
 from halfbyte.proposers.model_runner import ModelRunner
-from halfbyte.sampling.choice import Choice
+from halfbyte.sampling.choice import GREEDY
 from tests.support.fake_runtime import VOCAB, FakeRuntime, _mix
 from tests.support.proposers import branching, knowing, model_runner, noise
 
-GREEDY = Choice(0.0, 0, 1.0, 0.0, 0)
 STAGE = Model("m", Level(4, 8))
 TARGET = Level(8, 16)
 

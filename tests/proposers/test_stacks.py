@@ -18,7 +18,7 @@ from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.sequence import Sequence
 from halfbyte.proposers.intermediate import Intermediate
 from halfbyte.proposers.runner import SharedRunner
-from halfbyte.sampling.choice import Choice
+from halfbyte.sampling.choice import GREEDY, Choice
 from tests.support.fake_runtime import VOCAB, FakeRuntime
 from tests.support.proposers import (
     RandomPlanner,
@@ -31,7 +31,6 @@ from tests.support.proposers import (
 )
 
 TARGET = Cascade.parse("w8a16")
-GREEDY = Choice(0.0, 0, 1.0, 0.0, 0)
 SEEDED = Choice(0.8, 5, 0.9, 0.1, 42)
 PROMPTS = [[5, 1, 2, 5, 1], [11], [3] * 9]
 STACKS = [

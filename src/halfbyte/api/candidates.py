@@ -102,6 +102,13 @@ def offers_of(model: LoadedModel, cascade: Cascade) -> list[Offer]:
     return offers
 
 
+def planner_of(model: LoadedModel, proposers: Proposers, cascade: Cascade) -> CostPlanner:
+    """What decides for an `auto` cascade of a model; what it may choose from is measured now."""
+    table = cost_table(model.runtime, model.pool, cascade.target)
+    offers = offers_of(model, cascade)
+    return planner_for(model.runtime, proposers, cascade.target, table, offers)
+
+
 def planner_for(
     runtime: Runtime,
     proposers: Proposers,

@@ -13,17 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from halfbyte.api.candidates import cost_table, offers_of, planner_for
 from halfbyte.api.loading import LoadedModel, Progress, RuntimeOptions, default_cascade, load
 from halfbyte.api.request import Request, check_tokens, choose, require_one
 from halfbyte.api.results import Chunk, Completion
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.planning import Planner
 from halfbyte.cascade.stages import Auto
-from halfbyte.engine.engine import Engine, fixed_plan
+from halfbyte.engine.engine import Engine
 from halfbyte.engine.options import EngineOptions
 from halfbyte.errors import ArgumentError
-from halfbyte.planner.planner import CostPlanner
 from halfbyte.proposers.build import Proposers
 from halfbyte.proposers.ngram import NgramOptions
 from halfbyte.sampling.params import SamplingParams
@@ -125,13 +123,12 @@ class LLM:
     def planner(self, cascade: Cascade) -> Planner:
         """What decides for the sequences of a cascade; that of `auto` keeps what it learns."""
         if not cascade.is_auto:
-            return fixed_plan(self.proposers, cascade, self.options)
+            options = self.options
+            return self.proposers.fixed_plan(cascade, options.draft_length, options.inner_length)
         if cascade not in self._planners:
-            model = self.model
-            table = cost_table(model.runtime, model.pool, cascade.target)
-            self._planners[cascade] = planner_for(
-                model.runtime, self.proposers, cascade.target, table, offers_of(model, cascade)
-            )
+            from halfbyte.api.candidates import planner_of  # an explicit cascade loads no planner
+
+            self._planners[cascade] = planner_of(self.model, self.proposers, cascade)
         return self._planners[cascade]
 
     def _use(self, cascade: Cascade | None, options: EngineOptions, ngram: NgramOptions) -> None:
@@ -144,7 +141,7 @@ class LLM:
         self.cascade = cascade
         self.options = options
         self.ngram = ngram
-        self._planners: dict[Cascade, CostPlanner] = {}
+        self._planners: dict[Cascade, Planner] = {}
         self.proposers = Proposers(
             self.model.runtime,
             options.min_confidence,

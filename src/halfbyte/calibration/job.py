@@ -47,7 +47,7 @@ from halfbyte.quantize.scheme import (
     input_of,
     row_blocks,
 )
-from halfbyte.runtime.reference_ops import rms_norm
+from halfbyte.runtime.norm import rms_norm
 
 F32 = NDArray[np.float32]
 Progress = Callable[[str, int, int], None]  # tensor name, weights done, weights in all

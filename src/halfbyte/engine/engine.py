@@ -9,7 +9,7 @@ from time import perf_counter
 
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.cycle import PLAIN, CycleReport, Turn, run_cycle
-from halfbyte.cascade.planning import FixedPlan, Planner
+from halfbyte.cascade.planning import Planner
 from halfbyte.cascade.statistics import Statistics, record_cycle
 from halfbyte.config import Level
 from halfbyte.engine.options import EngineOptions
@@ -18,7 +18,6 @@ from halfbyte.engine.prefix import PrefixCache
 from halfbyte.engine.scheduler import Limits, Scheduler, Step
 from halfbyte.engine.sequence import Sequence
 from halfbyte.errors import ArgumentError
-from halfbyte.proposers.build import Proposers
 from halfbyte.runtime.protocol import Runtime
 
 MOST_BURST = 16  # cycles: what a call costs besides its forwards hardly shows any more
@@ -33,16 +32,15 @@ class Engine:
         pool: PagePool,
         cascade: Cascade,
         options: EngineOptions,
-        planners: Callable[[Cascade], Planner] | None = None,
+        planners: Callable[[Cascade], Planner],
     ) -> None:
         """`cascade`: of sequences that name none. `planners` makes what decides for a cascade, once
-        each; None: the cascade as it stands, with the options' lengths."""
+        for each."""
         self._runtime = runtime
         self._pool = pool
         self._cascade = cascade
         self._options = options
-        proposers = Proposers(runtime, options.min_confidence)
-        self._make_planner = planners or (lambda c: fixed_plan(proposers, c, options))
+        self._make_planner = planners
         self._planners: dict[Cascade, Planner] = {}
         self._planner_of: dict[Sequence, Planner] = {}
         self._cache = PrefixCache(pool) if options.prefix_cache else None
@@ -315,8 +313,3 @@ def _choices(target: Level, plan: list[Turn]) -> Counter[tuple[str, int]]:
     for (proposer, length), count in Counter([(t.proposer, t.length) for t in plan]).items():
         choices[Turn(proposer, length).cascade(target), length] += count
     return choices
-
-
-def fixed_plan(proposers: Proposers, cascade: Cascade, options: EngineOptions) -> FixedPlan:
-    """What an explicit cascade does in every cycle."""
-    return FixedPlan(proposers.of(cascade), options.draft_length, options.inner_length)

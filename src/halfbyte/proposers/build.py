@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.cascade.cascade import Cascade
+from halfbyte.cascade.planning import FixedPlan
 from halfbyte.cascade.proposer import Proposer
 from halfbyte.cascade.stages import Eagle, Model, Ngram, Stage
 from halfbyte.config import Level
@@ -53,6 +54,10 @@ class Proposers:
         """What proposes to the cascade's target; None: plain decoding."""
         stages = cascade.stages[:-1]
         return self._stack(stages) if stages else None
+
+    def fixed_plan(self, cascade: Cascade, draft_length: int, inner_length: int) -> FixedPlan:
+        """What an explicit cascade does in every cycle."""
+        return FixedPlan(self.of(cascade), draft_length, inner_length)
 
     def _stack(self, stages: tuple[Stage, ...]) -> Proposer:
         if stages not in self._built:

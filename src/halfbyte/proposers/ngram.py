@@ -18,8 +18,8 @@ from halfbyte.cascade.decoding import Decoding
 from halfbyte.cascade.proposer import Ask, Proposals
 from halfbyte.cascade.verify import Outcome
 from halfbyte.errors import ArgumentError
-from halfbyte.proposers.suffixes import BREAK, NO_MATCH, Match
-from halfbyte.runtime.native_suffixes import SuffixIndex, match_lengths
+from halfbyte.runtime.suffix_index import SuffixIndex, match_lengths
+from halfbyte.runtime.suffixes import BREAK, NO_MATCH, Match
 
 MOST_N = 256
 # Tokens of a match from which on a stage in the middle need not judge what follows: its forward

@@ -12,6 +12,7 @@ from halfbyte.config import Level
 from halfbyte.errors import ArgumentError
 from halfbyte.formats.weights import Dense, Planes, Weights
 from halfbyte.runtime.draft_head import other_taps
+from halfbyte.runtime.norm import rms_norm
 from halfbyte.runtime.protocol import (
     Batch,
     Decoded,
@@ -29,7 +30,6 @@ from halfbyte.runtime.reference_ops import (
     F32,
     attend,
     narrow,
-    rms_norm,
     rope,
     rope_angles,
     silu_mul,

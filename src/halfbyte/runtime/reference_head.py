@@ -11,13 +11,13 @@ from halfbyte.config import Level
 from halfbyte.formats.draft_head import HeadWeights
 from halfbyte.formats.weights import Planes, Weights
 from halfbyte.runtime.draft_head import HeadStep, check_target, scoring_matrix
+from halfbyte.runtime.norm import rms_norm
 from halfbyte.runtime.protocol import Batch
 from halfbyte.runtime.reference import ReferenceRuntime, own_slots, row_contexts
 from halfbyte.runtime.reference_ops import (
     F32,
     attend,
     narrow,
-    rms_norm,
     rope,
     rope_angles,
     silu_mul,

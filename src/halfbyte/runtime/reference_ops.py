@@ -139,13 +139,6 @@ def linear_dense(weights: F32, x: F32) -> F32:
     return out
 
 
-def rms_norm(x: F32, weight: F32, eps: float) -> F32:
-    """[..., K] -> [..., K]."""
-    mean = (x.astype(np.float64) ** 2).mean(axis=-1, keepdims=True).astype(np.float32)
-    out: F32 = x / np.sqrt(mean + np.float32(eps)) * weight
-    return out
-
-
 def rope_angles(positions: NDArray[np.int32], inverse_frequencies: F32) -> tuple[F32, F32]:
     """Cosine and sine, each [M, D/2], of position * frequency (one float32 rounding)."""
     angles = (positions.astype(np.float32)[:, None] * inverse_frequencies).astype(np.float64)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halfbyte import _native
-from halfbyte.proposers.suffixes import BREAK, NO_MATCH, Match, SuffixIndex
+from halfbyte.runtime.suffixes import BREAK, NO_MATCH, Match, SuffixIndex
 
 texts = st.lists(st.integers(0, 2), max_size=40)
 broken_texts = st.lists(st.integers(BREAK, 2), max_size=40)

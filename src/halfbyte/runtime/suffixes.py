@@ -14,13 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from typing import NamedTuple
 
 BREAK = -1  # a token that nothing matches and nothing continues over
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(NamedTuple):
     """The last `length` tokens of a context also end at position `end` of the text."""
 
     length: int
@@ -55,6 +54,18 @@ class SuffixIndex:
             if token != BREAK and len(self.text) > 1:
                 self._insert(len(self.text) - 2)
 
+    def follow(self, text: Seq[int]) -> Match:
+        """Add what a text has grown by since; the match of its own end."""
+        self.extend(text[len(self.text) :])
+        return self.find(text)
+
+    def slice(self, begin: int, end: int) -> list[int]:
+        """Tokens begin .. end - 1 of the text, or fewer where it ends."""
+        return self.text[begin:end]
+
+    def __len__(self) -> int:
+        return len(self.text)
+
     def find(self, context: Seq[int]) -> Match:
         """The longest suffix of `context`, up to the depth, in the text; its latest place."""
         node, length = self._root, 0
@@ -87,3 +98,8 @@ class SuffixIndex:
                 return
             node = child
         node.latest = end
+
+
+def match_lengths(indices: Seq[SuffixIndex], texts: Seq[Seq[int]]) -> list[int]:
+    """`follow` of every index with its text: how long each match is."""
+    return [index.follow(text).length for index, text in zip(indices, texts, strict=True)]
