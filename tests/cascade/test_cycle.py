@@ -15,10 +15,9 @@ from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.sequence import Sequence
 from halfbyte.proposers.build import Proposers
 from halfbyte.runtime.accept import accept
-from halfbyte.sampling.choice import Choice
+from halfbyte.sampling.choice import GREEDY, Choice
 from tests.support.fake_runtime import FakeRuntime
 
-GREEDY = Choice(0.0, 0, 1.0, 0.0, 0)
 tokens = st.lists(st.integers(0, 3), max_size=9)
 
 

@@ -12,9 +12,8 @@ from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.prefix import PrefixCache
 from halfbyte.engine.scheduler import Limits, Scheduler, Step, share_rows
 from halfbyte.engine.sequence import Sequence
-from halfbyte.sampling.choice import Choice
+from halfbyte.sampling.choice import GREEDY
 
-GREEDY = Choice(0.0, 0, 1.0, 0.0, 0)
 PAGE = 4
 
 

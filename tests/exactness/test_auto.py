@@ -16,9 +16,8 @@ from halfbyte.engine.sequence import Sequence
 from halfbyte.planner.cost_table import CostTable, DraftCost
 from halfbyte.planner.planner import CostPlanner
 from halfbyte.sampling.choice import GREEDY
-from tests.exactness.test_cascades import CHOICES, _plain, _run, _runtime, _state
-from tests.exactness.test_eagle import plain
-from tests.exactness.test_hierarchy import STAGE, World
+from tests.exactness.heads import STAGE, World
+from tests.exactness.runs import CHOICES, plain, run, runtime_of, state
 from tests.support.fake_runtime import FakeRuntime
 from tests.support.proposers import proposers
 from tests.support.runtimes import every_runtime
@@ -57,10 +56,10 @@ class Restless(CostPlanner):
 def test_auto_decodes_as_plain_to_the_last_bit(
     kind: str, choice: str, draft: float, row: float
 ) -> None:
-    runtime = _runtime(kind)
+    runtime = runtime_of(kind)
     planner = planner_for(runtime, proposers(runtime), TARGET, _table(draft, row))
-    sequences = _run(kind, runtime, planner, CHOICES[choice])
-    assert [_state(runtime, s) for s in sequences] == _plain(kind, choice)
+    sequences = run(runtime, planner, CHOICES[choice])
+    assert [state(runtime, s) for s in sequences] == plain(kind, choice)
     total = Statistics()
     for sequence in sequences:
         total.add(sequence.statistics)
@@ -70,12 +69,12 @@ def test_auto_decodes_as_plain_to_the_last_bit(
 @every_runtime
 @pytest.mark.parametrize("choice", CHOICES)
 def test_a_planner_told_random_times_decodes_as_plain(kind: str, choice: str) -> None:
-    runtime, table = _runtime(kind), _table(0.3, 0.05)
+    runtime, table = runtime_of(kind), _table(0.3, 0.05)
     arms = candidates(runtime, proposers(runtime), TARGET, table)
     assert [arm.name for arm in arms] == ["ngram", "w4a8", "w4a16", "ngram > w4a8"]
     planner = Restless(TARGET, table, arms)
-    sequences = _run(kind, runtime, planner, CHOICES[choice])
-    assert [_state(runtime, s) for s in sequences] == _plain(kind, choice)
+    sequences = run(runtime, planner, CHOICES[choice])
+    assert [state(runtime, s) for s in sequences] == plain(kind, choice)
     assert len({name for s in sequences for name in s.statistics.links}) >= 2
 
 
@@ -87,8 +86,8 @@ def test_auto_uses_what_it_is_offered_and_decodes_as_plain(
 ) -> None:
     world, table = World(kind, "oracle"), _table(0.9, 0.01)
     planner = planner_for(world.target, world.source, TARGET, table, [offer])
-    sequences = _run(kind, world.target, planner, CHOICES[choice])
-    assert [_state(world.target, s) for s in sequences] == plain(kind, choice)
+    sequences = run(world.target, planner, CHOICES[choice])
+    assert [state(world.target, s) for s in sequences] == plain(kind, choice)
     total = Statistics()
     for sequence in sequences:
         total.add(sequence.statistics)
@@ -105,8 +104,8 @@ def test_offers_and_random_times_decode_as_plain(kind: str, head: str, choice: s
     assert [arm.name for arm in arms] == [*names, "eagle:h", "eagle:h", "eagle:h"]
     assert [arm.depth for arm in arms[-3:]] == [2, 4, 6]
     planner = Restless(TARGET, table, arms)
-    sequences = _run(kind, world.target, planner, CHOICES[choice])
-    assert [_state(world.target, s) for s in sequences] == plain(kind, choice)
+    sequences = run(world.target, planner, CHOICES[choice])
+    assert [state(world.target, s) for s in sequences] == plain(kind, choice)
     assert len({name for s in sequences for name in s.statistics.links}) >= 3
 
 
@@ -134,7 +133,7 @@ def test_a_stack_means_the_same_explicitly_and_under_auto() -> None:
 
 
 def test_an_arm_that_loses_even_when_always_right_is_left_out() -> None:
-    runtime = _runtime("reference")
+    runtime = runtime_of("reference")
     planner = planner_for(runtime, proposers(runtime), TARGET, _table(1.05, 0.0))
     assert "w4a8" not in [arm.name for arm in planner.arms]
     assert "ngram" in [arm.name for arm in planner.arms]

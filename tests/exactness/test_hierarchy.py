@@ -8,58 +8,16 @@ import pytest
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.planning import FixedPlan
 from halfbyte.cascade.proposer import Ask
-from halfbyte.cascade.stages import Eagle, Model
 from halfbyte.cascade.statistics import Statistics
-from halfbyte.formats.weights import Weights
-from halfbyte.proposers.build import Proposers
 from halfbyte.proposers.drafter import Drafter
 from halfbyte.proposers.eagle import EagleProposer
 from halfbyte.proposers.intermediate import Intermediate
-from halfbyte.runtime.draft_head import DraftHead
-from tests.exactness.test_cascades import CHOICES, _run, _runtime, _state
-from tests.exactness.test_eagle import Oracle, plain, weights_of
+from tests.exactness.heads import STAGE, World
+from tests.exactness.runs import CHOICES, plain, run, state
 from tests.support.proposers import RandomPlanner, model_runner
-from tests.support.runtimes import build, every_runtime, every_tier
-from tests.support.tiny_heads import attach
-from tests.support.tiny_models import CONFIGS, Kind, make
+from tests.support.runtimes import every_runtime, every_tier
 
-STAGE = Model("m", Cascade.parse("w4a8").target)
 HIERARCHY = Cascade.parse("eagle:h > model:m@w4a8 > w8a16")
-
-
-def _intermediate() -> Weights:
-    """The target's matrices on a coarser grid: it agrees often, not always."""
-    return make(CONFIGS["llama"], Kind(group_size=64))
-
-
-class World:
-    """A target, another model with a head beside it, and the proposers over them."""
-
-    def __init__(self, kind: str, head: str) -> None:
-        weights = _intermediate()
-        self.target = _runtime(kind)
-        self.model = build(kind, weights, num_tokens=512)
-        self.moves = 0
-        self.model.copy_kv = self._counting(self.model.copy_kv)  # type: ignore[method-assign]
-        self.runner = model_runner(self.model, STAGE)
-        self.heads: list[DraftHead] = []
-
-        def open_head(stage: Eagle, judge: Model | None) -> DraftHead:
-            beside, own = (self.model, weights) if judge == STAGE else (self.target, None)
-            if head == "oracle":
-                self.heads.append(Oracle(kind, beside))
-            else:
-                self.heads.append(attach(beside, weights_of(head), own))
-            return self.heads[-1]
-
-        self.source = Proposers(self.target, open_model=lambda _: self.runner, open_head=open_head)
-
-    def _counting(self, copy):  # type: ignore[no-untyped-def]
-        def counted(*arguments):  # type: ignore[no-untyped-def]
-            self.moves += 1
-            copy(*arguments)
-
-        return counted
 
 
 @every_tier
@@ -68,8 +26,8 @@ class World:
 def test_no_head_before_a_model_changes_the_output(kind: str, name: str, choice: str) -> None:
     world = World(kind, name)
     planner = FixedPlan(world.source.of(HIERARCHY), 9, 12)
-    got = _run(kind, world.target, planner, CHOICES[choice])
-    assert [_state(world.target, s) for s in got] == plain(kind, choice)
+    got = run(world.target, planner, CHOICES[choice])
+    assert [state(world.target, s) for s in got] == plain(kind, choice)
     total = _total(got)
     assert total.links["model:m@w4a8 > w8a16"].accepted_tokens > 0
     assert total.links["eagle:h > model:m@w4a8"].draft_tokens > 0
@@ -85,8 +43,8 @@ def test_a_good_head_shortens_the_model_s_work_and_leaves_its_agreement(
     for name in ("oracle", "random"):
         world = World(kind, name)
         planner = FixedPlan(world.source.of(HIERARCHY), 9, 12)
-        got = _run(kind, world.target, planner, CHOICES[choice])
-        assert [_state(world.target, s) for s in got] == plain(kind, choice)
+        got = run(world.target, planner, CHOICES[choice])
+        assert [state(world.target, s) for s in got] == plain(kind, choice)
         totals[name] = _total(got)
         assert (world.moves > 0) or name == "random"
     inner = {name: t.links["eagle:h > model:m@w4a8"].tau for name, t in totals.items()}
@@ -102,7 +60,7 @@ def test_what_a_head_proposes_depends_on_the_text_only(kind: str, name: str) -> 
     world = World(kind, name)
     proposer = world.source.of(HIERARCHY)
     assert isinstance(proposer, Intermediate)
-    sequences = _run(kind, world.target, FixedPlan(proposer, 9, 12), CHOICES["greedy"])
+    sequences = run(world.target, FixedPlan(proposer, 9, 12), CHOICES["greedy"])
     asks = [Ask(s, 6, nodes=12) for s in sequences]
     # What the model has not seen yet is no matter here: let it run up to the root in both.
     Drafter(world.runner).propose([Ask(s, 1) for s in sequences])
@@ -124,8 +82,8 @@ def test_stacks_that_share_a_model_each_go_on_where_the_text_is(kind: str) -> No
     names = ("model:m@w4a8 > w8a16", "ngram > model:m@w4a8 > w8a16", "w4a8 > model:m@w4a8 > w8a16")
     stacks = [HIERARCHY, *map(Cascade.parse, names)]
     planner = RandomPlanner([*map(world.source.of, stacks), None], seed=11, most=9)
-    got = _run(kind, world.target, planner, CHOICES["seeded"])
-    assert [_state(world.target, s) for s in got] == plain(kind, "seeded")
+    got = run(world.target, planner, CHOICES["seeded"])
+    assert [state(world.target, s) for s in got] == plain(kind, "seeded")
     assert _total(got).links["eagle:h > model:m@w4a8"].accepted_tokens > 0
 
 
@@ -133,7 +91,7 @@ def test_stacks_that_share_a_model_each_go_on_where_the_text_is(kind: str) -> No
 def test_a_model_that_has_not_run_the_text_is_asked_for_its_own_token_first(kind: str) -> None:
     world = World(kind, "oracle")
     proposer = world.source.of(HIERARCHY)
-    (sequence, _) = _run(kind, world.target, FixedPlan(None, 0), CHOICES["greedy"])
+    (sequence, _) = run(world.target, FixedPlan(None, 0), CHOICES["greedy"])
     assert proposer is not None
     proposer.begin(sequence)
     first = proposer.propose([Ask(sequence, 9, 12)]).inner[0].rounds

@@ -26,6 +26,7 @@ from halfbyte.cascade.decoding import Decoding
 from halfbyte.engine.engine import Engine
 from halfbyte.engine.options import EngineOptions
 from halfbyte.proposers.build import Proposers
+from tests.support.engines import explicit
 from tests.support.talking_model import VOCAB
 
 CASCADES = (
@@ -177,11 +178,9 @@ def test_every_output_equals_its_solo_plain_run(
     decode = Mock(wraps=model.runtime.decode)
     monkeypatch.setattr(model.runtime, "decode", decode)
     proposers = Proposers(model.runtime)
-    planners = (
-        (lambda cascade: RestlessPlanner(seed, proposers, str(cascade.target)))
-        if mode == "restless"
-        else None
-    )
+    planners = explicit(model.runtime, options)
+    if mode == "restless":
+        planners = lambda cascade: RestlessPlanner(seed, proposers, str(cascade.target))  # noqa: E731
     engine = Engine(model.runtime, model.pool, busy.cascade, options, planners)
     requests = [
         Request(

@@ -19,14 +19,13 @@ from halfbyte.planner.acceptance import Source
 from halfbyte.planner.candidates import Arm, LevelCost, LookupCost
 from halfbyte.planner.cost_table import CostTable, DraftCost
 from halfbyte.planner.planner import CostPlanner
-from halfbyte.sampling.choice import Choice
+from halfbyte.sampling.choice import GREEDY, Choice
 from tests.planner.timed_runtime import PAIR, SEQUENCE, attention_seconds, linear_seconds
 
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
 CONTEXTS = (128, 1024, 4096)
 TARGET = Level.parse("w8a16")
 LOOKUP = 2e-5
-GREEDY = Choice(0.0, 0, 1.0, 0.0, 0)
 
 
 def table() -> CostTable:

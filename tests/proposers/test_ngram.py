@@ -11,9 +11,8 @@ from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.sequence import Sequence
 from halfbyte.errors import ArgumentError
 from halfbyte.proposers.ngram import SURE_MATCH, History, NgramOptions, NgramProposer
-from halfbyte.sampling.choice import Choice
+from halfbyte.sampling.choice import GREEDY
 
-GREEDY = Choice(0.0, 0, 1.0, 0.0, 0)
 texts = st.lists(st.integers(0, 2), min_size=1, max_size=40)
 
 
