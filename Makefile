@@ -10,7 +10,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*/*)
-CPP := $(wildcard csrc/*/*.cpp csrc/*/*.h)
+CPP := $(wildcard csrc/*/*.cpp csrc/*/*.h tests/*/native/*.cpp)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 FETCH := $(BIN)/python -c 'from halfbyte.importers.demo_model import demo_model; demo_model()'

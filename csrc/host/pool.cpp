@@ -1,38 +1,22 @@
 #include "host/pool.h"
 
 #include <pthread.h>
+#include <sched.h>
 
 #include <algorithm>
+#include <atomic>
 #include <fstream>
 #include <set>
 #include <string>
+#include <system_error>
+#include <thread>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "host/fork.h"
+#include "host/gate.h"
 
 namespace halfbyte {
 
 namespace {
-
-// About 100 us: longer than the host's work between two calls, short enough not to burn a core.
-constexpr int kSpins = 4000;
-
-inline void pause() {
-#if defined(__x86_64__)
-    _mm_pause();
-#endif
-}
-
-// Spin first, which is the quickest way on, then sleep in the kernel: with more threads than cores
-// a spinning waiter would keep the one it waits for from running.
-void wait_while(std::atomic<int>& value, int seen) {
-    for (int i = 0; i < kSpins; ++i) {
-        if (value.load(std::memory_order_acquire) != seen) return;
-        pause();
-    }
-    while (value.load(std::memory_order_acquire) == seen) value.wait(seen);
-}
 
 void pin(int cpu) {
     cpu_set_t set;
@@ -71,53 +55,95 @@ int physical_cores() {
     return std::max<int>(1, static_cast<int>(seen.size()));
 }
 
-Pool::Pool(int threads) : size_(threads), cpus_(usable_cpus()) {
-    for (int t = 1; t < size_; ++t) workers_.emplace_back([this, t] { worker(t); });
+// The threads of a pool and where they meet. Every wait is on a Gate (gate.cpp says why none misses
+// its wake-up), and each gate is advanced once per value that is waited for:
+//
+//     start    by run(), once per call and once more to end; a worker waits for the value after the
+//              last it took, and run() does not return before every worker has taken it
+//     met      by the last thread to arrive at a barrier; the others wait for the value after the
+//              one they read before they arrived, and no thread can arrive at the next barrier
+//              before this one has been advanced
+struct Pool::Team {
+    Team(int threads, int spins, const std::vector<int>& cpus) : size(threads), spins(spins) {
+        try {
+            for (int t = 1; t < size; ++t)
+                workers.emplace_back([this, t, cpu = cpus[t % cpus.size()]] { work(t, cpu); });
+        } catch (const std::system_error& error) {
+            const std::size_t have = workers.size() + 1;  // with the caller's
+            dismiss();
+            throw std::system_error(
+                error.code(), std::to_string(have) + " of " + std::to_string(size) + " threads");
+        }
+    }
+    ~Team() { dismiss(); }
+
+    void dismiss() {
+        stopping = true;
+        start.advance();
+        for (auto& worker : workers) worker.join();
+        workers.clear();
+    }
+
+    void work(int thread, int cpu) {
+        pin(cpu);
+        for (int seen = 0;; ++seen) {
+            start.wait_while(seen, spins);
+            if (stopping) return;
+            body(context, thread);
+            meet();
+        }
+    }
+
+    void meet() {
+        const int before = met.value();
+        if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == size) {
+            arrived.store(0, std::memory_order_relaxed);  // seen by those that `met` lets on
+            met.advance();
+        } else {
+            met.wait_while(before, spins);
+        }
+    }
+
+    const int size, spins;
+    const int forks = forks_so_far();
+    std::vector<std::thread> workers;
+    // Written before `start` is advanced, read after.
+    Body body = nullptr;
+    void* context = nullptr;
+    bool stopping = false;
+    Gate start, met;
+    alignas(64) std::atomic<int> arrived{0};
+};
+
+Pool::Pool(int threads, int spins) : size_(threads), spins_(spins), cpus_(usable_cpus()) {
+    if (size_ > 1) team_ = std::make_unique<Team>(size_, spins_, cpus_);
 }
 
 Pool::~Pool() {
-    stopping_ = true;
-    start_.fetch_add(1, std::memory_order_release);
-    start_.notify_all();
-    for (auto& w : workers_) w.join();
-}
-
-void Pool::worker(int thread) {
-    pin(cpus_[thread % cpus_.size()]);
-    int seen = 0;
-    while (true) {
-        wait_while(start_, seen);
-        seen = start_.load(std::memory_order_acquire);
-        if (stopping_) return;
-        body_(context_, thread);
-        barrier();
-    }
+    if (team_ && team_->forks != forks_so_far()) team_.release();  // as in run_erased
 }
 
 void Pool::run_erased(Body body, void* context) {
+    if (team_ && team_->forks != forks_so_far()) {
+        // This process is a child of the one that made the team. It has none of the team's threads,
+        // so their std::thread objects can be neither joined nor destroyed: they are left behind.
+        auto fresh = std::make_unique<Team>(size_, spins_, cpus_);
+        team_.release();
+        team_ = std::move(fresh);
+    }
     cpu_set_t before;
     const bool restore = sched_getaffinity(0, sizeof before, &before) == 0;
     pin(cpus_[0]);
-    body_ = body;
-    context_ = context;
-    if (size_ > 1) {
-        start_.fetch_add(1, std::memory_order_release);
-        start_.notify_all();
+    if (team_) {
+        team_->body = body;
+        team_->context = context;
+        team_->start.advance();
     }
     body(context, 0);
     barrier();
     if (restore) pthread_setaffinity_np(pthread_self(), sizeof before, &before);
 }
 
-void Pool::barrier_slow() {
-    const int generation = generation_.load(std::memory_order_acquire);
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
-        arrived_.store(0, std::memory_order_relaxed);
-        generation_.store(generation + 1, std::memory_order_release);
-        generation_.notify_all();
-    } else {
-        wait_while(generation_, generation);
-    }
-}
+void Pool::barrier_slow() { team_->meet(); }
 
 }  // namespace halfbyte

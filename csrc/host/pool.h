@@ -1,18 +1,20 @@
 // A persistent pool of pinned threads that run one function together (SPMD) and meet at barriers.
 #pragma once
-#include <sched.h>
-
-#include <atomic>
-#include <thread>
+#include <memory>
 #include <vector>
 
 namespace halfbyte {
 
 class Pool {
   public:
+    // How often a waiting thread looks before it sleeps: about 100 us, longer than the host's work
+    // between two calls, short enough not to burn a core.
+    static constexpr int kSpins = 4000;
+
     // `threads` >= 1, the caller of run() included. Thread t is pinned to the t-th CPU of the
-    // process' affinity mask, one thread per physical core first.
-    explicit Pool(int threads);
+    // process' affinity mask, one thread per physical core first. Throws std::system_error when
+    // the system gives fewer threads.
+    explicit Pool(int threads, int spins = kSpins);
     ~Pool();
     Pool(const Pool&) = delete;
     Pool& operator=(const Pool&) = delete;
@@ -20,7 +22,9 @@ class Pool {
     int size() const { return size_; }
 
     // Calls fn(thread) on every thread and returns when all have returned. The caller is thread 0
-    // and is pinned for the duration of the call only.
+    // and is pinned for the duration of the call only. One call at a time. In a child of the
+    // process that made the pool, the first call starts the threads again, and may throw as the
+    // constructor does.
     template <typename F>
     void run(F&& fn) {
         run_erased([](void* f, int thread) { (*static_cast<F*>(f))(thread); }, &fn);
@@ -32,20 +36,14 @@ class Pool {
     }
 
   private:
+    struct Team;
     using Body = void (*)(void*, int);
     void run_erased(Body body, void* context);
     void barrier_slow();
-    void worker(int thread);
 
-    int size_;
+    int size_, spins_;
     std::vector<int> cpus_;
-    std::vector<std::thread> workers_;
-    Body body_ = nullptr;
-    void* context_ = nullptr;
-    bool stopping_ = false;
-    alignas(64) std::atomic<int> start_{0};
-    alignas(64) std::atomic<int> arrived_{0};
-    alignas(64) std::atomic<int> generation_{0};
+    std::unique_ptr<Team> team_;  // null: a pool of one thread
 };
 
 // CPUs of the affinity mask, first one per physical core, then their siblings.
