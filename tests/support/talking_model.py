@@ -24,8 +24,8 @@ CHAT_TEMPLATE = (
 
 
 @cache
-def tokenizer() -> Tokenizer:
-    """Bytes as tokens 0 .. 255, three special tokens, and a few merges."""
+def tokenizer(added: tuple[AddedToken, ...] = ()) -> Tokenizer:
+    """Bytes as tokens 0 .. 255, three special tokens, a few merges, and what else is added."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {c: i for i, c in enumerate(alphabet)}
     merges = [("t", "h"), ("th", "e"), ("i", "n")]
@@ -36,6 +36,7 @@ def tokenizer() -> Tokenizer:
     result.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     result.decoder = decoders.ByteLevel()
     result.add_special_tokens([AddedToken(t, special=True) for t in ("<bos>", "<eos>", "<turn>")])
+    result.add_tokens(list(added))
     return result
 
 
@@ -46,6 +47,7 @@ def write_talking_model(
     text: bool = True,
     template: str | None = CHAT_TEMPLATE,
     max_context: int = 512,
+    added: tuple[AddedToken, ...] = (),
 ) -> Path:
     """A llama of 2 layers; `text` False leaves tokenizer and template out."""
     config = replace(
@@ -65,7 +67,7 @@ def write_talking_model(
             group_size=None if dense else storage.group_size,
             head_bits={4: 4, 8: 8},
             source={"kind": "random"},
-            tokenizer_json=tokenizer().to_str() if text else None,
+            tokenizer_json=tokenizer(added).to_str() if text else None,
             tokenizer_info={
                 "bos": BOS,
                 "add_bos": True,

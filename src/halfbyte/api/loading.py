@@ -109,7 +109,7 @@ class LoadedModel:
             from halfbyte.sampling.grammar import GrammarCompiler
 
             self._grammars = GrammarCompiler(
-                self.codec.tokenizer_json, self.runtime.config.vocab_size, self.eos_ids
+                self.codec, self.runtime.config.vocab_size, self.eos_ids
             )
         return self._grammars
 

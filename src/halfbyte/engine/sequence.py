@@ -153,15 +153,16 @@ class Sequence:
         if plain and self.stop_ids.isdisjoint(tokens):
             return len(tokens)
         for i, token in enumerate(tokens):
+            if self.shaper is not None and not self.shaper.advance(token):
+                self.finish_reason = "grammar"
+                return i
             if self._ends_at(token):
                 self.finish_reason = "stop"
                 return i + 1
         return len(tokens)
 
     def _ends_at(self, token: int) -> bool:
-        """Follow one token: an end token, a whole stop string, or the end of the grammar."""
-        if self.shaper is not None:
-            self.shaper.advance(token)
+        """Whether the text ends: an end token, a whole stop string, the end of the grammar."""
         if token in self.stop_ids:
             return True
         stopped = self.watch is not None and self.watch(token)

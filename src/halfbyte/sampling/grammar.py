@@ -2,26 +2,32 @@
 
 A `GrammarCompiler` holds what a tokenizer needs, made once a model; a `TokenGrammar` follows one
 text. A request's grammar is hostile input: its size, depth and the work of a step are bounded.
+
+A constraint forbids, it does not choose: where only one text can follow, any tokens that spell it
+may. (The library would force the one spelling its tokenizer gives, added tokens and all.)
 """
 
 from __future__ import annotations
 
-import json
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
 import numpy as np
 
 from halfbyte.errors import ArgumentError
+from halfbyte.sampling.constraint_text import library_form
 from halfbyte.sampling.params import StructuredOutputs
-from halfbyte.sampling.shaper import Words
+from halfbyte.sampling.shaper import Words, words_of
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
+LOGGER = "halfbyte.sampling"
 MAX_COMPILED = 64  # grammars kept ready
+MAX_TOLD = 256  # remarks kept, so that none is made twice
 # Parser work; about 20 ms to compile and a few ms a mask at most on one core.
 MAX_GRAMMAR_SIZE = 50_000
 INITIAL_FUEL = 1_000_000
@@ -30,38 +36,90 @@ STEP_ITEMS = 50_000
 MAX_LEXER_STATES = 50_000
 
 
-class TokenGrammar:
-    """One text under a grammar. See `engine.shaper.Grammar`."""
+class Vocabulary(Protocol):
+    """What the tokens of a model spell. `halfbyte/text/codec.py` is one."""
 
-    def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
-        self._matcher = matcher
-        self._words = -(-vocab_size // 32)
+    def token_bytes(self, token: int) -> bytes:
+        """What a token adds to a text; none for an id that is no token."""
+
+    def is_control(self, token: int) -> bool:
+        """Whether a token is none of the text, whatever its name."""
+
+
+class TokenGrammar:
+    """One text under a grammar. See `sampling.shaper.Grammar`.
+
+    Whether it can be followed within its limits depends on the text alone: a matcher that fails,
+    after whatever was looked at and taken back, is made anew, and only if that fails too is the
+    end reached.
+    """
+
+    def __init__(self, compiled: LLMatcher, control: Words) -> None:
+        """`compiled` stands at the beginning and stays there. `control`: bits of tokens that are
+        none of a text."""
+        self._compiled = compiled
+        self._control = control
+        self._taken: list[int] = []
+        self._matcher = compiled.deep_copy()
 
     @property
     def is_complete(self) -> bool:
         """Whether nothing can follow: the text is whole, or an end token was taken."""
-        return bool(self._matcher.is_stopped())
+        return bool(self._matcher.is_stopped() and not self._matcher.is_error())
 
     def mask(self) -> Words | None:
         """Tokens that may come next; a text that could end here may take an end token."""
-        if self._matcher.is_error():
-            return None
-        words = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint32)
-        return None if self._matcher.is_error() else words[: self._words]
+        words = self._mask()
+        if words is None:
+            self._renew()
+            words = self._mask()
+        return words
 
     def push(self, token: int) -> bool:
         """Take a token if it is allowed."""
-        return bool(self._matcher.try_consume_tokens([token]) == 1)
+        taken = self._matcher.try_consume_tokens([token]) == 1
+        if self._matcher.is_error():
+            self._renew()
+            taken = self._matcher.try_consume_tokens([token]) == 1
+            if self._matcher.is_error():
+                self._renew()
+                taken = False
+        if taken:
+            self._taken.append(token)
+        return taken
 
     def pop(self, count: int) -> None:
         """Take back the last tokens."""
-        self._matcher.rollback(count)
+        del self._taken[len(self._taken) - count :]
+        if not self._matcher.rollback(count):
+            self._renew()
+
+    def _mask(self) -> Words | None:
+        if self._matcher.is_error():
+            return None
+        words: Words = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint32)
+        if self._matcher.is_error():
+            return None
+        words = words[: len(self._control)]
+        named = words & self._control
+        return self._without_unfit(words, named) if named.any() else words
+
+    def _without_unfit(self, words: Words, named: Words) -> Words:
+        """Less the control tokens that only look as if their bytes were text to the grammar."""
+        bits = np.unpackbits(named.view(np.uint8), bitorder="little")
+        unfit = [t for t in np.flatnonzero(bits).tolist() if not self._matcher.validate_tokens([t])]
+        return words & ~words_of(unfit, 32 * len(words)) if unfit else words
+
+    def _renew(self) -> None:
+        """A matcher that has seen nothing but the text."""
+        self._matcher = self._compiled.deep_copy()
+        self._matcher.try_consume_tokens(self._taken)
 
 
 class GrammarCompiler:
     """Makes grammars over one tokenizer; what was compiled last is kept. For any thread."""
 
-    def __init__(self, tokenizer_json: str, vocab_size: int, end_ids: Iterable[int]) -> None:
+    def __init__(self, vocabulary: Vocabulary, vocab_size: int, end_ids: Iterable[int]) -> None:
         try:
             import llguidance
         except ImportError as error:
@@ -80,8 +138,10 @@ class GrammarCompiler:
                 fix="use another model",
             )
         self._library = llguidance
-        self._vocab_size = vocab_size
-        self._tokenizer = llguidance.LLTokenizer(tokenizer_json, n_vocab=vocab_size, eos_token=ends)
+        control = [t for t in range(vocab_size) if vocabulary.is_control(t) and t not in ends]
+        self._control = words_of(control, vocab_size)
+        tokens = _Tokens(vocabulary, vocab_size, [*control, *ends], ends[0])
+        self._tokenizer = llguidance.LLTokenizer(cast(Any, tokens), eos_token=ends)
         self._limits = llguidance.LLParserLimits(
             max_grammar_size=MAX_GRAMMAR_SIZE,
             initial_lexer_fuel=INITIAL_FUEL,
@@ -92,47 +152,82 @@ class GrammarCompiler:
             verbose_errors=False,
         )
         self._ready: OrderedDict[StructuredOutputs, LLMatcher] = OrderedDict()
-        self._lock = threading.Lock()  # of `_ready`, never held while compiling
+        self._told: OrderedDict[str, None] = OrderedDict()
+        self._lock = threading.Lock()  # of both, never held while compiling
 
     def compile(self, wanted: StructuredOutputs) -> TokenGrammar:
         """A grammar at its beginning. Raises `ArgumentError` for one that cannot be used."""
         with self._lock:
             matcher = self._ready.get(wanted)
         if matcher is None:
-            matcher = self._library.LLMatcher(
-                self._tokenizer, self._grammar(wanted), log_level=0, limits=self._limits
-            )
-            if matcher.is_error():
-                raise _refused(wanted.kind, matcher.get_error())
+            matcher = self._compiled(wanted)
         with self._lock:
             self._ready[wanted] = matcher
             self._ready.move_to_end(wanted)
             if len(self._ready) > MAX_COMPILED:
                 self._ready.popitem(last=False)
-        return TokenGrammar(matcher.deep_copy(), self._vocab_size)
+        return TokenGrammar(matcher, self._control)
+
+    def _compiled(self, wanted: StructuredOutputs) -> LLMatcher:
+        form = self._grammar(wanted)
+        matcher = self._library.LLMatcher(self._tokenizer, form, log_level=0, limits=self._limits)
+        if not matcher.is_error():
+            matcher.compute_bitmask()  # a grammar without any text fails here
+        if matcher.is_error():
+            _refuse(wanted.kind, matcher.get_error())
+        for remark in matcher.get_grammar_warnings():
+            self._tell(str(remark))
+        return matcher
 
     def _grammar(self, wanted: StructuredOutputs) -> str:
-        """In the library's own form; never a path or a name that it would look up."""
-        make = self._library.LLMatcher
+        """In the library's own form."""
         try:
-            if wanted.json_object:
-                return str(make.grammar_from_json_schema('{"type": "object"}'))
-            if wanted.json is not None:
-                return str(make.grammar_from_json_schema(str(wanted.json)))
-            if wanted.regex is not None:
-                return str(make.grammar_from_regex(wanted.regex))
-            if wanted.choice is not None:
-                words = " | ".join(json.dumps(word, ensure_ascii=False) for word in wanted.choice)
-                return str(make.grammar_from_lark(f"start: {words}"))
-            return str(make.grammar_from_lark(str(wanted.grammar)))
-        except ValueError as error:
-            raise _refused(wanted.kind, str(error)) from error
+            return library_form(wanted, self._library)
+        except (ValueError, RecursionError) as error:
+            _refuse(wanted.kind, str(error))
+
+    def _tell(self, remark: str) -> None:
+        """Say once what a schema asks for and nothing enforces."""
+        remark = " ".join(remark.split())[:200]
+        with self._lock:
+            if remark in self._told:
+                return
+            self._told[remark] = None
+            if len(self._told) > MAX_TOLD:
+                self._told.popitem(last=False)
+        fields = {"remark": remark}
+        logging.getLogger(LOGGER).warning("schema_not_enforced", extra={"fields": fields})
 
 
-def _refused(kind: str, why: Any) -> ArgumentError:
-    return ArgumentError(
+class _Tokens:
+    """The tokenizer that the library asks for; it is never made to split a text."""
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+
+    def __init__(
+        self, vocabulary: Vocabulary, vocab_size: int, special_ids: list[int], end_id: int
+    ) -> None:
+        self.tokens = [vocabulary.token_bytes(token) for token in range(vocab_size)]
+        self.special_token_ids = special_ids
+        self.eos_token_id = end_id
+
+    def __call__(self, text: bytes | str) -> NoReturn:
+        raise NotImplementedError("a constraint chooses no tokens")
+
+
+_UNKNOWN = {
+    "look-around": "an expression without look-ahead and look-behind, such as (?=…) or (?<!…)",
+    "backreferences": "an expression without backreferences, such as \\1",
+}
+
+
+def _refuse(kind: str, why: str) -> NoReturn:
+    told = " ".join(why.split())
+    named = next((text for word, text in _UNKNOWN.items() if word in told), None)
+    raise ArgumentError(
         f"structured_outputs.{kind}",
-        got=" ".join(str(why).split())[:200] or "a grammar beyond the limits",
-        expected="one that llguidance can follow within its limits",
-        fix="make it smaller or correct it",
+        got=told[:200] or "a grammar beyond the limits",
+        expected=named or "one that llguidance can follow within its limits",
+        fix="say it in other words" if named else "make it smaller or correct it",
     )

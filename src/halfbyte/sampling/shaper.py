@@ -109,14 +109,16 @@ class SequenceShaper:
         self._masks = [self._next]
         return self._next is not None
 
-    def advance(self, token: int) -> None:
-        """The sequence emitted a token."""
+    def advance(self, token: int) -> bool:
+        """Follow a token that was sampled; False: the grammar cannot, and it is not emitted."""
+        grammar = self._rules.grammar
+        if grammar is not None and not grammar.push(token):
+            return False
         self._emitted += 1
         if self._rules.penalties.any:
             slot = self._slot(token)  # may make the arrays anew
             self._counts[slot] += 1
-        if self._rules.grammar is not None:
-            self._rules.grammar.push(token)
+        return True
 
     def admit(self, proposed: Seq[int]) -> int:
         """See the protocol; also makes the masks of the rows up to there."""
