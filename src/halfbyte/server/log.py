@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 LOGGER = "halfbyte.server"
+_OWN = (LOGGER, "halfbyte.sampling")
 
 
 class JsonFormatter(logging.Formatter):
@@ -30,12 +31,12 @@ def configure(stream: TextIO, level: str) -> None:
     """Send the server's and uvicorn's records to `stream`."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter())
-    for name in (LOGGER, "uvicorn", "uvicorn.error"):
+    for name in (*_OWN, "uvicorn", "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers = [handler] if name != "uvicorn.error" else []
         logger.propagate = name == "uvicorn.error"
         # Uvicorn's own news (a process id, phases of its start) are for debugging.
-        quiet = name != LOGGER and level == "info"
+        quiet = name not in _OWN and level == "info"
         logger.setLevel("WARNING" if quiet else level.upper())
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 from halfbyte.errors import HalfbyteError
+from halfbyte.sampling.constraint_text import JSON_SPACE, json_schema
 from halfbyte.sampling.params import StructuredOutputs
 from halfbyte.server.errors import bad_request
 from halfbyte.server.schema import sampling
@@ -24,8 +27,7 @@ def chat_constraint(body: ChatBody) -> StructuredOutputs | None:
             "tool_choice forces a call and another field constrains the text; give one",
             param="tool_choice",
         )
-    calls = [_call_schema(tool) for tool in forced]
-    return _made("tools", json=calls[0] if len(calls) == 1 else {"anyOf": calls})
+    return _made("tools", grammar=_call_grammar(forced))
 
 
 def forced_tools(body: ChatBody) -> list[Tool]:
@@ -78,16 +80,18 @@ def text_constraint(
     return _made("response_format", json=schema)
 
 
-def _call_schema(tool: Tool) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": {
-            "name": {"const": tool.function.name},
-            "arguments": tool.function.parameters or _ANY_OBJECT,
-        },
-        "required": ["name", "arguments"],
-        "additionalProperties": False,
-    }
+def _call_grammar(tools: Sequence[Tool]) -> str:
+    """Lark's: {"name": …, "arguments": …} of one tool. Every schema is a document of its own, so
+    that what refers to a place in it finds it there."""
+    space = f"/({JSON_SPACE})?/"
+    lines = [f"start: {' | '.join(f'call{i}' for i in range(len(tools)))}", f"SPACE: {space}"]
+    for i, tool in enumerate(tools):
+        parts = ["{", '"name"', ":", json.dumps(tool.function.name), ",", '"arguments"', ":"]
+        head = " SPACE ".join(map(json.dumps, parts))
+        schema = json_schema(tool.function.parameters or _ANY_OBJECT)
+        lines += [f"HEAD{i}: {head} SPACE", f"call{i}: HEAD{i} arguments{i} END"]
+        lines.append(f"arguments{i}: %json {json.dumps(schema)}")
+    return "\n".join([*lines, 'END: SPACE "}"'])
 
 
 def _made(param: str, **given: Any) -> StructuredOutputs:
