@@ -30,6 +30,10 @@ class ArgumentError(HalfbyteError):
     """An option or argument cannot be used."""
 
 
+class ContextError(ArgumentError):
+    """A prompt is longer than the context, or leaves no room for an answer."""
+
+
 class ModelError(HalfbyteError):
     """A model's architecture or shapes are not ones the runtime can run."""
 

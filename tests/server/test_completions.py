@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from halfbyte import LLM, SamplingParams
-from tests.server.running import NAME, Served
+from halfbyte.server.sse import event
+from tests.server.running import NAME, Served, serving
 
 GREEDY = {"temperature": 0, "max_tokens": 24, "ignore_eos": True}
 
@@ -114,3 +115,25 @@ def test_token_ids_are_a_prompt(http: httpx.Client, served: Served) -> None:
     assert complete(http, prompt=ids)["choices"] == complete(http)["choices"]
     text = http.post("/detokenize", json={"tokens": ids}).json()["prompt"]
     assert text == "<bos>the thing"
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1e", "\r"])
+def test_an_event_is_one_line_for_every_client(character: str) -> None:
+    """Python's own splitlines ends lines at all of these."""
+    values = {"text": f"a{character}b\n", f"k{character}": 1}
+    lines = event(values).decode().splitlines()
+    assert len(lines) == 2
+    assert json.loads(lines[0].removeprefix("data: ")) == values
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_cached_tokens_are_told(talking_llm: LLM, stream: bool) -> None:
+    ids = [*range(150 + stream, 60 + stream, -1)]  # of no other test
+    asked = {"max_tokens": 2, "stream": stream, "stream_options": {"include_usage": True}}
+    found = []
+    with serving(talking_llm) as server, server.client() as http:
+        for prompt in (ids, ids, [ids, ids]):
+            text = http.post("/v1/completions", json={"prompt": prompt, **asked}).text
+            last = events(text)[-1] if stream else json.loads(text)
+            found.append(last["usage"]["prompt_tokens_details"]["cached_tokens"])
+    assert found == [0, 80, 160]  # whole pages of 16

@@ -41,6 +41,10 @@ COMPLETION: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "a", "logprobs": 21}, "logprobs"),
     ({"prompt": "a", "chat_template": "{{ 1 }}"}, "chat_template"),
     ({"prompt": "a", "mirostat": 2}, "mirostat"),
+    ({"prompt": ["a"] * 65}, "prompt"),
+    ({"prompt": [[1]] * 65}, "prompt"),
+    ({"prompt": [[1], "a"]}, "prompt"),
+    ({"prompt": "a", "logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias"),
 ]
 CHAT: list[tuple[dict[str, Any], str]] = [
     ({}, "messages"),
@@ -50,7 +54,13 @@ CHAT: list[tuple[dict[str, Any], str]] = [
     ({"messages": [{"role": "user", "content": 5}]}, "messages.0.user.content"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url":
         "file:///etc/passwd"}}]}]}, "messages.0.user.content"),
-    ({"messages": [{"role": "user", "content": "a", "audio": 1}]}, "messages.0.user.audio"),
+    ({"messages": [{"role": "assistant", "audio": {"id": "a"}}]}, "messages.0.assistant.audio"),
+    ({"messages": [{"role": "user", "content": None}]}, "messages.0.user.content"),
+    ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages.0.user.content"),
+    ({"messages": [{"role": "user", "content": ["a"]}]}, "messages.0.user.content"),
+    ({"messages": USER, "stream_options": {"include": 1}}, "stream_options.include"),
+    ({"messages": USER, "chat_template_kwargs": dict.fromkeys(map(str, range(65)))},
+     "chat_template_kwargs"),
     ({"messages": USER, "chat_template": "{{ 1 }}"}, "chat_template"),
     ({"messages": USER, "tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools.0"),
     ({"messages": USER, "tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),

@@ -138,7 +138,7 @@ def test_templates_get_arguments_as_objects_and_parts_as_text() -> None:
     assert got[3]["tool_call_id"] == "c1"
 
 
-@pytest.mark.parametrize("arguments", ["", "5", "[1]", "{", "[" * 50_000])
+@pytest.mark.parametrize("arguments", ["5", "[1]", "{", "[" * 50_000])
 def test_arguments_that_are_no_object_are_refused(arguments: str) -> None:
     call = {"id": "c", "function": {"name": "f", "arguments": arguments}}
     with pytest.raises(ApiError, match="JSON object"):

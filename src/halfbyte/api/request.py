@@ -11,7 +11,7 @@ from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.scores import Tops
 from halfbyte.engine.pages import PageTable
 from halfbyte.engine.sequence import Sequence
-from halfbyte.errors import ArgumentError
+from halfbyte.errors import ArgumentError, ContextError
 from halfbyte.sampling.params import SamplingParams
 from halfbyte.sampling.shaper import Penalties, Rules, SequenceShaper
 from halfbyte.text.codec import Detokenizer, TextCodec
@@ -36,15 +36,10 @@ class Request:
         """`follow`: text is wanted token by token. `index`: which of the answers this is. The rest:
         see `engine.sequence.Sequence`."""
         vocab = model.runtime.config.vocab_size
-        check_tokens(prompt, vocab)
         room = model.context - len(prompt)
         if room < 1:
-            raise ArgumentError(
-                "prompt",
-                got=f"{len(prompt)} tokens",
-                expected=f"fewer than the {model.context} of the context",
-                fix="shorten it, or raise num_tokens where the model's own context is longer",
-            )
+            raise too_long(f"{len(prompt)} tokens", model.context)
+        check_tokens(prompt, vocab)
         codec = model.codec if params.stop or model.has_text else None
         self._codec = codec
         follows = codec is not None and (params.stop or follow)
@@ -201,6 +196,16 @@ def check_tokens(prompt: Seq[int], vocab_size: int) -> None:
             expected=f"text, or token ids from 0 to {vocab_size - 1}",
             fix="give a prompt of at least one token",
         )
+
+
+def too_long(got: str, context: int) -> ContextError:
+    """What a prompt is told that leaves no room."""
+    return ContextError(
+        "prompt",
+        got=got,
+        expected=f"fewer than the {context} of the context",
+        fix="shorten it, or raise num_tokens where the model's own context is longer",
+    )
 
 
 def choose(answers: list[Completion], params: SamplingParams) -> Completion:

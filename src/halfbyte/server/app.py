@@ -26,6 +26,7 @@ from halfbyte.server.completions import completions
 from halfbyte.server.errors import ApiError
 from halfbyte.server.failures import on_api_error, on_halfbyte_error, on_http_error
 from halfbyte.server.gate import Gate
+from halfbyte.server.held_bytes import BODIES_AT_ONCE, HeldBytes
 from halfbyte.server.metrics import EngineCollector, metrics
 from halfbyte.server.models import embeddings, health, model, models
 from halfbyte.server.openapi import Endpoint, document
@@ -162,7 +163,8 @@ def build_app(engine: AsyncEngine, options: ServeOptions) -> Starlette:
             HTTPException: on_http_error,
         },
     )
-    app.state.service = Service(engine, options, int(time.time()))
+    bodies = HeldBytes(BODIES_AT_ONCE * options.max_body_bytes)
+    app.state.service = Service(engine, options, int(time.time()), bodies)
     registry = CollectorRegistry()
     registry.register(EngineCollector(engine, seen))
     app.state.registry = registry

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -11,13 +11,14 @@ from starlette.types import ASGIApp
 
 from halfbyte.errors import HalfbyteError
 from halfbyte.server.answer import Answer, answer_head
-from halfbyte.server.body import read_body
+from halfbyte.server.body import body_bytes, read_body
 from halfbyte.server.chat_choice import ChatChoice
-from halfbyte.server.errors import bad_request
-from halfbyte.server.generation import Generation, api_error
-from halfbyte.server.prompting import template_messages, template_tools
+from halfbyte.server.errors import api_error, bad_request
+from halfbyte.server.generation import Generation
+from halfbyte.server.log import log
+from halfbyte.server.prompting import ignored_fields, template_messages, template_tools
 from halfbyte.server.sampling import sampling_params
-from halfbyte.server.schema.chat import ChatBody
+from halfbyte.server.schema.chat import ChatBody, Message, Tool
 from halfbyte.server.service import Service, request_id, service_of
 from halfbyte.server.structured import chat_constraint
 
@@ -25,11 +26,11 @@ from halfbyte.server.structured import chat_constraint
 async def chat_completions(request: Request) -> ASGIApp:
     """Answer a conversation."""
     service = service_of(request)
-    body = await read_body(request, ChatBody, service.options)
+    body = await read_body(request, ChatBody, service)
     service.check_model(body.model)
-    constraint = chat_constraint(body)
+    constraint = await service.aside(body_bytes(request), lambda: chat_constraint(body))
     await service.prepare(constraint)
-    prompt = await _prompt(service, body)
+    prompt = await _prompt(request, service, body)
     params = sampling_params(
         body,
         max_tokens=_max_tokens(service, body),
@@ -67,16 +68,19 @@ class _Choices:
                 yield delta
 
 
-async def _prompt(service: Service, body: ChatBody) -> list[int]:
-    messages = template_messages(body.messages)
-    tools = template_tools(body.tools) if body.tool_choice != "none" else None
-    return await render_chat(service, messages, tools, body.chat_template_kwargs)
+async def _prompt(request: Request, service: Service, body: ChatBody) -> list[int]:
+    tools = body.tools if body.tool_choice != "none" else None
+    variables = body.chat_template_kwargs
+    ids = await render_chat(request, service, body.messages, tools, variables)
+    service.check_length(ids, param="messages")
+    return ids
 
 
 async def render_chat(
+    request: Request,
     service: Service,
-    messages: list[dict[str, Any]],
-    tools: list[dict[str, Any]] | None,
+    messages: Sequence[Message],
+    tools: Sequence[Tool] | None,
     variables: dict[str, Any] | None = None,
 ) -> list[int]:
     """Token ids of a conversation; ApiError 400 where the template refuses it."""
@@ -89,12 +93,20 @@ async def render_chat(
             "tools: the chat template of this model does not know tools; leave them out",
             param="tools",
         )
+
+    def render() -> tuple[str, list[str]]:
+        given, offered = template_messages(messages), template_tools(tools)
+        return template.render(given, tools=offered, variables=variables), ignored_fields(messages)
+
     try:
         # Another process renders: the loop must not wait for it.
-        text = await asyncio.to_thread(template.render, messages, tools=tools, variables=variables)
+        async with service.rendering:
+            text, ignored = await asyncio.to_thread(render)
     except HalfbyteError as error:
         raise api_error(error, param="messages") from error
-    return await service.encode(text, as_chat=True)
+    if ignored:
+        log("ignored", id=request_id(request), fields=ignored)
+    return await service.encode(text, as_chat=True, param="messages")
 
 
 def _max_tokens(service: Service, body: ChatBody) -> int:

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from halfbyte.server.answer import Answer, answer_head
-from halfbyte.server.body import read_body
+from halfbyte.server.body import body_bytes, read_body
 from halfbyte.server.completion_choice import CompletionChoice
 from halfbyte.server.errors import bad_request
 from halfbyte.server.generation import Generation
@@ -22,12 +22,13 @@ from halfbyte.server.structured import text_constraint
 async def completions(request: Request) -> ASGIApp:
     """Continue a prompt, or several."""
     service = service_of(request)
-    body = await read_body(request, CompletionBody, service.options)
+    body = await read_body(request, CompletionBody, service)
     service.check_model(body.model)
     _check(body)
     prompts = [await _ids(service, prompt) for prompt in _prompts(body)]
     asked = body.max_tokens or 16
-    constraint = text_constraint(body.response_format, body.structured_outputs)
+    wanted = body.response_format, body.structured_outputs
+    constraint = await service.aside(body_bytes(request), lambda: text_constraint(*wanted))
     await service.prepare(constraint)
     params = sampling_params(
         body,
@@ -109,4 +110,6 @@ def _prompts(body: CompletionBody) -> list[str | list[int]]:
 
 
 async def _ids(service: Service, prompt: str | list[int]) -> list[int]:
-    return await service.encode(prompt, as_chat=False) if isinstance(prompt, str) else prompt
+    ids = await service.encode(prompt, as_chat=False) if isinstance(prompt, str) else prompt
+    service.check_length(ids)
+    return ids

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
+
+from halfbyte.errors import (
+    ContextError,
+    HalfbyteError,
+    MachineError,
+    QueueFullError,
+    StoppedError,
+)
 
 MAX_MESSAGE_CHARS = 600
+RETRY_AFTER_SECONDS = 1
 
 
 class ApiError(Exception):
@@ -49,22 +57,47 @@ def bad_request(message: str, *, param: str | None = None, code: str | None = No
     return ApiError(400, message, param=param, code=code)
 
 
-def from_validation(error: ValidationError, model: type[BaseModel]) -> ApiError:
-    """The first fault of a body as one line; an unknown field names the nearest known one."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
-        known = [*model.model_fields]
-        near = difflib.get_close_matches(where, known, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else "leave it out"
-        return bad_request(
-            f"unknown field '{where[:80]}': this server does not offer it; {hint}",
-            param=where[:80],
-            code="unknown_field",
+def api_error(error: HalfbyteError, param: str | None = None) -> ApiError:
+    """How an error of a lower layer is told to a client; `param`: the field that caused it."""
+    if isinstance(error, QueueFullError):
+        return ApiError(
+            429,
+            str(error),
+            kind="rate_limit_error",
+            code="queue_full",
+            headers={"retry-after": str(RETRY_AFTER_SECONDS)},
         )
+    if isinstance(error, StoppedError):
+        return ApiError(
+            503,
+            "the server is shutting down or has failed",
+            kind="server_error",
+            code="stopped",
+            headers={"retry-after": str(RETRY_AFTER_SECONDS)},
+        )
+    if isinstance(error, MachineError):
+        return ApiError(
+            503,
+            str(error),
+            kind="server_error",
+            code="no_resources",
+            headers={"retry-after": str(RETRY_AFTER_SECONDS)},
+        )
+    code = "context_length_exceeded" if isinstance(error, ContextError) else None
+    return bad_request(str(error), param=param or error.what, code=code)
+
+
+def from_validation(error: ValidationError) -> ApiError:
+    """The first fault of a body as one line."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    message = str(first["msg"]).removeprefix("Value error, ")
+    if first["type"] == "unknown_field":
+        name = message.partition("'")[2].partition("'")[0]
+        where = ".".join(part for part in (where, name) if part)
+        return bad_request(message, param=where[:120], code="unknown_field")
     if first["type"] == "json_invalid":
         return bad_request(f"the body is not valid JSON: {first['msg']}", code="invalid_json")
-    message = str(first["msg"]).removeprefix("Value error, ")
     return bad_request(
         f"'{where[:120]}': {message}" if where else message, param=where[:120] or None
     )

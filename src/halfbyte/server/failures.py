@@ -7,8 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from halfbyte.errors import HalfbyteError
-from halfbyte.server.errors import ApiError
-from halfbyte.server.generation import api_error
+from halfbyte.server.errors import ApiError, api_error
 from halfbyte.server.log import log_bug
 
 

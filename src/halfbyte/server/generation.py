@@ -11,13 +11,12 @@ from typing import Any
 
 from halfbyte.api.results import Chunk
 from halfbyte.api.stream import RequestStream
-from halfbyte.errors import HalfbyteError, MachineError, QueueFullError, StoppedError
+from halfbyte.errors import HalfbyteError
 from halfbyte.sampling.params import SamplingParams
-from halfbyte.server.errors import ApiError, bad_request
+from halfbyte.server.errors import ApiError, api_error, bad_request
 from halfbyte.server.schema.sampling import SamplingBody
 from halfbyte.server.service import Service
 
-RETRY_AFTER_SECONDS = 1
 _Item = tuple[int, Chunk | BaseException | None]
 
 
@@ -45,6 +44,8 @@ class Generation:
         self.cascade = body.cascade or str(service.engine.llm.cascade)
         self.prompt_tokens = sum(len(prompt) for prompt in prompts)
         self.completion_tokens = 0
+        self.cached_tokens = 0  # of the prompts; a prompt's further choices share its pages anyway
+        self._choices = choices
         self._streams: list[RequestStream] = []
         deadline = monotonic() + service.options.request_timeout
         try:
@@ -68,12 +69,13 @@ class Generation:
         for stream in self._streams:
             stream.cancel()
 
-    def usage(self) -> dict[str, int]:
-        """Tokens so far, in OpenAI's names."""
+    def usage(self) -> dict[str, Any]:
+        """Tokens so far, in OpenAI's names; those found in the cache once a choice has ended."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
         }
 
     async def parts(self) -> AsyncIterator[Part]:
@@ -81,37 +83,10 @@ class Generation:
         async for index, chunk in _merge(self._streams):
             self.completion_tokens += len(chunk.token_ids)
             if chunk.completion is not None:
+                if index % self._choices == 0:
+                    self.cached_tokens += chunk.completion.cached_tokens
                 _check_end(chunk.completion.finish_reason)
             yield Part(index, chunk)
-
-
-def api_error(error: HalfbyteError, param: str | None = None) -> ApiError:
-    """How an error of a lower layer is told to a client; `param`: the field that caused it."""
-    if isinstance(error, QueueFullError):
-        return ApiError(
-            429,
-            str(error),
-            kind="rate_limit_error",
-            code="queue_full",
-            headers={"retry-after": str(RETRY_AFTER_SECONDS)},
-        )
-    if isinstance(error, StoppedError):
-        return ApiError(
-            503,
-            "the server is shutting down or has failed",
-            kind="server_error",
-            code="stopped",
-            headers={"retry-after": str(RETRY_AFTER_SECONDS)},
-        )
-    if isinstance(error, MachineError):
-        return ApiError(
-            503,
-            str(error),
-            kind="server_error",
-            code="no_resources",
-            headers={"retry-after": str(RETRY_AFTER_SECONDS)},
-        )
-    return bad_request(str(error), param=param or error.what)
 
 
 def _of_choice(params: SamplingParams, index: int) -> SamplingParams:

@@ -24,7 +24,7 @@ class JsonFormatter(logging.Formatter):
         values |= getattr(record, "fields", {})
         if record.exc_info:
             values["exception"] = self.formatException(record.exc_info)
-        return json.dumps(values, ensure_ascii=False, default=str)
+        return json.dumps(values, default=str)  # ASCII: one line, on any terminal
 
 
 def configure(stream: TextIO, level: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -13,16 +13,22 @@ from starlette.responses import JSONResponse
 
 from halfbyte.api.async_engine import AsyncEngine
 from halfbyte.api.loading import LoadedModel
+from halfbyte.api.request import too_long
 from halfbyte.errors import HalfbyteError
 from halfbyte.sampling.params import StructuredOutputs
-from halfbyte.server.errors import ApiError, bad_request
+from halfbyte.server.errors import ApiError, api_error, bad_request
 from halfbyte.server.gate import LOGGED, REQUEST_ID
+from halfbyte.server.held_bytes import HeldBytes
 from halfbyte.server.options import ServeOptions
 from halfbyte.server.sse import wait_for_disconnect
 
 T = TypeVar("T")
-# Longer text is tokenized in a thread: 64 KiB take some 10 ms, and streams are waiting.
-_INLINE_CHARS = 16384
+# Longer text is tokenized in a thread, one at a time: a megabyte takes seconds of a core.
+_INLINE_CHARS = 2048  # or tokens
+# A longer text than this many characters a token of the context is counted in windows first, and
+# refused as soon as they have twice the tokens: where windows meet a few tokens are counted twice.
+_USUAL_CHARS = 4
+_WINDOW_CHARS = 1 << 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,11 @@ class Service:
     engine: AsyncEngine
     options: ServeOptions
     created: int  # when it was started, seconds since 1970
+    bodies: HeldBytes
+    # One at a time, so that no kind of work takes all threads. A lock is given on when its holder
+    # ends, whatever ends it; what a cancelled holder's thread still does harms no other's.
+    heavy: asyncio.Lock = field(default_factory=asyncio.Lock)
+    rendering: asyncio.Lock = field(default_factory=asyncio.Lock)
     preparing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -70,15 +81,34 @@ class Service:
             except HalfbyteError as error:
                 raise bad_request(str(error), param=error.what) from error
 
-    async def encode(self, text: str, *, as_chat: bool) -> list[int]:
-        """Token ids; ApiError 400 for text that cannot be."""
-        codec = self.model.codec
+    async def encode(self, text: str, *, as_chat: bool, param: str = "prompt") -> list[int]:
+        """Token ids; ApiError 400 for text that cannot be, or is far beyond the context."""
         try:
-            if len(text) <= _INLINE_CHARS:
-                return codec.encode(text, as_chat=as_chat)
-            return await asyncio.to_thread(codec.encode, text, as_chat=as_chat)
+            return await self.aside(len(text), lambda: self._encode(text, as_chat))
         except HalfbyteError as error:
-            raise bad_request(str(error), param="prompt") from error
+            raise api_error(error, param=param) from error
+
+    def _encode(self, text: str, as_chat: bool) -> list[int]:
+        codec, context = self.model.codec, self.model.context
+        if len(text) > _USUAL_CHARS * context:
+            count = 0
+            for start in range(0, len(text), _WINDOW_CHARS):
+                count += len(codec.encode(text[start : start + _WINDOW_CHARS], as_chat=True))
+                if count > 2 * context:
+                    raise too_long(f"over {2 * context} tokens", context)
+        return codec.encode(text, as_chat=as_chat)
+
+    async def aside(self, size: int, work: Callable[[], T]) -> T:
+        """What is done for `size` tokens, in a thread where they are many."""
+        if size <= _INLINE_CHARS:
+            return work()
+        async with self.heavy:
+            return await asyncio.to_thread(work)
+
+    def check_length(self, ids: Sequence[int], *, param: str = "prompt") -> None:
+        """ApiError 400 for a prompt that leaves no room, before anything else is done with it."""
+        if len(ids) >= self.model.context:
+            raise api_error(too_long(f"{len(ids)} tokens", self.model.context), param=param)
 
 
 def service_of(request: Request) -> Service:

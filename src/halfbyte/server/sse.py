@@ -12,12 +12,17 @@ from starlette.types import Message, Receive, Scope, Send
 
 DONE = b"data: [DONE]\n\n"
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+# Python's `splitlines`, and what follows it, ends lines here too. JSON escapes all others itself.
+_LINE_ENDS = [(c, f"\\u{ord(c):04x}") for c in "\x85\u2028\u2029"]
 HEARTBEAT_SECONDS = 10.0  # a proxy or client that times out idle connections sees a comment
 
 
 def event(values: Mapping[str, Any]) -> bytes:
-    """One event with a JSON object."""
-    return b"data: " + _ENCODER.encode(values).encode("utf-8", errors="replace") + b"\n\n"
+    """One event with a JSON object, on one line whatever a client takes for a line's end."""
+    text = _ENCODER.encode(values)
+    for character, escaped in _LINE_ENDS:
+        text = text.replace(character, escaped)
+    return b"data: " + text.encode("utf-8", errors="replace") + b"\n\n"
 
 
 async def wait_for_disconnect(receive: Receive) -> None:

@@ -10,7 +10,6 @@ from starlette.responses import JSONResponse
 from halfbyte.server.body import read_body
 from halfbyte.server.chat import render_chat
 from halfbyte.server.errors import bad_request
-from halfbyte.server.prompting import template_messages, template_tools
 from halfbyte.server.schema.tokens import DetokenizeBody, TokenizeBody
 from halfbyte.server.service import service_of
 
@@ -18,11 +17,10 @@ from halfbyte.server.service import service_of
 async def tokenize(request: Request) -> JSONResponse:
     """Token ids of a text or a conversation."""
     service = service_of(request)
-    body = await read_body(request, TokenizeBody, service.options)
+    body = await read_body(request, TokenizeBody, service)
     service.check_model(body.model)
     if body.messages is not None:
-        messages = template_messages(body.messages)
-        ids = await render_chat(service, messages, template_tools(body.tools))
+        ids = await render_chat(request, service, body.messages, body.tools)
     else:
         text = body.prompt if body.prompt is not None else body.content or ""
         ids = await service.encode(text, as_chat=not body.add_special_tokens)
@@ -33,18 +31,20 @@ async def tokenize(request: Request) -> JSONResponse:
         "token_strs": None,
     }
     if body.return_token_strs:
-        answer["token_strs"] = service.model.codec.token_texts(ids)
+        texts = service.model.codec.token_texts
+        answer["token_strs"] = await service.aside(len(ids), lambda: texts(ids))
     return JSONResponse(answer)
 
 
 async def detokenize(request: Request) -> JSONResponse:
     """The text of token ids, special tokens included."""
     service = service_of(request)
-    body = await read_body(request, DetokenizeBody, service.options)
+    body = await read_body(request, DetokenizeBody, service)
     service.check_model(body.model)
-    vocab = service.model.runtime.config.vocab_size
-    bad = next((token for token in body.tokens if token >= vocab), None)
-    if bad is not None:
+    vocab, codec = service.model.runtime.config.vocab_size, service.model.codec
+    bad = max(body.tokens, default=0)
+    if bad >= vocab:
         raise bad_request(f"tokens: got {bad}, expected ids from 0 to {vocab - 1}", param="tokens")
-    text = service.model.codec.decode(body.tokens, keep_special=True)
+    ids = body.tokens
+    text = await service.aside(len(ids), lambda: codec.decode(ids, keep_special=True))
     return JSONResponse({"prompt": text, "content": text})

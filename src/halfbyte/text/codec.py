@@ -15,6 +15,8 @@ from halfbyte.text.spelling import Spelling
 
 _MOST_BYTES = 4  # of a character
 
+_SHORT_CHARS = 2048  # are tokenized in milliseconds
+
 
 class TextSource(Protocol):
     """What a checkpoint or a model source says about its text (see docs/format.md)."""
@@ -69,7 +71,7 @@ class TextCodec:
     def encode(self, text: str, *, as_chat: bool = False) -> list[int]:
         """Token ids of a prompt; a chat template has already written its own special tokens."""
         try:
-            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+            ids = self._ids(text)
         except BaseException as error:  # a lone surrogate, or a model the library gives up on
             if not is_library_fault(error):
                 raise
@@ -86,6 +88,13 @@ class TextCodec:
                 expected=f"ids below the model's {self._vocab_size}",
                 fix="convert the model again",
             )
+        return ids
+
+    def _ids(self, text: str) -> list[int]:
+        if len(text) <= _SHORT_CHARS:
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        else:  # a batch of one: the library gives other threads a turn
+            ids = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
         return ids
 
     def decode(self, ids: Seq[int], *, after: Seq[int] = (), keep_special: bool = False) -> str:

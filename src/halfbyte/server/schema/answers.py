@@ -7,12 +7,19 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 
+class PromptDetails(BaseModel):
+    """Of the prompt's tokens."""
+
+    cached_tokens: int = Field(description="Found in the prefix cache, and not computed again.")
+
+
 class Usage(BaseModel):
     """Token counts of a request, all its choices together."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptDetails
 
 
 class Statistics(BaseModel):

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from halfbyte.server.schema.answers import Speculation, Usage
 from halfbyte.server.schema.sampling import (
@@ -17,36 +27,94 @@ from halfbyte.server.schema.sampling import (
 )
 
 MAX_MESSAGES = 4096
+MAX_PARTS = 4096  # of a message
 MAX_TOOLS = 128
+MAX_VARIABLES = 64
 FunctionName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
 
 
-class TextPart(Body):
-    """A part of a message; this server reads text only."""
+# The texts of parts: OpenAI's two interfaces name them differently.
+_TEXT_PARTS = ("text", "input_text", "output_text")
 
-    type: Literal["text"]
+
+class Sent(Body):
+    """Part of a conversation, as clients send it back: with fields that others have added, which
+    are kept under `model_extra` to be named in the log, and left out of the prompt."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_unknown_field(cls, values: Any) -> Any:
+        return values
+
+
+class TextPart(Sent):
+    """A text."""
+
+    type: Literal["text", "input_text", "output_text"]
     text: str
 
 
-Content = str | list[TextPart]
+class RefusalPart(Sent):
+    """Why an earlier answer was none."""
+
+    type: Literal["refusal"]
+    refusal: str
+
+    @property
+    def text(self) -> str:
+        """What the prompt says."""
+        return self.refusal
 
 
-class CalledFunction(Body):
+def _readable(part: Any) -> Any:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if isinstance(kind, str) and kind not in (*_TEXT_PARTS, "refusal"):
+        told = "a part of type '{kind}': this model reads text only"
+        raise PydanticCustomError("text_only", told, {"kind": kind[:40]})
+    return part
+
+
+def _form(content: Any) -> str:
+    return "parts" if isinstance(content, list) else "text"
+
+
+def _only_text(value: Any) -> Any:
+    if value is not None:
+        raise PydanticCustomError("text_only", "this model reads text only")
+    return value
+
+
+Part = Annotated[
+    Annotated[TextPart | RefusalPart, Field(discriminator="type")], BeforeValidator(_readable)
+]
+Parts = Annotated[list[Part], Field(max_length=MAX_PARTS, fail_fast=True)]
+Content = Annotated[
+    Annotated[str, Tag("text")] | Annotated[Parts, Tag("parts")], Discriminator(_form)
+]
+OnlyText = Annotated[None, BeforeValidator(_only_text)]
+
+
+class CalledFunction(Sent):
     """What the model wanted to call."""
 
-    name: FunctionName
-    arguments: str = Field(description="A JSON object, as text.")
+    name: Label  # as the model wrote it
+    arguments: str | dict[str, Any] | None = Field(
+        default=None, description="A JSON object, as text."
+    )
 
 
-class ToolCall(Body):
+class ToolCall(Sent):
     """A call an earlier answer made."""
 
-    id: Label
-    type: Literal["function"] = "function"
+    id: Label | None = None
+    index: int | None = Field(default=None, description="Of a streamed call; ignored.")
+    type: Literal["function"] | None = "function"
     function: CalledFunction
 
 
-class SystemMessage(Body):
+class SystemMessage(Sent):
     """Instructions."""
 
     role: Literal["system", "developer"]
@@ -54,7 +122,7 @@ class SystemMessage(Body):
     name: Label | None = None
 
 
-class UserMessage(Body):
+class UserMessage(Sent):
     """What the user says."""
 
     role: Literal["user"]
@@ -62,27 +130,33 @@ class UserMessage(Body):
     name: Label | None = None
 
 
-class AssistantMessage(Body):
-    """An earlier answer."""
+class AssistantMessage(Sent):
+    """An earlier answer, with whatever the client that read it made of it."""
 
     role: Literal["assistant"]
     content: Content | None = None
     name: Label | None = None
-    refusal: str | None = None
-    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOLS)] | None = None
+    reasoning_content: str | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    refusal: str | None = Field(None, description="Accepted and ignored.")
+    annotations: list[Any] | None = Field(None, description="Accepted and ignored.")
+    audio: OnlyText = None
+    function_call: CalledFunction | None = Field(None, description="The older form of a call.")
 
 
-class ToolMessage(Body):
+class ToolMessage(Sent):
     """What a called tool returned."""
 
-    role: Literal["tool"]
-    content: Content
-    tool_call_id: Label
+    role: Literal["tool", "function"]
+    content: Content | None
+    tool_call_id: Label | None = None
+    name: Label | None = None
 
 
 Message = Annotated[
     SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")
 ]
+Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
 
 
 class Function(Body):
@@ -101,6 +175,9 @@ class Tool(Body):
     function: Function
 
 
+Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)]
+
+
 class NamedFunction(Body):
     """The one function that must be called."""
 
@@ -117,20 +194,22 @@ class NamedTool(Body):
 class ChatBody(SamplingBody):
     """A conversation to answer."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Messages
     max_tokens: Annotated[int, Field(ge=1, le=INT32)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=INT32)] | None = None
     logprobs: bool | None = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    tools: Tools | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
-    chat_template_kwargs: dict[str, Any] | None = Field(
+    chat_template_kwargs: Annotated[dict[str, Any], Field(max_length=MAX_VARIABLES)] | None = Field(
         None, description="Variables for the model's own template, such as enable_thinking."
     )
-    modalities: list[Literal["text"]] | None = Field(None, description="Accepted and ignored.")
-    metadata: dict[str, str] | None = Field(None, description="Accepted and ignored.")
+    modalities: Annotated[list[Literal["text"]], Field(fail_fast=True)] | None = Field(
+        None, description="Accepted and ignored."
+    )
+    metadata: dict[str, Any] | None = Field(None, description="Accepted and ignored.")
     store: bool | None = Field(None, description="Accepted and ignored: nothing is stored.")
     service_tier: Label | None = Field(None, description="Accepted and ignored.")
     reasoning_effort: Label | None = Field(None, description="Accepted and ignored.")
@@ -159,12 +238,19 @@ class ChatLogprobs(BaseModel):
     content: list[TokenLogprob] | None
 
 
+class AnsweredFunction(BaseModel):
+    """What is to be called."""
+
+    name: str
+    arguments: str = Field(description="A JSON object, as text.")
+
+
 class AnsweredCall(BaseModel):
     """A call the model made."""
 
     id: str
     type: Literal["function"]
-    function: CalledFunction
+    function: AnsweredFunction
 
 
 class AnsweredMessage(BaseModel):

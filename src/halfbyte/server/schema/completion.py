@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Discriminator, Field, Tag
 
 from halfbyte.server.schema.answers import Speculation, Usage
 from halfbyte.server.schema.sampling import (
@@ -17,18 +17,30 @@ from halfbyte.server.schema.sampling import (
 )
 
 MAX_PROMPTS = 64
-Tokens = Annotated[list[TokenId], Field(min_length=1)]
+Tokens = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
+Several = Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)
+
+
+def _kind(prompt: Any) -> str:
+    """Which of the forms is meant, so that a fault is one of that form alone."""
+    first = prompt[0] if isinstance(prompt, list) and prompt else ""
+    if isinstance(first, list):
+        return "token ids of each"
+    if isinstance(prompt, list):
+        return "texts" if isinstance(first, str) else "token ids"
+    return "text"
 
 
 class CompletionBody(SamplingBody):
     """A prompt, or several, as text or token ids."""
 
-    prompt: (
-        str
-        | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
-        | Tokens
-        | Annotated[list[Tokens], Field(min_length=1, max_length=MAX_PROMPTS)]
-    )
+    prompt: Annotated[
+        Annotated[str, Tag("text")]
+        | Annotated[list[str], Several, Tag("texts")]
+        | Annotated[Tokens, Tag("token ids")]
+        | Annotated[list[Tokens], Several, Tag("token ids of each")],
+        Discriminator(_kind),
+    ]
     max_tokens: Annotated[int, Field(ge=1, le=INT32)] | None = 16
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     echo: bool | None = False

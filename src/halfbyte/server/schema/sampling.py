@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 MAX_STOPS = 64
 MAX_N = 16
@@ -20,7 +29,32 @@ Label = Annotated[str, StringConstraints(max_length=512)]
 class Body(BaseModel):
     """JSON types as they are (no "5" for 5), no NaN, and no field this server does not know."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_unknown_field(cls, values: Any) -> Any:
+        """The first one is named, and the nearest that is known: pydantic would list them all."""
+        names = {field.alias or name for name, field in cls.model_fields.items()}
+        for name in values if isinstance(values, dict) else ():
+            if name not in names:
+                near = difflib.get_close_matches(name[:80], names, n=1)
+                hint = f"did you mean '{near[0]}'?" if near else "leave it out"
+                told = "unknown field '{name}': this server does not offer it; {hint}"
+                named = {"name": name[:80], "hint": hint}
+                raise PydanticCustomError("unknown_field", told, named)
+        return values
+
+
+def _few_biases(values: Any) -> Any:
+    """Before each is checked."""
+    if isinstance(values, dict) and len(values) > MAX_BIASES:
+        raise PydanticCustomError("too_long", f"expected at most {MAX_BIASES} token ids")
+    return values
+
+
+Bias = Annotated[float, Field(ge=-100, le=100)]
+Stops = Annotated[list[StopText], Field(max_length=MAX_STOPS, fail_fast=True)]
 
 
 class StreamOptions(Body):
@@ -52,7 +86,7 @@ class StructuredOutputs(Body):
 
     json_: dict[str, Any] | bool | None = Field(None, alias="json")
     regex: str | None = None
-    choice: list[str] | None = None
+    choice: Annotated[list[str], Field(fail_fast=True)] | None = None
     grammar: str | None = None
 
 
@@ -65,21 +99,20 @@ class SamplingBody(Body):
     n: Annotated[int, Field(ge=1, le=MAX_N)] | None = 1
     temperature: Annotated[float, Field(ge=0, le=100)] | None = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] | None = 1.0
-    stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)] | None = None
+    stop: StopText | Stops | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = 0.0
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = 0.0
-    logit_bias: (
-        Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_BIASES)]
-        | None
-    ) = None
+    logit_bias: Annotated[dict[str, Bias] | None, BeforeValidator(_few_biases)] = None
     user: Label | None = Field(None, description="Accepted and ignored.")
 
     top_k: Annotated[int, Field(ge=-1, le=INT32)] | None = 0
     min_p: Annotated[float, Field(ge=0, le=1)] | None = 0.0
     repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = 1.0
     min_tokens: Annotated[int, Field(ge=0, le=INT32)] | None = 0
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOPS)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOPS, fail_fast=True)] | None = (
+        None
+    )
     ignore_eos: bool | None = False
     priority: Annotated[int, Field(ge=-1000, le=1000)] | None = Field(
         0, description="A lower number is served earlier."

@@ -6,8 +6,10 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from halfbyte.server.schema.chat import MAX_MESSAGES, MAX_TOOLS, Message, Tool
+from halfbyte.server.schema.chat import Messages, Tools
 from halfbyte.server.schema.sampling import Body, Label, TokenId
+
+MAX_TOKENS = 1 << 18  # to turn into text at once
 
 
 class TokenizeBody(Body):
@@ -16,8 +18,8 @@ class TokenizeBody(Body):
     model: Label | None = None
     prompt: str | None = None
     content: str | None = None
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
-    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    messages: Messages | None = None
+    tools: Tools | None = None
     add_special_tokens: bool = True
     return_token_strs: bool = False
 
@@ -41,7 +43,7 @@ class DetokenizeBody(Body):
     """Token ids to turn into text."""
 
     model: Label | None = None
-    tokens: Annotated[list[TokenId], Field(max_length=1 << 20)]
+    tokens: Annotated[list[TokenId], Field(max_length=MAX_TOKENS, fail_fast=True)]
 
 
 class Text(BaseModel):
