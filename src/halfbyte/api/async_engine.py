@@ -2,6 +2,20 @@
 
 One worker thread runs the engine: a step is a native call without the GIL, so the event loop stays
 free. The loop hands over commands, the worker hands back chunks; nothing else is shared.
+
+Every wait, and why its wake-up is not lost:
+- the worker, with nothing to run, in `_commands.get`: a `SimpleQueue` looks and waits under one
+  lock, which `put` takes too; every command is put, whatever it is;
+- the worker, in a native call that may take many forwards: `_command` puts first and raises the
+  interrupt after, `_obey` lowers it first and empties the queue after. Whichever way they meet, a
+  command is in the queue when it is emptied, or the flag is up when the next call begins. A flag
+  that stays up without a command shortens one call;
+- a reader in `RequestStream`, and `stop` while it drains: the event is looked at, cleared and
+  awaited on the loop that sets it, with no await in between. What sets it comes through
+  `call_soon_threadsafe`, in order, and a worker that fails ends every stream through `_fail`;
+- `stop`, for the worker: `_Stop` is put behind all jobs; a worker that does not end in
+  `END_SECONDS` is left behind, and its readers are told.
+What these arguments do not cover is seen from outside: `stalled_seconds`.
 """
 
 from __future__ import annotations
@@ -10,10 +24,12 @@ import asyncio
 import contextlib
 import itertools
 import queue
+import sys
 import threading
 import time
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from pathlib import Path
 
 from halfbyte.api.llm import LLM
 from halfbyte.api.metrics import Snapshot
@@ -27,6 +43,8 @@ from halfbyte.config import Level
 from halfbyte.engine.sequence import Sequence
 from halfbyte.errors import ArgumentError, QueueFullError, StoppedError
 from halfbyte.sampling.params import SamplingParams
+
+END_SECONDS = 10.0  # for the step under way, when the engine stops
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +108,8 @@ class AsyncEngine:
         self._thread: threading.Thread | None = None
         self._accepting = False
         self._failure: BaseException | None = None
+        self._busy_since = 0.0  # when there last was something to do after a pause
+        self._turned = 0.0  # when the worker last came by; its own to write
         # Of the worker.
         self._engine = llm.engine()
         self._jobs: dict[Sequence, _Job] = {}  # in order of arrival
@@ -119,7 +139,10 @@ class AsyncEngine:
             with contextlib.suppress(TimeoutError):  # what is left then is cancelled
                 await asyncio.wait_for(self._idle.wait(), drain_seconds)
         self._command(_Stop())
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._thread.join, END_SECONDS)
+        if self._thread.is_alive():
+            what = f"a step that has not ended in {END_SECONDS:g} s"
+            self._fail(_stopped(what))
 
     async def __aenter__(self) -> AsyncEngine:
         await self.start()
@@ -132,6 +155,32 @@ class AsyncEngine:
     def is_running(self) -> bool:
         """Whether requests are accepted."""
         return self._accepting and self._failure is None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a step has raised: every request has heard of it, and no more are accepted."""
+        return self._failure is not None
+
+    @property
+    def stalled_seconds(self) -> float:
+        """How long requests have been waiting for the end of one step; 0 where none wait.
+
+        A healthy engine is far below a second, a machine that is too small for its model below a
+        few. On the event loop only.
+        """
+        if not self._live:
+            return 0.0
+        return max(0.0, time.monotonic() - max(self._turned, self._busy_since))
+
+    def where(self) -> str:
+        """What the worker is in, innermost call first: for the log, when it stands still."""
+        frame = sys._current_frames().get(self._thread.ident or 0) if self._thread else None
+        calls: list[str] = []
+        while frame is not None and len(calls) < 6:
+            code = frame.f_code
+            calls.append(f"{code.co_name} ({Path(code.co_filename).name}:{frame.f_lineno})")
+            frame = frame.f_back
+        return " < ".join(calls) or "no worker"
 
     def submit(
         self,
@@ -150,12 +199,7 @@ class AsyncEngine:
         `deadline`. Raises `QueueFullError`, `StoppedError`, or `ArgumentError` for a bad request.
         """
         if not self.is_running:
-            raise StoppedError(
-                "engine",
-                got=f"a failure: {self._failure}" if self._failure else "a stopped engine",
-                expected="a started engine",
-                fix="start it, or send the request to another one",
-            )
+            raise _stopped(f"a failure: {self._failure}" if self._failure else "a stopped engine")
         chosen = self._choose(cascade)
         _check_order(priority, deadline)
         wanted = params or SamplingParams()
@@ -184,6 +228,8 @@ class AsyncEngine:
             RequestStream(request_id or f"request-{number}", lambda: self._cancel(job)),
             time.monotonic(),
         )
+        if not self._live:
+            self._busy_since = time.monotonic()
         self._live.add(job)
         self._recorder.accepted(request.sequence.prompt_len)
         self._command(job)
@@ -247,9 +293,12 @@ class AsyncEngine:
             while self._obey():
                 if self._jobs:
                     self._post(self._step())
+                self._turned = time.monotonic()
             self._post([self._end(job, "cancelled") for job in list(self._jobs.values())])
         except BaseException as error:  # a bug: every reader hears of it, none waits forever
-            self._loop.call_soon_threadsafe(self._fail, error)
+            told = error if isinstance(error, Exception) else _stopped(repr(error))
+            with contextlib.suppress(RuntimeError):  # a loop that was closed has no readers
+                self._loop.call_soon_threadsafe(self._fail, told)
         finally:
             self.llm.model.runtime.interrupt(wanted=False)
             self._engine.close()
@@ -320,6 +369,15 @@ class AsyncEngine:
             cached_pages=pool.num_cached,
             preemptions=engine.preemptions,
         )
+
+
+def _stopped(got: str) -> StoppedError:
+    return StoppedError(
+        "engine",
+        got=got,
+        expected="a started engine",
+        fix="start it, or send the request to another one",
+    )
 
 
 def _check_order(priority: int, deadline: float | None) -> None:

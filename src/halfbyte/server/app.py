@@ -36,6 +36,7 @@ from halfbyte.server.schema import answers, chat, completion
 from halfbyte.server.schema import tokens as token_schema
 from halfbyte.server.service import Service
 from halfbyte.server.tokens import detokenize, tokenize
+from halfbyte.server.watchdog import Watchdog
 
 _BUSY = (404, 429, 503)
 ENDPOINTS = (
@@ -118,6 +119,7 @@ def _give_back_freed_memory() -> None:
 
 def build_app(engine: AsyncEngine, options: ServeOptions) -> Starlette:
     """Serves `engine`, which starts and stops with the application."""
+    watchdog = Watchdog(engine)
     seen: Counter[tuple[str, int]] = Counter()
     known = {endpoint.path for endpoint in ENDPOINTS} | {"/"}
 
@@ -128,9 +130,11 @@ def build_app(engine: AsyncEngine, options: ServeOptions) -> Starlette:
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         await engine.start()
         await asyncio.to_thread(_warm, engine)
+        watching = asyncio.create_task(watchdog.watch())
         try:
             yield
         finally:
+            watching.cancel()
             await engine.stop(0.0)
 
     described = document(ENDPOINTS, version=halfbyte.__version__, keys=bool(options.api_keys))
@@ -164,8 +168,8 @@ def build_app(engine: AsyncEngine, options: ServeOptions) -> Starlette:
         },
     )
     bodies = HeldBytes(BODIES_AT_ONCE * options.max_body_bytes)
-    app.state.service = Service(engine, options, int(time.time()), bodies)
+    app.state.service = Service(engine, options, int(time.time()), bodies, watchdog)
     registry = CollectorRegistry()
-    registry.register(EngineCollector(engine, seen))
+    registry.register(EngineCollector(engine, seen, watchdog))
     app.state.registry = registry
     return app

@@ -84,17 +84,14 @@ async def render_chat(
     variables: dict[str, Any] | None = None,
 ) -> list[int]:
     """Token ids of a conversation; ApiError 400 where the template refuses it."""
-    try:
-        template = service.model.template
-    except HalfbyteError as error:
-        raise api_error(error, param="messages") from error
-    if tools and not template.supports_tools:
-        raise bad_request(
-            "tools: the chat template of this model does not know tools; leave them out",
-            param="tools",
-        )
 
     def render() -> tuple[str, list[str]]:
+        template = service.model.template  # its process may have to be started
+        if tools and not template.supports_tools:
+            raise bad_request(
+                "tools: the chat template of this model does not know tools; leave them out",
+                param="tools",
+            )
         given, offered = template_messages(messages), template_tools(tools)
         return template.render(given, tools=offered, variables=variables), ignored_fields(messages)
 

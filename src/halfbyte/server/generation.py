@@ -119,6 +119,7 @@ async def _merge(streams: Sequence[RequestStream]) -> AsyncIterator[tuple[int, C
         async for chunk in streams[0]:
             yield 0, chunk
         return
+    # Every task puts one last item, None or what its stream raised: the loop below ends.
     arrived: asyncio.Queue[_Item] = asyncio.Queue()
     tasks = [asyncio.create_task(_pump(i, s, arrived)) for i, s in enumerate(streams)]
     try:

@@ -19,6 +19,7 @@ from starlette.responses import Response
 
 from halfbyte.api.async_engine import AsyncEngine
 from halfbyte.api.metrics import Histogram, Snapshot
+from halfbyte.server.watchdog import Watchdog
 
 _GAUGES = {
     "waiting": "Requests accepted that do not run yet",
@@ -53,9 +54,12 @@ _HISTOGRAMS = {
 class EngineCollector(Collector):
     """Reads a snapshot when it is asked, so that nothing is counted twice."""
 
-    def __init__(self, engine: AsyncEngine, answers: Counter[tuple[str, int]]) -> None:
+    def __init__(
+        self, engine: AsyncEngine, answers: Counter[tuple[str, int]], watchdog: Watchdog
+    ) -> None:
         self._engine = engine
         self._answers = answers
+        self._watchdog = watchdog
 
     def collect(self) -> Iterator[Metric]:
         """Every family."""
@@ -66,6 +70,16 @@ class EngineCollector(Collector):
             yield CounterMetricFamily(f"halfbyte_{name}", text, value=getattr(snapshot, name))
         for name, text in _HISTOGRAMS.items():
             yield _histogram(f"halfbyte_{name}_seconds", text, getattr(snapshot, name))
+        yield GaugeMetricFamily(
+            "halfbyte_stalled_seconds",
+            "How long requests have waited for one step to end",
+            value=self._engine.stalled_seconds,
+        )
+        yield CounterMetricFamily(
+            "halfbyte_stalls",
+            "Steps that did not end in a minute",
+            value=self._watchdog.num_stalls,
+        )
         yield from _labelled(snapshot)
         family = CounterMetricFamily(
             "halfbyte_http_answers", "HTTP answers", labels=("path", "status")

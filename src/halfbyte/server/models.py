@@ -24,10 +24,15 @@ async def model(request: Request) -> JSONResponse:
 
 
 async def health(request: Request) -> JSONResponse:
-    """200 while requests are taken."""
-    if service_of(request).engine.is_running:
-        return JSONResponse({"status": "ok"})
-    return JSONResponse({"status": "draining"}, 503)
+    """200 while requests are taken and steps end."""
+    service = service_of(request)
+    if service.engine.has_failed:
+        status = "failed"
+    elif not service.engine.is_running:
+        status = "draining"
+    else:
+        status = "stalled" if service.watchdog.is_alarmed else "ok"
+    return JSONResponse({"status": status}, 200 if status == "ok" else 503)
 
 
 async def embeddings(request: Request) -> JSONResponse:

@@ -21,6 +21,7 @@ from halfbyte.server.gate import LOGGED, REQUEST_ID
 from halfbyte.server.held_bytes import HeldBytes
 from halfbyte.server.options import ServeOptions
 from halfbyte.server.sse import wait_for_disconnect
+from halfbyte.server.watchdog import Watchdog
 
 T = TypeVar("T")
 # Longer text is tokenized in a thread, one at a time: a megabyte takes seconds of a core.
@@ -39,6 +40,7 @@ class Service:
     options: ServeOptions
     created: int  # when it was started, seconds since 1970
     bodies: HeldBytes
+    watchdog: Watchdog
     # One at a time, so that no kind of work takes all threads. A lock is given on when its holder
     # ends, whatever ends it; what a cancelled holder's thread still does harms no other's.
     heavy: asyncio.Lock = field(default_factory=asyncio.Lock)

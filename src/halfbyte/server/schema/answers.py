@@ -83,6 +83,6 @@ class ModelList(BaseModel):
 
 
 class Health(BaseModel):
-    """Whether requests are taken."""
+    """Whether requests are taken, and steps end."""
 
-    status: Literal["ok", "draining"]
+    status: Literal["ok", "draining", "stalled", "failed"]
