@@ -390,8 +390,11 @@ def test_who_asks_before_sending_a_body_is_told_to_go_on_or_not(server: Served) 
 # ---- the machine and the end ----
 
 
-def test_more_connections_than_the_machine_allows_are_told_why(talking_llm: LLM) -> None:
-    with serving(talking_llm) as server:
+def test_more_connections_than_the_machine_allows_are_told_why(
+    talking_llm: LLM, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Connection, "_full_told", -1e9)
+    with caplog.at_level(logging.INFO, LOGGER), serving(talking_llm) as server:
         server.limit_connections(4)
         held = [_connect(server) for _ in range(4)]
         try:
@@ -403,6 +406,7 @@ def test_more_connections_than_the_machine_allows_are_told_why(talking_llm: LLM)
                 client.close()
         time.sleep(0.2)
         assert httpx.get(server.url + "/health").status_code == 200
+    assert [record.getMessage() for record in caplog.records].count("full") == 1
 
 
 @pytest.mark.parametrize("stream", [True, False])

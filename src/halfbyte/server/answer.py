@@ -54,7 +54,9 @@ class Answer:
     def _close(self) -> None:
         """Cancel what still runs and tell the log."""
         self._generation.cancel()
-        note(self._request, cascade=self._generation.cascade, **self._generation.usage())
+        told = self._generation.usage()
+        told |= told.pop("prompt_tokens_details")
+        note(self._request, cascade=self._generation.cascade, **told)
 
     async def _whole(self, choices: Choices) -> dict[str, Any]:
         found = await choices.whole()

@@ -7,6 +7,8 @@ between requests ends, and so does the patience with a client that takes nothing
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +21,7 @@ from uvicorn.server import ServerState
 from halfbyte.server.errors import ApiError
 from halfbyte.server.exchange import Exchange
 from halfbyte.server.gate import REFUSAL
+from halfbyte.server.log import log
 from halfbyte.server.request_parser import Fields, Head, RequestParser
 
 HEAD_SECONDS = 20.0  # from the connection, or the first byte of a later request
@@ -28,6 +31,8 @@ LINGER_BYTES = 8 << 20  # dropped; a client that sends a larger body may miss wh
 MAX_UNREAD_BYTES = 1 << 16  # of a body; then the client has to wait
 MAX_PIPELINED = 16  # requests behind one that is being answered
 SURPLUS_CONNECTIONS = 16  # beyond the limit, which are told so
+FULL_SECONDS = 60.0  # between two lines of the log about it
+FULL_CAUSE = "the limit on open files (ulimit -n)"
 # What a refusal answers where no request could be read.
 NO_HEAD = Head("-", "1.1", "-", b"-", b"", [], keep_alive=False, awaits_continue=False)
 
@@ -36,6 +41,7 @@ class Connection(asyncio.Protocol):
     """Speaks HTTP/1.1 and 1.0 with one client. Everything runs on the event loop."""
 
     head_seconds, linger_seconds, stall_seconds = HEAD_SECONDS, LINGER_SECONDS, STALL_SECONDS
+    _full_told = -math.inf  # when the log last was
 
     def __init__(
         self,
@@ -74,6 +80,7 @@ class Connection(asyncio.Protocol):
         limit = self._config.limit_concurrency
         if limit is not None and len(self._server.connections) > limit:
             self._is_surplus = True
+            self._log_full(limit)
             if len(self._server.connections) > limit + SURPLUS_CONNECTIONS:
                 transport.abort()
         self._await_head()
@@ -102,6 +109,12 @@ class Connection(asyncio.Protocol):
         except ApiError as error:
             self._refuse(error)
         self._balance()
+
+    def _log_full(self, limit: int) -> None:
+        now = self._loop.time()
+        if now > Connection._full_told + FULL_SECONDS:
+            Connection._full_told = now
+            log("full", level=logging.WARNING, connections=limit, cause=FULL_CAUSE)
 
     def pause_writing(self) -> None:
         """The client does not keep up: who writes has to wait."""
@@ -340,7 +353,7 @@ class Connection(asyncio.Protocol):
 def _full(limit: int | None) -> ApiError:
     return ApiError(
         503,
-        f"{limit} connections are open, all that the limit on open files allows; come again later",
+        f"{limit} connections are open, all that {FULL_CAUSE} allows; come again later",
         kind="server_error",
         code="no_resources",
         headers={"retry-after": "1"},
