@@ -10,6 +10,7 @@ from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.stages import Eagle, Model, Ngram
 from halfbyte.config import Level
 from halfbyte.engine.pages import PagePool
+from halfbyte.errors import SourceError
 from halfbyte.importers.cache import cache_directory
 from halfbyte.planner.acceptance import Source
 from halfbyte.planner.candidates import Arm, LearnedCost, LevelCost, LookupCost, Unread
@@ -65,7 +66,10 @@ def cost_table(
         with pool.lent(pages_wanted(pool.page_size)) as pages:
             return measure(runtime, target, drafts, pages)
 
-    path = table_path(cache_directory(), runtime, target, drafts)
+    try:
+        path = table_path(cache_directory(), runtime, target, drafts)
+    except SourceError:  # no home to keep it in
+        return measured()
     return load_or_measure(path, [target, *drafts], measured, again=measure_again)
 
 

@@ -17,6 +17,7 @@ from halfbyte.errors import ArgumentError
 from halfbyte.formats.checkpoint import Checkpoint
 from halfbyte.formats.draft_head import HeadCheckpoint
 from halfbyte.formats.weights import Weights
+from halfbyte.importers.cache import expanded
 from halfbyte.importers.resolve import open_weights
 from halfbyte.proposers.model_runner import ModelRunner
 from halfbyte.runtime.draft_head import DraftHead
@@ -158,7 +159,7 @@ class LoadedModel:
             opened, _ = self.opened(judge)
             return opened.open_head(stage)
         if stage.path not in self._heads:
-            head = HeadCheckpoint.open(Path(stage.path).expanduser())
+            head = HeadCheckpoint.open(expanded(stage.path))
             self._heads[stage.path] = _build_head(head, self)
             self.pool.forget()  # pages cached so far have no features
         return self._heads[stage.path]

@@ -16,6 +16,7 @@ from halfbyte.cli.options import (
     with_llm_options,
 )
 from halfbyte.cli.output import note, print_json
+from halfbyte.cli.streams import read_standard_input
 from halfbyte.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def generate(
     )
     if system is not None and not chat:
         raise ArgumentError("--system", got="no --chat", expected="both", fix="add --chat")
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = read_standard_input() if prompt == "-" else prompt
     llm = llm_options.open(ckpt, cascade, num_tokens=num_tokens)
     asked: Any = text
     if chat:

@@ -1,12 +1,11 @@
 """The `halfbyte` command: verbs, exit statuses, what a user sees when something is wrong.
 
-0: done. 1: broken pipe, or a failed check. 2: a mistake in an argument, a file or a model; one
-line on stderr says which. 130: interrupted.
+0: done. 1: what was printed could not be written (no reader, a full disk), or a failed check. 2: a
+mistake in an argument, a file or a model; one line on stderr says which. 130: interrupted.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any
 
@@ -21,13 +20,16 @@ from halfbyte.cli.doctor import doctor
 from halfbyte.cli.eval import evaluate
 from halfbyte.cli.generate import generate
 from halfbyte.cli.inspect import inspect
+from halfbyte.cli.output import note
 from halfbyte.cli.plan import plan
 from halfbyte.cli.quantize import quantize
 from halfbyte.cli.report import report
 from halfbyte.cli.serve import serve
+from halfbyte.cli.streams import OutputError, abandon, prepare
 from halfbyte.cli.train_eagle import train_eagle
-from halfbyte.errors import HalfbyteError
+from halfbyte.errors import HalfbyteError, told
 
+_EXIT_UNWRITTEN = 1
 _EXIT_MISTAKE = 2
 _EXIT_INTERRUPTED = 130
 
@@ -84,10 +86,16 @@ def run(arguments: list[str]) -> int:
         return _fail("interrupted", _EXIT_INTERRUPTED)
     except BrokenPipeError:
         # The reader has gone: nothing more can be said on stdout, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        abandon(sys.stdout)
+        return _EXIT_UNWRITTEN
+    except OutputError as error:
+        abandon(sys.stdout)
+        return _fail(f"standard output: {error}", _EXIT_UNWRITTEN)
     except MemoryError:
         return _fail("out of memory; use a smaller model or --num-tokens", _EXIT_MISTAKE)
+    except OSError as error:
+        named = f"{error.filename}: " if error.filename is not None else ""
+        return _fail(f"{named}{told(error)}", _EXIT_MISTAKE)
     except Exception as error:
         # Usage errors: typer may bring its own copy of click, so they are known by what they offer.
         message = getattr(error, "format_message", None)
@@ -97,13 +105,17 @@ def run(arguments: list[str]) -> int:
 
 
 def _fail(message: str, status: int) -> int:
-    try:
-        print(f"halfbyte: {' '.join(message.split())}", file=sys.stderr)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    note(f"halfbyte: {' '.join(message.split())}")
     return status
 
 
 def main() -> None:
     """Entry point of the installed command."""
-    sys.exit(run(sys.argv[1:]))
+    prepare()
+    status = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()  # what an error has left there
+    except (OutputError, BrokenPipeError):
+        abandon(sys.stdout)
+        status = status or _EXIT_UNWRITTEN
+    sys.exit(status)

@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 Progress = Callable[[str, int, int], None]
 
 
 def print_json(values: Mapping[str, object]) -> None:
-    """One object, one line."""
-    print(json.dumps(values, ensure_ascii=False, allow_nan=False))
+    """One object, one line; escaped where stdout takes no such characters."""
+    text = json.dumps(values, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # a terminal that is not UTF-8, or half a surrogate pair
+        text = json.dumps(values, allow_nan=False)
+    print(text)
 
 
 def note(message: str) -> None:
-    """A line for people, on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """A line for people, on stderr; one that finds no reader is lost."""
+    with suppress(OSError):
+        print(message, file=sys.stderr, flush=True)
 
 
 @contextmanager

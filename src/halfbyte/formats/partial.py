@@ -1,7 +1,7 @@
 """What is not complete yet lies beside its destination, with one owner, and never for ever.
 
     .DEST.0123456789abcdef.partial/
-      owner        locked while its process lives; holds the boot it lives in; touched as work goes on
+      owner     locked while its process lives; names the boot it lives in; touched as work goes on
 
 Names are drawn: process ids repeat, in containers from the first. A directory is abandoned, and
 removed by the next owner of the same destination, if its lock is free and either its owner lived in

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from halfbyte.errors import SourceError, reraise_machine_fault, told
@@ -15,13 +17,39 @@ _RECIPE = 3  # grows when conversion changes its result, so that old cache entri
 
 
 def cache_directory() -> Path:
-    """HALFBYTE_CACHE, else the user's cache directory (XDG_CACHE_HOME or ~/.cache)."""
+    """HALFBYTE_CACHE, else the user's cache directory (XDG_CACHE_HOME or ~/.cache).
+
+    Raises SourceError where that is in the home of a user who has none.
+    """
     chosen = os.environ.get("HALFBYTE_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    return (
-        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "halfbyte"
-    )
+    base = chosen or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "halfbyte")
+    path = os.path.expanduser(base)
+    if path.startswith("~"):
+        raise SourceError(
+            "cache directory",
+            got=f"{base}, and no such home directory",
+            expected="a directory to keep models in",
+            fix="set HALFBYTE_CACHE to one",
+        )
+    return Path(path)
+
+
+@contextmanager
+def cache_errors() -> Iterator[None]:
+    """An OSError in the cache -> an error that says how to have it elsewhere."""
+    try:
+        yield
+    except OSError as error:
+        what = f"cache {cache_directory()}"
+        reraise_machine_fault(what, error)
+        fix = "check its permissions, or set HALFBYTE_CACHE to another directory"
+        expected = "a writable cache directory"
+        raise SourceError(what, got=told(error), expected=expected, fix=fix) from error
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with `~` and `~user` spelt out; as it is where there is no such home."""
+    return Path(os.path.expanduser(path))
 
 
 def cached_checkpoint(source: Path, planes: int | None, group: int | None) -> Path:

