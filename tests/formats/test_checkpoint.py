@@ -181,6 +181,35 @@ def drop_final_norm(tensors):
     tensors["spare"] = ("F32", np.zeros(1, np.float32))
 
 
+NUMBERS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_layers",
+    "num_heads",
+    "num_kv_heads",
+    "head_dim",
+    "max_context",
+    "norm_eps",
+)
+FLAGS = ("tied_head", "qkv_bias", "qk_norm")
+ROPE_NUMBERS = ("base", "factor", "low_freq_factor", "high_freq_factor", "original_context")
+NO_NUMBERS = (None, "64", [64], {}, True, -1, 0, float("nan"), float("inf"), 1 << 200, 10**4000)
+LLAMA3 = {"kind": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+
+def spoil_model(name, value):
+    return lambda directory: edit_model(directory, **{name: value})
+
+
+def spoil_rope(name, value):
+    return lambda directory: edit_model(directory, rope={name: value})
+
+
+def spoil_tokenizer(name, value):
+    return lambda directory: edit_manifest(directory, tokenizer={name: value})
+
+
 FAULTS = [
     ("no-manifest", lambda d: (d / MANIFEST_NAME).unlink()),
     ("bad-json", lambda d: (d / MANIFEST_NAME).write_text("{")),
@@ -239,6 +268,39 @@ FAULTS = [
     ("bad-model", lambda d: edit_model(d, sliding_window=0)),
     ("bad-model", lambda d: edit_model(d, norm_eps="1e-5")),
     ("bad-model", lambda d: edit_model(d, rope={"base": "x"})),
+    *[("bad-model", spoil_model(name, value)) for name in NUMBERS for value in NO_NUMBERS],
+    *[("bad-model", spoil_rope(name, value)) for name in ROPE_NUMBERS for value in NO_NUMBERS],
+    *[("bad-model", spoil_model(name, value)) for name in FLAGS for value in (0, "x", None, [])],
+    ("bad-model", spoil_model("sliding_window", 1 << 31)),
+    ("bad-model", spoil_model("sliding_window", "64")),
+    ("bad-model", spoil_model("sliding_window", 64.0)),
+    ("bad-model", spoil_model("eos_ids", [1.0])),
+    ("bad-model", spoil_model("eos_ids", [True])),
+    ("bad-model", spoil_model("bos_id", 1 << 70)),
+    ("bad-model", spoil_model("norm_eps", 2.0)),
+    ("bad-model", spoil_model("norm_eps", 1e-300)),
+    ("bad-model", spoil_rope("kind", ["llama3"])),
+    ("bad-model", spoil_rope("base", 1e300)),
+    ("bad-model", spoil_rope("base", 1e-20)),
+    ("bad-model", lambda d: edit_model(d, rope={"kind": "linear", "factor": 1e-29})),
+    ("bad-model", lambda d: edit_model(d, rope=LLAMA3 | {"high_freq_factor": 1.0})),
+    ("bad-model", lambda d: edit_model(d, rope=LLAMA3 | {"original_context": 1 << 31})),
+    ("bad-model", spoil_rope("frequency_factors", [1.0] * 7 + ["x"])),
+    ("bad-model", spoil_rope("frequency_factors", [1.0] * 7 + [float("nan")])),
+    ("bad-model", spoil_rope("frequency_factors", [1e-30] * 8)),
+    ("bad-model", spoil_rope("frequency_factors", {"a": 1})),
+    ("bad-field", spoil_tokenizer("bos", "1")),
+    ("bad-field", spoil_tokenizer("bos", -1)),
+    ("bad-field", spoil_tokenizer("bos", 1 << 31)),
+    ("bad-field", spoil_tokenizer("add_bos", "yes")),
+    ("bad-field", spoil_tokenizer("add_bos", 1)),
+    ("bad-field", spoil_tokenizer("eos_ids", 2)),
+    ("bad-field", spoil_tokenizer("eos_ids", [2.0])),
+    ("bad-field", spoil_tokenizer("eos_ids", [None])),
+    ("bad-field", spoil_tokenizer("bos_token", 5)),
+    ("bad-field", spoil_tokenizer("eos_token", ["</s>"])),
+    ("bad-json", lambda d: edit_manifest(d, source={"name": "\ud83d"})),
+    ("bad-json", lambda d: edit_manifest(d, source={"\udc00": 1})),
     ("bad-model", lambda d: edit_model(d, rope={"frequency_factors": [1.0]})),
     ("missing-file", lambda d: (d / "head.safetensors").unlink()),
     ("wrong-size", lambda d: os.truncate(d / "head.safetensors", 100)),

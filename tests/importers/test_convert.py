@@ -1,17 +1,22 @@
 import json
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Type
 
+from halfbyte.config import Level
 from halfbyte.errors import ArgumentError, HalfbyteError, SourceError
 from halfbyte.formats.checkpoint import Checkpoint
-from halfbyte.formats.names import expected_matrices, expected_vectors
+from halfbyte.formats.names import expected_matrices, expected_vectors, product_of
 from halfbyte.formats.planes import dequantize
+from halfbyte.importers import convert as convert_module
 from halfbyte.importers.convert import convert, open_source
+from halfbyte.runtime.native import NativeRuntime
 from tests.importers.tiny_gguf import TinyGguf
 from tests.importers.tiny_huggingface import CONFIG, tiny_values, write_model
+from tests.support.runtimes import all_logits, random_tokens
 
 
 def opened(src, dest, **options):
@@ -46,6 +51,56 @@ def test_a_four_bit_file_becomes_an_exact_four_plane_checkpoint(tmp_path, arch, 
     for name, _ in expected_vectors(source.config):
         np.testing.assert_array_equal(checkpoint.vector(name), source.vector(name))
     assert checkpoint.config == source.config
+
+
+def spoil_block(path, tensor, fields):
+    """Write other scales into the first block of a matrix."""
+    reader = gguf.GGUFReader(path, "r+")
+    (found,) = [t for t in reader.tensors if t.name == tensor]
+    raw = np.array(fields, np.float16).view(np.uint8)
+    found.data.reshape(-1)[: len(raw)] = raw
+    reader.data.flush()
+
+
+ODD = {
+    Type.Q4_1: [6e-8, 1024.5],
+    Type.Q8_0: [5000.0, *[1.0] * 16],
+}  # no float32 offset, no f16 scale
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("part", ["attn_q", "attn_k", "attn_v", "ffn_gate", "ffn_up", "ffn_down"])
+def test_one_odd_block_leaves_a_checkpoint_that_runs(tmp_path, kind, part):
+    path = TinyGguf(matrix_type=kind).write(tmp_path / "m.gguf")
+    spoil_block(path, f"blk.1.{part}.weight", ODD[kind])
+    source = open_source(path)
+    checkpoint = opened(source, tmp_path / "c")
+    odd = checkpoint.source["method"].removeprefix(
+        "exact, except re-quantized (round to nearest): "
+    )
+    assert odd.startswith("layers.1.")
+    names = {name for name, _ in expected_matrices(source.config)} - {odd}
+    assert len(names) == 15
+    assert_same_values(checkpoint, source, names)
+    for name in names | {odd}:
+        firsts = checkpoint.matrix(product_of(name)[0])
+        assert (checkpoint.matrix(name).unit is None) == (firsts.unit is None)
+    level = Level.parse("w4a16" if kind == Type.Q4_1 else "w8a16")
+    runtime = NativeRuntime(checkpoint, num_tokens=64)
+    assert np.isfinite(all_logits(runtime, random_tokens(8, 288), level)).all()
+
+
+def test_a_checkpoint_that_does_not_open_is_never_published(tmp_path, monkeypatch):
+    """Parts of a product with scales of two kinds: nothing could run it."""
+
+    def other_scales(self, name, scales):
+        return right(self, name, "f16" if name.endswith("attn.k") else scales)
+
+    right = convert_module._Job._requantize
+    monkeypatch.setattr(convert_module._Job, "_requantize", other_scales)
+    with pytest.raises(HalfbyteError, match=r"layers\.0\.attn\.k.*opens"):
+        convert(write_model(tmp_path / "m"), tmp_path / "c")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["m"]
 
 
 def test_an_embedding_off_the_grid_is_requantized_and_said_so(tmp_path):

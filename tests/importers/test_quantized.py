@@ -16,9 +16,12 @@ from hypothesis import strategies as st
 from halfbyte.config import Level
 from halfbyte.errors import FormatError, SourceError
 from halfbyte.formats.checkpoint import Checkpoint
+from halfbyte.formats.names import expected_matrices
 from halfbyte.formats.planes import dequantize
 from halfbyte.formats.tensor_file import TensorFile
 from halfbyte.importers.convert import convert, open_source
+from halfbyte.importers.families import hugging_face_name
+from halfbyte.importers.huggingface_config import read_config
 from halfbyte.importers.integer_weights import (
     IntegerWeights,
     UnfitError,
@@ -32,6 +35,7 @@ from halfbyte.importers.quantized_config import read_packing
 from halfbyte.runtime.native import NativeRuntime
 from tests.importers import packed_model
 from tests.importers.packed_model import SETTINGS, write
+from tests.importers.tiny_huggingface import CONFIG
 from tests.support.runtimes import all_logits, random_tokens
 
 SAMPLES = sorted((Path(__file__).parent.parent / "data" / "packed").glob("*.safetensors"))
@@ -180,6 +184,82 @@ def test_scales_that_halves_cannot_hold_are_refused(tmp_path: Path) -> None:
         convert(tmp_path / "model", tmp_path / "out")
 
 
+def test_eight_bits_that_do_not_fit_are_quantized_again_and_said_so(tmp_path: Path) -> None:
+    scales = np.full((64, 1), 0.1, dtype=np.float32)
+    meant = write(tmp_path / "model", "int", **{f"{Q}.weight_scale": ("F32", scales)})
+    checkpoint = Checkpoint.open(convert(tmp_path / "model", tmp_path / "out"))
+    assert (
+        "re-quantized (round to nearest): embed, layers.0.attn.q, head"
+        in (checkpoint.source["method"])
+    )
+    for name in ("k", "v"):
+        exact = dequantize(checkpoint.matrix(f"layers.0.attn.{name}"), 8)
+        np.testing.assert_array_equal(exact, meant[f"layers.0.attn.{name}"])
+    runtime = NativeRuntime(checkpoint, num_tokens=64)  # q, k and v are one product
+    assert np.isfinite(all_logits(runtime, random_tokens(4, 96), Level.parse("w8a16"))).all()
+
+
+LEFT_ALONE: list[tuple[list[str] | None, bool]] = [
+    (None, True),
+    ([], True),
+    (["lm_head"], True),
+    (["model.embed_tokens", "norm"], True),
+    (["v_proj"], False),
+    (["model.layers.1."], False),
+    (["model.layers.0.mlp", "lm_head"], False),
+]
+
+
+@pytest.mark.parametrize(("names", "whole"), LEFT_ALONE)
+def test_modules_that_awq_left_alone_are_read_as_they_are(
+    tmp_path: Path, names: list[str] | None, whole: bool
+) -> None:
+    settings = SETTINGS["awq"] | {"modules_to_not_convert": names}
+    changes: dict[str, Any] = {}
+    dense = {}
+    rng = np.random.default_rng(1)
+    for name, shape in expected_matrices(read_config(CONFIG, bos_id=None, eos_ids=())):
+        module = hugging_face_name(name).removesuffix(".weight")
+        if name.startswith("layers") and any(part in module for part in names or ()):
+            dense[name] = rng.normal(size=shape).astype(np.float16)
+            changes |= {f"{module}.{x}": None for x in ("qweight", "qzeros", "scales")}
+            changes[f"{module}.weight"] = ("F16", dense[name])
+    meant = write(tmp_path / "model", "awq", settings=settings, **changes)
+    source = open_source(tmp_path / "model")
+    assert source.natural == ((4, 32) if whole else None)
+    assert bool(dense) is not whole
+    checkpoint = Checkpoint.open(convert(source, tmp_path / "out"))
+    for name, values in (meant | dense).items():
+        got = dequantize(checkpoint.matrix(name), 8)
+        wanted = values.astype(np.float32)
+        limit = 0 if whole else 0.01 * np.linalg.norm(wanted)
+        assert np.linalg.norm(got - wanted) <= limit
+    NativeRuntime(checkpoint, num_tokens=64)
+
+
+def test_act_order_beside_modules_left_alone_needs_no_folding(tmp_path: Path) -> None:
+    gate = "model.layers.0.mlp.gate_proj"
+    values = np.random.default_rng(2).normal(size=(128, 64)).astype(np.float16)
+    names = ("qweight", "qzeros", "scales", "g_idx")
+    changes: dict[str, Any] = {f"{gate}.{x}": None for x in names}
+    changes[f"{gate}.weight"] = ("F16", values)
+    meant = write(tmp_path / "model", "gptq", down_order=True, **changes)
+    source = open_source(tmp_path / "model")
+    np.testing.assert_array_equal(source.matrix("layers.0.mlp.gate").values, values)
+    for part in ("up", "down"):
+        got = source.matrix(f"layers.0.mlp.{part}").values
+        np.testing.assert_array_equal(got, meant[f"layers.0.mlp.{part}"])
+
+
+def test_a_packed_model_that_claims_millions_of_layers_is_refused_at_once(tmp_path: Path) -> None:
+    write(tmp_path / "model", "awq")
+    config = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
+    config["num_hidden_layers"] = (1 << 24) - 1
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(SourceError, match="layers"):
+        open_source(tmp_path / "model")
+
+
 def test_zero_biases_that_some_writers_add_are_no_obstacle(tmp_path: Path) -> None:
     zeros = ("F16", np.zeros(64, dtype=np.float16))
     write(tmp_path / "model", "gptq", **{f"{Q}.bias": zeros})
@@ -230,6 +310,11 @@ BAD_SETTINGS = [
     _set("awq", "version", value=5),
     _set("awq", "zero_point", value=False),
     _set("awq", "modules_to_not_convert", value=["visual"]),
+    _set("awq", "modules_to_not_convert", value="lm_head"),
+    _set("awq", "modules_to_not_convert", value=[1]),
+    _set("awq", "modules_to_not_convert", value=[""]),
+    _set("awq", "modules_to_not_convert", value={"lm_head": True}),
+    _set("awq", "modules_to_not_convert", value=["x"] * 5000),
     _set("pack", "config_groups", value={}),
     _set("pack", "config_groups", value={"a": 1}),
     _set("pack", "config_groups", value={str(i): {} for i in range(1000)}),

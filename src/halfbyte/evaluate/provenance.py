@@ -12,6 +12,7 @@ from typing import Any
 import halfbyte
 from halfbyte.api.llm import LLM
 from halfbyte.errors import SourceError, reraise_machine_fault, told
+from halfbyte.importers.gguf_parts import part_paths
 from halfbyte.runtime.machine import processor_name
 
 _SAMPLE_BYTES = 1 << 20
@@ -21,10 +22,10 @@ _MODEL_FILES = ("*.json", "*.safetensors", "*.jinja")
 def fingerprint(path: Path) -> str:
     """16 hexadecimal digits of a model's names, sizes and samples; copies have the same one."""
     hashed = hashlib.sha256()
-    files = [path]
-    if path.is_dir():
-        files = sorted(file for pattern in _MODEL_FILES for file in path.glob(pattern))
     try:
+        files = part_paths(path)
+        if path.is_dir():
+            files = sorted(file for pattern in _MODEL_FILES for file in path.glob(pattern))
         for file in files:
             size = file.stat().st_size
             hashed.update(f"{file.name} {size}\n".encode())

@@ -20,9 +20,9 @@ from halfbyte.importers.packing import (
     PackedTensor,
     checked_groups,
     choice,
-    fault,
     group_count,
     group_setting,
+    module_names,
     packed,
 )
 
@@ -34,6 +34,7 @@ class Awq:
     """See `packing.Packing`."""
 
     group_size: int | None
+    left_alone: tuple[str, ...] = ()
     bits: int = 4
     main: tuple[str, str] = ("qweight", "I32")
 
@@ -45,9 +46,7 @@ class Awq:
         name = version.lower() if isinstance(version, str) else version
         choice({"version": name}, "version", ("gemm",), "gemm")
         choice(values, "zero_point", (True,), True)
-        if values.get("modules_to_not_convert"):
-            raise fault("modules_to_not_convert", "some layers", "every layer of one kind")
-        return cls(group_setting(values))
+        return cls(group_setting(values), module_names(values, "modules_to_not_convert"))
 
     @property
     def kind(self) -> str:

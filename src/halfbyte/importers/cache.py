@@ -11,6 +11,7 @@ from pathlib import Path
 
 from halfbyte.errors import SourceError, reraise_machine_fault, told
 from halfbyte.formats.manifest import FORMAT_VERSION
+from halfbyte.importers.gguf_parts import part_paths
 
 _SAMPLE_BYTES = 1 << 20
 _RECIPE = 3  # grows when conversion changes its result, so that old cache entries are left alone
@@ -65,7 +66,7 @@ def source_identity(source: Path) -> str:
     """What changes when a model does: sizes, times and samples of its file or files."""
     try:
         if not source.is_dir():
-            return _file_identity(source)
+            return "\n".join(_file_identity(path) for path in part_paths(source))
         files = [*source.glob("*.json"), *source.glob("*.safetensors"), *source.glob("*.jinja")]
         return "\n".join(f"{path.name} {_file_identity(path)}" for path in sorted(files))
     except OSError as error:

@@ -43,6 +43,7 @@ class CompressedTensors:
     group_size: int | None
     symmetric: bool
     per_tensor: bool
+    left_alone: tuple[str, ...] = ()  # tensors show what was not converted
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> CompressedTensors:

@@ -7,17 +7,12 @@ from numpy.typing import NDArray
 
 from halfbyte.formats.planes import pack, split
 from halfbyte.formats.weights import Planes
-from halfbyte.importers.gguf_header import TENSOR_TYPES
+from halfbyte.importers.gguf_types import type_named
 from halfbyte.importers.integer_weights import fit_codes
 
-EXACT_TYPES = ("Q4_0", "Q4_1", "Q8_0")
-EXACT_GROUP = 32  # the block size of those types
-
-
-def row_bytes(type_name: str, inputs: int) -> int:
-    """Bytes of a row of `inputs` weights."""
-    _, block, block_bytes = next(row for row in TENSOR_TYPES.values() if row[0] == type_name)
-    return inputs // block * block_bytes
+# Types whose values planes of 4 or of 8 bits hold, but for blocks with odd scales.
+EXACT_TYPES = {4: ("Q4_0", "Q4_1", "TQ1_0", "TQ2_0"), 8: ("Q8_0", "IQ4_NL", "MXFP4")}
+EXACT_GROUP = 32  # the least block size of those types
 
 
 def to_f32(raw: NDArray[np.uint8], type_name: str) -> NDArray[np.float32]:
@@ -40,6 +35,12 @@ def to_planes(raw: NDArray[np.uint8], type_name: str) -> Planes | None:
         return _from_q4_1(raw)
     if type_name == "Q8_0":
         return _from_q8_0(raw)
+    if type_name in ("TQ1_0", "TQ2_0"):
+        return _from_ternary(raw, type_name)
+    if type_name == "IQ4_NL":
+        return _from_iq4_nl(raw)
+    if type_name == "MXFP4":
+        return _from_mxfp4(raw)
     return None
 
 
@@ -85,6 +86,53 @@ def _from_q8_0(raw: NDArray[np.uint8]) -> Planes | None:
     return Planes(
         pack(hi), pack(lo), scale.astype(np.float16), offset if offset.any() else None, EXACT_GROUP
     )
+
+
+def _from_ternary(raw: NDArray[np.uint8], type_name: str) -> Planes | None:
+    """w = d * q, q in -1 .. 2, a scale for 256 weights."""
+    rows = raw.reshape(raw.shape[0], -1, type_named(type_name).num_bytes)
+    scale = _f16(rows[:, :, -2:])
+    if not np.isfinite(scale).all():
+        return None
+    codes = _integers(raw, type_name, slice(-2, None), np.float16(1))
+    scale = np.repeat(scale, type_named(type_name).weights // EXACT_GROUP, axis=1)
+    return Planes(pack(codes.astype(np.int8)), None, scale, None, EXACT_GROUP)
+
+
+def _from_iq4_nl(raw: NDArray[np.uint8]) -> Planes | None:
+    """w = d * v = 16 d * (v / 16), v one of sixteen integers from -127 to 113."""
+    scale = _f16(raw.reshape(raw.shape[0], -1, 18)[:, :, 0:2]).astype(np.float32) * 16
+    if not (np.abs(scale) <= 65504).all():
+        return None
+    codes = _integers(raw, "IQ4_NL", slice(0, 2), np.float16(1))
+    return _nested(codes, scale)
+
+
+def _from_mxfp4(raw: NDArray[np.uint8]) -> Planes | None:
+    """w = 2^(e - 128) * v = 2^(e - 127) * (8 v / 16), v one of 0, 1, 2, 3, 4, 6, 8, 12 or minus."""
+    codes = _integers(raw, "MXFP4", slice(0, 1), np.uint8(128)) * np.int16(8)
+    exponent = raw.reshape(raw.shape[0], -1, 17)[:, :, 0].astype(np.int32) - 127
+    used = (codes.reshape(*exponent.shape, EXACT_GROUP) != 0).any(axis=2)
+    if (used & ((exponent < -24) | (exponent > 15))).any():
+        return None
+    scale = np.where(used, np.ldexp(np.float32(1), exponent), np.float32(0))
+    return _nested(codes, scale)
+
+
+def _integers(
+    raw: NDArray[np.uint8], type_name: str, scale: slice, one: np.generic
+) -> NDArray[np.int16]:
+    """What blocks stand for if their scale is 1: [N, K] integers."""
+    kind = type_named(type_name)
+    blocks = raw.reshape(raw.shape[0], -1, kind.num_bytes).copy()
+    blocks[:, :, scale] = np.frombuffer(one.tobytes(), np.uint8)
+    return to_f32(blocks.reshape(raw.shape), type_name).astype(np.int16)
+
+
+def _nested(codes: NDArray[np.int16], scale: NDArray[np.float32]) -> Planes:
+    """Codes [N, K] from -136 to 119 and scales [N, K/G] that f16 holds."""
+    hi, lo = split(codes)
+    return Planes(pack(hi), pack(lo), scale.astype(np.float16), None, EXACT_GROUP)
 
 
 def _repack_nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:

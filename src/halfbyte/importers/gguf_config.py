@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,20 +10,20 @@ import numpy as np
 from halfbyte.config import ModelConfig, RopeConfig
 from halfbyte.errors import SourceError
 from halfbyte.importers.families import GGUF_ARCHITECTURES
-from halfbyte.importers.gguf_header import GgufHeader
+from halfbyte.importers.gguf_parts import GgufParts
 
 _REQUIRED = object()
 
 
 def read_config(
-    header: GgufHeader,
+    parts: GgufParts,
     *,
     frequency_factors: tuple[float, ...],
     bos_id: int | None,
     eos_ids: tuple[int, ...],
 ) -> ModelConfig:
     """Raises SourceError or ModelError for what we cannot run."""
-    metadata = header.metadata
+    metadata = parts.metadata
     arch = metadata.get("general.architecture")
     if not isinstance(arch, str) or arch not in GGUF_ARCHITECTURES:
         expected = " or ".join(GGUF_ARCHITECTURES)
@@ -39,9 +40,9 @@ def read_config(
             raise read.fault(key, read.integer(key, same), f"{same}, the head size")
     if read.integer("expert_count", 0):
         raise read.fault("expert_count", read.integer("expert_count"), "a dense model")
-    embed = header.tensors.get("token_embd.weight")
+    embed = parts.tensors.get("token_embd.weight")
     if embed is None or len(embed.shape) != 2:
-        fix = "use a complete model file (not a projector, LoRA or a split part)"
+        fix = "use a complete model file (not a projector or LoRA)"
         raise SourceError("GGUF file", got="no token_embd.weight matrix", expected="one", fix=fix)
     window = read.integer("attention.sliding_window", 0) if arch == "llama" else 0
     context = read.integer("context_length")
@@ -57,9 +58,9 @@ def read_config(
         max_context=context,
         norm_eps=read.real("attention.layer_norm_rms_epsilon"),
         rope=_read_rope(read, frequency_factors, head_dim // 2),
-        tied_head="output.weight" not in header.tensors,
-        qkv_bias="blk.0.attn_q.bias" in header.tensors,
-        qk_norm="blk.0.attn_q_norm.weight" in header.tensors,
+        tied_head="output.weight" not in parts.tensors,
+        qkv_bias="blk.0.attn_q.bias" in parts.tensors,
+        qk_norm="blk.0.attn_q_norm.weight" in parts.tensors,
         sliding_window=window if 0 < window < context else None,
         bos_id=bos_id,
         eos_ids=eos_ids,
@@ -86,7 +87,7 @@ def _read_rope(read: _Reader, frequency_factors: tuple[float, ...], num_pairs: i
 class _Reader:
     """Numbers under `<architecture>.`, with their types checked."""
 
-    def __init__(self, metadata: dict[str, Any], arch: str) -> None:
+    def __init__(self, metadata: Mapping[str, Any], arch: str) -> None:
         self.metadata = metadata
         self.arch = arch
 

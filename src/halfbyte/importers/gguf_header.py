@@ -13,6 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.errors import SourceError
+from halfbyte.importers.gguf_types import (
+    BlockType,
+    is_readable,
+    package_version,
+    readable_names,
+    types_by_id,
+)
 
 MAX_KEYS = 4096
 MAX_TENSORS = 65536
@@ -36,20 +43,6 @@ _SCALARS = {
     12: "<d",
 }
 _STRING, _ARRAY = 8, 9
-
-# type id -> name, weights per block, bytes per block
-TENSOR_TYPES = {
-    0: ("F32", 1, 4),
-    1: ("F16", 1, 2),
-    2: ("Q4_0", 32, 18),
-    3: ("Q4_1", 32, 20),
-    6: ("Q5_0", 32, 22),
-    8: ("Q8_0", 32, 34),
-    12: ("Q4_K", 256, 144),
-    13: ("Q5_K", 256, 176),
-    14: ("Q6_K", 256, 210),
-    30: ("BF16", 1, 2),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,25 +133,36 @@ def _tensor_entry(cursor: _Cursor, name: str) -> tuple[str, tuple[int, ...], int
         )
     dims = [cursor.number("<Q") for _ in range(num_dims)]  # fastest first
     type_id, offset = cursor.number("<I"), cursor.number("<Q")
-    if type_id not in TENSOR_TYPES:
-        known = ", ".join(kind for kind, _, _ in TENSOR_TYPES.values())
-        fix = "use a file of another quantization, for example Q8_0 or Q4_K_M"
-        raise _fault(
-            cursor.path,
-            got=f"tensor {name!r} of type {type_id}",
-            expected=f"one of {known}",
-            fix=fix,
-        )
-    type_name, block, block_bytes = TENSOR_TYPES[type_id]
+    kind = _readable_type(cursor.path, name, type_id)
     weights = math.prod(dims)
-    if not all(dims) or weights >= 1 << 48 or dims[0] % block:
-        expected = f"rows in whole blocks of {block}"
+    if not all(dims) or weights >= 1 << 48 or dims[0] % kind.weights:
+        expected = f"rows in whole blocks of {kind.weights}"
         raise _fault(
             cursor.path,
-            got=f"tensor {name!r} of shape {dims[::-1]} ({type_name})",
+            got=f"tensor {name!r} of shape {dims[::-1]} ({kind.name})",
             expected=expected,
         )
-    return type_name, tuple(dims[::-1]), offset, weights // block * block_bytes
+    return kind.name, tuple(dims[::-1]), offset, weights // kind.weights * kind.num_bytes
+
+
+def _readable_type(path: Path, name: str, type_id: int) -> BlockType:
+    """Raises SourceError, which tells a type that is not supported from damage."""
+    kind = types_by_id().get(type_id)
+    if kind is None:
+        raise _fault(
+            path,
+            got=f"tensor {name!r} of type {type_id}, which gguf {package_version()} does not know",
+            expected="a type it knows",
+            fix="if the file is whole, update the package gguf; else download it again",
+        )
+    if not is_readable(kind.name):
+        raise _fault(
+            path,
+            got=f"tensor {name!r} of type {type_id}, {kind.name}, which is not supported",
+            expected=f"one of {', '.join(readable_names())}",
+            fix="the file is whole: use one of another quantization, for example Q8_0 or Q4_K_M",
+        )
+    return kind
 
 
 class _Cursor:

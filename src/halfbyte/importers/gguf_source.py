@@ -14,15 +14,17 @@ from halfbyte.errors import SourceError
 from halfbyte.formats.names import expected_matrices, expected_tensors
 from halfbyte.formats.weights import Dense, Planes
 from halfbyte.importers.families import gguf_name, half_split_rows
-from halfbyte.importers.gguf_blocks import EXACT_GROUP, row_bytes, to_f32, to_planes
+from halfbyte.importers.gguf_blocks import EXACT_GROUP, EXACT_TYPES, to_f32, to_planes
 from halfbyte.importers.gguf_config import read_config
-from halfbyte.importers.gguf_header import GgufHeader, GgufTensor, parse_header
+from halfbyte.importers.gguf_parts import GgufParts, StoredTensor, open_parts
+from halfbyte.importers.gguf_types import row_bytes
 from halfbyte.importers.source import HEAD_BITS, check_finite
 from halfbyte.importers.tokenizer_gguf import read_tokenizer
 
 _IGNORED = ("rope_freqs.weight",)  # read into the config
 _OUTER = ("embed", "head")
-_FOUR_BIT = ("Q4_0", "Q4_1")
+# Beside a matrix of a type with narrow scales: what all of it is times; what its input is times.
+_FACTOR, _INPUT_FACTOR = "scale", "input_scale"
 _DENSE: dict[str, tuple[str, np.dtype[Any]]] = {
     "F32": ("f32", np.dtype("<f4")),
     "F16": ("f16", np.dtype("<f2")),
@@ -35,32 +37,28 @@ class GgufSource:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            if path.stat().st_size == 0:
-                raise _fault(path, "an empty file", "a GGUF file")
-            self._data: NDArray[np.uint8] = np.memmap(path, dtype=np.uint8, mode="r")
-        except OSError as error:
-            raise _fault(path, error.strerror, "a readable file") from error
-        self._header = parse_header(path, self._data)
-        text = read_tokenizer(self._header.metadata)
+        self._parts = open_parts(path)
+        text = read_tokenizer(self._parts.metadata)
         self.tokenizer_json = text.json
         self.chat_template = text.chat_template
         self.tokenizer_info = text.info
         self.head_bits = dict(HEAD_BITS)
         self.config = read_config(
-            self._header,
+            self._parts,
             frequency_factors=self._frequency_factors(),
             bos_id=text.info.get("bos"),
             eos_ids=tuple(text.info.get("eos_ids", ())),
         )
-        _check_tensors(path, self._header, self.config)
+        _check_tensors(path, self._parts, self.config)
+        # (planes, group size) that hold the layers exactly; None: no planes do.
+        self.natural = self._natural()
 
     @property
     def description(self) -> dict[str, Any]:
         """Where the weights come from, for people: kind, name, architecture, types."""
-        metadata = self._header.metadata
+        metadata = self._parts.metadata
         types = Counter(
-            tensor.type_name for tensor in self._header.tensors.values() if len(tensor.shape) == 2
+            tensor.type_name for tensor in self._parts.tensors.values() if len(tensor.shape) == 2
         )
         return {
             "kind": "gguf",
@@ -71,29 +69,21 @@ class GgufSource:
             "types": dict(types.most_common()),
         }
 
-    @property
-    def natural(self) -> tuple[int, int] | None:
-        """(planes, group size) that hold the layers exactly; None: no planes do."""
-        types = {name: self.type_of(name) for name, _ in expected_matrices(self.config)}
-        if all(kind == "Q8_0" for kind in types.values()):
-            return 8, EXACT_GROUP
-        if all(kind in _FOUR_BIT for name, kind in types.items() if name not in _OUTER):
-            return 4, EXACT_GROUP
-        return None
-
     def type_of(self, name: str) -> str:
         """How a matrix is stored: F32, F16, BF16, Q4_1 …"""
         return self._tensor(name).type_name
 
     def rows(self, name: str, begin: int, end: int) -> NDArray[np.float32]:
         """Rows begin .. end of a matrix as float32: [end - begin, K]."""
-        return to_f32(self._raw_rows(name, begin, end), self.type_of(name))
+        values = to_f32(self._raw_rows(name, begin, end), self.type_of(name))
+        factor = self._factor(name)
+        return values if factor is None else values * factor
 
     def matrix(self, name: str) -> Dense:
         """A matrix with the values of the source: [N, K]."""
         tensor = self._tensor(name)
         rows, inputs = tensor.shape
-        if tensor.type_name in _DENSE:
+        if tensor.type_name in _DENSE and self._factor(name) is None:
             kind, dtype = _DENSE[tensor.type_name]
             return Dense(self._raw_rows(name, 0, rows).view(dtype).reshape(rows, inputs), kind)
         values = np.empty((rows, inputs), dtype=np.float32)
@@ -105,45 +95,62 @@ class GgufSource:
     def vector(self, name: str) -> NDArray[np.float32]:
         """A bias or norm: [n]."""
         tensor = self._tensor(name)
-        values = to_f32(
-            self._data[tensor.begin : tensor.end].reshape(1, -1), tensor.type_name
-        ).reshape(-1)
+        values = to_f32(tensor.raw.reshape(1, -1), tensor.type_name).reshape(-1)
         order = self._row_order(name.removesuffix(".bias")) if name.endswith(".bias") else None
         check_finite(gguf_name(name), values)
         return values if order is None else values[order]
 
     def exact_planes(self, name: str) -> Planes | None:
         """The matrix as planes of group 32 with exactly its values, where its grid allows."""
-        tensor = self._tensor(name)
+        tensor, natural = self._tensor(name), self.natural
+        if natural is None or self._factor(name) is not None:
+            return None
+        if natural[0] == 8 and tensor.type_name not in EXACT_TYPES[8]:
+            return None  # it has no second plane
         return to_planes(self._raw_rows(name, 0, tensor.shape[0]), tensor.type_name)
 
-    def _tensor(self, name: str) -> GgufTensor:
-        return self._header.tensors[gguf_name(name)]
+    def _natural(self) -> tuple[int, int] | None:
+        names = [name for name, _ in expected_matrices(self.config) if name not in _OUTER]
+        for planes, kinds in EXACT_TYPES.items():
+            if all(self.type_of(n) in kinds and self._factor(n) is None for n in names):
+                return planes, EXACT_GROUP
+        return None
+
+    def _tensor(self, name: str) -> StoredTensor:
+        return self._parts.tensors[gguf_name(name)]
+
+    def _factor(self, name: str) -> np.float32 | None:
+        """What the whole matrix is times, where a file says so and it is not 1."""
+        tensor = self._parts.tensors.get(_beside(name, _FACTOR))
+        if tensor is None:
+            return None
+        factor: np.float32 = tensor.raw.view(np.dtype("<f4"))[0]
+        return None if factor == 1 else factor
 
     def _raw_rows(self, name: str, begin: int, end: int) -> NDArray[np.uint8]:
         """[end - begin, row_bytes], in our row order; a view where the orders agree."""
         tensor = self._tensor(name)
         size = row_bytes(tensor.type_name, tensor.shape[1])
-        raw = self._data[tensor.begin : tensor.end].reshape(tensor.shape[0], size)
+        raw = tensor.raw.reshape(tensor.shape[0], size)
         order = self._row_order(name)
         return np.asarray(raw[begin:end] if order is None else raw[order[begin:end]])
 
     def _row_order(self, name: str) -> NDArray[np.int64] | None:
         heads = {"attn.q": self.config.num_heads, "attn.k": self.config.num_kv_heads}
         part = ".".join(name.split(".")[2:])
-        if self._header.metadata["general.architecture"] != "llama" or part not in heads:
+        if self._parts.metadata["general.architecture"] != "llama" or part not in heads:
             return None
         return half_split_rows(heads[part], self.config.head_dim)
 
     def _frequency_factors(self) -> tuple[float, ...]:
-        tensor = self._header.tensors.get("rope_freqs.weight")
+        tensor = self._parts.tensors.get("rope_freqs.weight")
         if tensor is None:
             return ()
         if tensor.type_name != "F32" or len(tensor.shape) != 1 or tensor.shape[0] > 128:
             raise _fault(
                 self.path, f"rope_freqs.weight of shape {tensor.shape}", "one F32 number a pair"
             )
-        values = self._data[tensor.begin : tensor.end].view(np.dtype("<f4"))
+        values = tensor.raw.view(np.dtype("<f4"))
         if not (np.isfinite(values).all() and (values > 0).all()):
             raise _fault(
                 self.path,
@@ -153,10 +160,14 @@ class GgufSource:
         return tuple(float(x) for x in values)
 
 
-def _check_tensors(path: Path, header: GgufHeader, config: ModelConfig) -> None:
-    unseen = set(header.tensors) - set(_IGNORED)
+def _beside(name: str, what: str) -> str:
+    return f"{gguf_name(name).removesuffix('.weight')}.{what}"
+
+
+def _check_tensors(path: Path, parts: GgufParts, config: ModelConfig) -> None:
+    unseen = set(parts.tensors) - set(_IGNORED)
     for name, shape in expected_tensors(config):
-        tensor = header.tensors.get(gguf_name(name))
+        tensor = parts.tensors.get(gguf_name(name))
         if tensor is None:
             raise _fault(path, f"no tensor {gguf_name(name)!r}", f"one of shape {list(shape)}")
         if tensor.shape != shape:
@@ -166,14 +177,25 @@ def _check_tensors(path: Path, header: GgufHeader, config: ModelConfig) -> None:
         if len(shape) == 1 and tensor.type_name not in ("F32", "F16", "BF16"):
             raise _fault(path, f"tensor {gguf_name(name)!r} of type {tensor.type_name}", "F32")
         unseen.discard(gguf_name(name))
+        for what in (_FACTOR, _INPUT_FACTOR) if len(shape) == 2 else ():
+            if (beside := _beside(name, what)) in unseen:
+                _check_factor(path, beside, parts.tensors[beside])
+                unseen.discard(beside)
     if unseen:
         expected = "only the tensors of a dense model of its architecture"
         raise _fault(path, f"a tensor {min(unseen)!r}", expected, fix="this variant cannot be run")
-    tokens = header.metadata.get("tokenizer.ggml.tokens")
+    tokens = parts.metadata.get("tokenizer.ggml.tokens")
     if isinstance(tokens, list) and len(tokens) > config.vocab_size:
         raise _fault(
             path, f"{len(tokens)} tokens", f"at most {config.vocab_size}, the embedding's rows"
         )
+
+
+def _check_factor(path: Path, name: str, tensor: StoredTensor) -> None:
+    if tensor.type_name != "F32" or tensor.shape != (1,):
+        got = f"tensor {name!r} of shape {list(tensor.shape)} ({tensor.type_name})"
+        raise _fault(path, got, "one F32 number")
+    check_finite(name, tensor.raw.view(np.dtype("<f4")))
 
 
 def _fault(

@@ -38,6 +38,7 @@ class Gptq:
     bits: int
     group_size: int | None
     zero_shift: int  # added to a stored zero
+    left_alone: tuple[str, ...] = ()  # tensors show what was not converted
     main: tuple[str, str] = ("qweight", "I32")
 
     @classmethod

@@ -53,7 +53,7 @@ class HuggingFaceSource:
         self._files = _open_files(path)
         self._packed = PackedMatrices(packing, self._files, self.config) if packing else None
         self.natural: tuple[int, int] | None = None
-        if packing is not None:
+        if packing is not None and self._packed is not None and self._packed.is_whole:
             inputs = {shape[1] for _, shape in expected_matrices(self.config)}
             self.natural = packing.bits, plane_group(packing, inputs)
         _check_tensors(self._files, self.config, self._packed)
@@ -98,7 +98,8 @@ class HuggingFaceSource:
     def exact_planes(self, name: str) -> Planes | None:
         """The matrix as planes of the natural group with exactly its values.
 
-        None for floating point weights; raises SourceError where a packed matrix does not fit.
+        None for floating point weights, and where eight bits do not fit: again in eight bits they
+        lose next to nothing. Raises SourceError where four bits do not fit.
         """
         if self._packed is None or name not in self._packed or self.natural is None:
             return None
@@ -106,6 +107,8 @@ class HuggingFaceSource:
         try:
             return to_planes(weights, self.natural[1])
         except UnfitError as error:
+            if self.natural[0] == 8:
+                return None
             raise SourceError(
                 f"{self._packed.kind} matrix {stem(name)}",
                 got=str(error),

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from halfbyte.config import ModelConfig
 from halfbyte.errors import SourceError
-from halfbyte.formats.names import expected_matrices
+from halfbyte.formats.names import expected_matrices, expected_tensors
 from halfbyte.formats.tensor_file import TensorFile
 from halfbyte.importers.families import hugging_face_name
 from halfbyte.importers.integer_weights import IntegerWeights
-from halfbyte.importers.packing import FLOATS, Packing
+from halfbyte.importers.packing import FLOATS, Packing, fault
 from halfbyte.importers.source import bf16_to_f32
 
 _OUTER = ("embed", "head")
@@ -24,19 +24,24 @@ _ACTIVATION_SUFFIXES = ("input_scale", "input_zero_point", "output_scale", "outp
 
 
 class PackedMatrices:
-    """Checked on opening: every layer's matrices are packed, with tensors of the right shapes."""
+    """Checked on opening: those of layers that are packed have tensors of the right shapes."""
 
     def __init__(
         self, packing: Packing, files: Mapping[str, TensorFile], config: ModelConfig
     ) -> None:
+        if config.num_layers > len(files):  # a hostile config may claim millions
+            raise _fault(f"{len(files)} tensors", f"those of {config.num_layers} layers")
         self._packing = packing
         self._files = files
         self._shapes = {
             name: shape for name, shape in expected_matrices(config) if self._is_packed(name)
         }
-        for name, _ in expected_matrices(config):
-            if name not in self._shapes and name not in _OUTER:
-                raise _fault(f"{stem(name)} not quantized", "every layer's matrices alike")
+        layers = [name for name, _ in expected_matrices(config) if name not in _OUTER]
+        if not any(name in self._shapes for name in layers):
+            raise _fault(f"{stem(layers[0])} not quantized", f"{packing.kind} matrices of layers")
+        # Whether every layer's matrices are packed; a file may leave some of them alone.
+        self.is_whole = all(name in self._shapes for name in layers)
+        _check_names(packing.left_alone, config)
         for name, (rows, inputs) in self._shapes.items():
             self._check(name, rows, inputs)
 
@@ -59,6 +64,8 @@ class PackedMatrices:
 
     def read(self, name: str, begin: int, end: int) -> IntegerWeights:
         """Rows begin .. end, in our order of hidden units where act-order of `down` is folded."""
+        if not self.is_whole:  # then nothing is imported exactly, which is all that folding serves
+            return self._stored(name, begin, end)
         part = name.rpartition(".")[2]
         if part in ("gate", "up"):
             order = self._hidden_order(name.rpartition(".")[0] + ".down")
@@ -115,6 +122,18 @@ class PackedMatrices:
             if entry.shape != wanted.shapes[entry.dtype]:
                 expected = list(wanted.shapes[entry.dtype])
                 raise _fault(f"{tensor!r} of shape {list(entry.shape)}", expected)
+
+
+def _check_names(left_alone: tuple[str, ...], config: ModelConfig) -> None:
+    """Names of modules that this model does not have are of another model."""
+    if not left_alone:
+        return
+    modules = ["lm_head", *(stem(name) for name, _ in expected_tensors(config))]
+    for part in left_alone:
+        if not any(part in module for module in modules):
+            raise fault(
+                "modules_to_not_convert", repr(part)[:80], "names of modules that the model has"
+            )
 
 
 def stem(name: str) -> str:

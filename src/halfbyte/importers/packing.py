@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from halfbyte.errors import SourceError
 from halfbyte.importers.integer_weights import IntegerWeights
 
+_MAX_NAMES = 4096
 FLOATS = ("F16", "BF16", "F32")
 
 
@@ -44,6 +45,10 @@ class Packing(Protocol):
     @property
     def group_size(self) -> int | None:
         """Inputs that share a scale; None: all of a row."""
+
+    @property
+    def left_alone(self) -> tuple[str, ...]:
+        """Parts of the names of modules that were not converted, as the config lists them."""
 
     @property
     def main(self) -> tuple[str, str]:
@@ -99,6 +104,17 @@ def group_setting(values: Mapping[str, Any]) -> int | None:
     if type(value) is not int or not (value == -1 or 0 < value <= 1 << 20):
         raise fault("group_size", repr(value)[:80], "a positive integer, or -1")
     return None if value == -1 else value
+
+
+def module_names(values: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """A list of names; missing or null: none."""
+    names = values.get(key)
+    if names is None:
+        return ()
+    good = isinstance(names, list) and len(names) <= _MAX_NAMES
+    if not good or not all(isinstance(name, str) and name for name in names):
+        raise fault(key, repr(names)[:80], "a list of names of modules, or null")
+    return tuple(names)
 
 
 def fault(key: str, got: object, expected: object) -> SourceError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ _STARTS_WITH_BOS = ("llama-bpe", "llama3", "llama-v3", "tekken")
 _NFC = ("qwen2", "deepseek-r1-qwen")
 
 
-def read_tokenizer(metadata: dict[str, Any]) -> TokenizerFiles:
+def read_tokenizer(metadata: Mapping[str, Any]) -> TokenizerFiles:
     """No tokenizer in the file gives an empty result; an unusable one raises SourceError."""
     model = metadata.get("tokenizer.ggml.model")
     if model is None or (isinstance(model, str) and model in ("no_vocab", "none")):
@@ -87,7 +88,7 @@ def is_library_fault(error: BaseException) -> bool:
     return not isinstance(error, HalfbyteError | KeyboardInterrupt | SystemExit | MemoryError)
 
 
-def _byte_level(metadata: dict[str, Any], tokens: list[str], pre: str) -> Tokenizer:
+def _byte_level(metadata: Mapping[str, Any], tokens: list[str], pre: str) -> Tokenizer:
     merges = [_pair(merge) for merge in _strings(metadata, "merges")]
     vocab = {token: i for i, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocab, merges, ignore_merges=pre in _WHOLE_WORDS_FIRST))
@@ -114,7 +115,7 @@ def _byte_level(metadata: dict[str, Any], tokens: list[str], pre: str) -> Tokeni
     return tokenizer
 
 
-def _sentencepiece(metadata: dict[str, Any], tokens: list[str], kinds: list[int]) -> Tokenizer:
+def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], kinds: list[int]) -> Tokenizer:
     """SentencePiece BPE: merges follow from the scores, unknown text falls back to byte tokens."""
     scores = metadata.get("tokenizer.ggml.scores")
     if not isinstance(scores, np.ndarray) or len(scores) != len(tokens):
@@ -173,7 +174,7 @@ def _add_special_tokens(tokenizer: Tokenizer, tokens: list[str], kinds: list[int
 
 
 def _info(
-    metadata: dict[str, Any], tokens: list[str], kinds: list[int], *, spm: bool, pre: str
+    metadata: Mapping[str, Any], tokens: list[str], kinds: list[int], *, spm: bool, pre: str
 ) -> dict[str, Any]:
     def token_id(key: str) -> int | None:
         value = metadata.get(f"tokenizer.ggml.{key}")
@@ -197,14 +198,14 @@ def _info(
     }
 
 
-def _strings(metadata: dict[str, Any], key: str) -> list[str]:
+def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:
     value = metadata.get(f"tokenizer.ggml.{key}")
     if not isinstance(value, list) or (not value and key == "tokens"):
         raise _fault(key, type(value).__name__, "a list of strings")
     return value
 
 
-def _token_types(metadata: dict[str, Any], size: int) -> list[int]:
+def _token_types(metadata: Mapping[str, Any], size: int) -> list[int]:
     value = metadata.get("tokenizer.ggml.token_type")
     if value is None:
         return [NORMAL] * size
@@ -214,7 +215,7 @@ def _token_types(metadata: dict[str, Any], size: int) -> list[int]:
     return kinds
 
 
-def _flag(metadata: dict[str, Any], key: str, *, default: bool) -> bool:
+def _flag(metadata: Mapping[str, Any], key: str, *, default: bool) -> bool:
     value = metadata.get(f"tokenizer.ggml.{key}", default)
     if not isinstance(value, bool):
         raise _fault(key, repr(value)[:80], "true or false")
