@@ -269,3 +269,73 @@ def test_any_json_in_a_config_raises_only_our_errors(key, value):
         read(**{key: value})
     except HalfbyteError as error:
         assert "\n" not in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["2", 2.0, True, [2, "3"], [[2]], {"id": 2}, 1 << 31, 10**4000],
+    ids=lambda v: str(v)[:9],
+)
+@pytest.mark.parametrize("key", ["eos_token_id", "bos_token_id"])
+@pytest.mark.parametrize("file", ["config", "generation_config"])
+def test_ids_that_are_no_ids_are_refused(tmp_path, file, key, value):
+    if file == "config":
+        write_model(tmp_path / "m", CONFIG | {key: value})
+    else:
+        write_model(tmp_path / "m", generation_config={key: value})
+    with pytest.raises(SourceError, match=f"{file}.json {key}") as caught:
+        HuggingFaceSource(tmp_path / "m")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [None, -1, []])
+def test_a_model_may_have_no_first_token(tmp_path, value):
+    source = HuggingFaceSource(write_model(tmp_path / "m", CONFIG | {"bos_token_id": value}))
+    assert source.config.bos_id is None
+
+
+HALVES = ["\ud83d", "\udc00", "x\udfff"]
+
+
+@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize(
+    ("file", "make"),
+    [
+        ("tokenizer_config", lambda half: {"bos_token": half}),
+        ("tokenizer_config", lambda half: {"eos_token": {"content": half}}),
+        ("tokenizer_config", lambda half: {"chat_template": "{{ messages }}" + half}),
+        ("generation_config", lambda half: {half: 1}),
+        ("config", lambda half: CONFIG | {"_name": half}),
+    ],
+)
+def test_half_a_surrogate_pair_in_a_file_is_one_line(tmp_path, file, make, half):
+    directory = write_model(tmp_path / "m")
+    write_tokenizer(directory)
+    (directory / f"{file}.json").write_text(json.dumps(make(half)))
+    with pytest.raises(SourceError, match="half a surrogate pair") as caught:
+        HuggingFaceSource(directory)
+    assert f"{file}.json" in str(caught.value)
+    str(caught.value).encode("utf-8")
+
+
+def test_half_a_surrogate_pair_in_a_tokenizer_is_one_line(tmp_path):
+    directory = write_model(tmp_path / "m")
+    text = json.dumps(json.loads(write_tokenizer(directory)))
+    assert '"a"' in text
+    (directory / "tokenizer.json").write_text(text.replace('"a"', '"\\ud83d"', 1))
+    with pytest.raises(SourceError, match=r"tokenizer\.json"):
+        HuggingFaceSource(directory)
+
+
+def test_whole_pairs_are_text(tmp_path):
+    directory = write_model(tmp_path / "m")
+    write_tokenizer(directory)
+    text = json.dumps({"chat_template": "\N{GRINNING FACE}{{ messages }}"})
+    assert "\\ud83d\\ude00" in text
+    (directory / "tokenizer_config.json").write_text(text)
+    assert HuggingFaceSource(directory).chat_template == "\N{GRINNING FACE}{{ messages }}"
+
+
+def write_tokenizer(directory):
+    tokenizer_json(directory, add_bos=False)
+    return (directory / "tokenizer.json").read_text(encoding="utf-8")

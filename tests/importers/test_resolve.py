@@ -3,7 +3,7 @@ import os
 import numpy as np
 import pytest
 
-from halfbyte.errors import ArgumentError, HalfbyteError, SourceError
+from halfbyte.errors import ArgumentError, FormatError, HalfbyteError, SourceError
 from halfbyte.formats.checkpoint import Checkpoint
 from halfbyte.formats.weights import Dense, Planes
 from halfbyte.importers import hub, resolve
@@ -115,6 +115,56 @@ def test_a_hub_without_network_is_one_clear_line(monkeypatch):
     with pytest.raises(SourceError, match="no route") as caught:
         hub.fetch_snapshot("owner/name")
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_is_not_there_says_where_it_was_looked_for_and_how_to_get_one(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ArgumentError, match=r"hub.*smollm2-135m") as caught:
+        resolve.locate("llama3")
+    assert str(tmp_path) in str(caught.value)
+    TinyGguf().write(tmp_path / "model.Q4_K_M.gguf")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "big.gguf").write_bytes(b"")
+    with pytest.raises(ArgumentError, match=r"did you mean model\.Q4_K_M\.gguf"):
+        resolve.locate("model.Q4_K_S.gguf")
+    with pytest.raises(ArgumentError, match=r"did you mean models/big\.gguf"):
+        resolve.locate("models/bug.gguf")  # no hub id, though it looks like one
+    assert "did you mean" not in str(caught.value)
+
+
+def damage(path):
+    data = bytearray(path.read_bytes())
+    data[9] ^= 255
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("spoil", [damage, lambda path: path.unlink()])
+def test_a_damaged_checkpoint_in_the_cache_is_made_again(tmp_path, spoil):
+    path = TinyGguf().write(tmp_path / "m.gguf")
+    made = resolve.resolve(path)
+    spoil(made / "layer-000.safetensors")
+    assert resolve.resolve(path) == made
+    Checkpoint.open(made)
+    assert [entry.name for entry in made.parent.iterdir()] == [made.name]
+
+
+def test_a_checkpoint_of_a_newer_version_in_the_cache_is_left_to_it(tmp_path):
+    path = TinyGguf().write(tmp_path / "m.gguf")
+    made = resolve.resolve(path)
+    text = (made / "halfbyte.json").read_text().replace('"format": 4', '"format": 99')
+    (made / "halfbyte.json").write_text(text)
+    assert resolve.resolve(path) == made
+    assert (made / "halfbyte.json").read_text() == text
+
+
+def test_a_damaged_checkpoint_that_was_named_is_not_touched(tmp_path):
+    directory = write_checkpoint(tmp_path / "c")
+    damage(directory / "head.safetensors")
+    with pytest.raises(FormatError):
+        resolve.open_weights(directory)
+    assert (directory / "head.safetensors").exists()
 
 
 @pytest.mark.parametrize("text", ["nope", "/no/such/file.gguf", "a/b/c", "", "smollm2"])

@@ -14,8 +14,8 @@ before residual N + 1: the newest residual says where to go on.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.errors import ArgumentError, HalfbyteError, reraise_machine_fault
-from halfbyte.formats.partial import disk_errors, write_array
+from halfbyte.formats.partial import disk_errors, locked, write_array
 from halfbyte.formats.writer import require_new
 
 MAX_SETTINGS_BYTES = 1 << 20
@@ -96,16 +96,16 @@ class WorkDirectory:
         return self.path / f"residual-{layer:06d}.npy"
 
     def _lock(self, stack: contextlib.ExitStack) -> None:
-        file = stack.enter_context((self.path / "lock").open("w"))
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise HalfbyteError(
-                f"quantizing {self._dest}",
-                got="another run at work on it",
-                expected="one at a time",
-                fix="wait for it, or choose another destination",
-            ) from error
+        lock = self.path / "lock"
+        file = stack.enter_context(lock.open("w"))
+        if locked(file.fileno()) is not False and _is_at(file.fileno(), lock):
+            return
+        raise HalfbyteError(
+            f"quantizing {self._dest}",
+            got="another run at work on it",
+            expected="one at a time",
+            fix="wait for it, or choose another destination",
+        )
 
     def _clear(self) -> None:
         for path in self.path.iterdir():
@@ -150,6 +150,14 @@ class WorkDirectory:
                 fix="give --restart to begin again",
             ) from error
         return array
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the path still names the open file: a run that ends removes its lock."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _difference(have: bytes, wanted: str) -> str:

@@ -51,7 +51,7 @@ class PartialDirectory:
         with contextlib.ExitStack() as stack:
             stack.callback(shutil.rmtree, self.path, ignore_errors=True)
             file = stack.enter_context((self.path / _OWNER).open("w", encoding="ascii"))
-            if _locked(file.fileno()):  # else the lease alone speaks for the owner
+            if locked(file.fileno()):  # else the lease alone speaks for the owner
                 file.write(_boot())
                 file.flush()
             self._stack = stack.pop_all()
@@ -192,15 +192,15 @@ def remove_abandoned(dest: Path) -> None:
 
 def _remove_if_free(directory: Path) -> None:
     with (directory / _OWNER).open("r+", encoding="ascii", errors="replace") as file:
-        locked = _locked(file.fileno())
+        locked = locked(file.fileno())
         if locked is False:
             return
         if (locked and file.read(256) == _boot()) or _lease_is_over(directory / _OWNER):
             shutil.rmtree(directory, ignore_errors=True)
 
 
-def _locked(descriptor: int) -> bool | None:
-    """Whether the lock is ours now; None where the file system has no locks."""
+def locked(descriptor: int) -> bool | None:
+    """Whether the lock of an open file is ours now; None where the file system has no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -19,8 +19,10 @@ def read_tokenizer(path: Path, config: dict[str, Any]) -> TokenizerFiles:
     """`config` is config.json. Without tokenizer.json only the ids it states are known."""
     generation = _optional_json(path / "generation_config.json")
     settings = _optional_json(path / "tokenizer_config.json")
-    eos_ids = [*_ids(generation.get("eos_token_id")), *_ids(config.get("eos_token_id"))]
-    bos = next(iter(_ids(config.get("bos_token_id")) + _ids(generation.get("bos_token_id"))), None)
+    files = (("config.json", config), ("generation_config.json", generation))
+    eos_ids = [i for name, values in files[::-1] for i in _ids(name, values, "eos_token_id")]
+    starts = [i for name, values in files for i in _ids(name, values, "bos_token_id")]
+    bos = starts[0] if starts else None
     if not (path / "tokenizer.json").is_file():
         return TokenizerFiles(
             info=_info(bos, eos_ids, None, add_bos=False) if bos is not None or eos_ids else {}
@@ -89,9 +91,18 @@ def _optional_json(path: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-def _ids(value: Any) -> list[int]:
-    values = value if isinstance(value, list) else [value]
-    return [item for item in values if type(item) is int and 0 <= item < 1 << 31]
+def _ids(file: str, values: dict[str, Any], key: str) -> list[int]:
+    """An id, several, or none: null, or a negative number."""
+    value = values.get(key)
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(type(item) is int and item < 1 << 31 for item in ids):
+        raise SourceError(
+            f"{file} {key}",
+            got=repr(value)[:80],
+            expected="a token id, a list of them or null",
+            fix="the file is damaged; download it again",
+        )
+    return [item for item in ids if item >= 0]
 
 
 def _token_text(value: Any) -> str | None:
