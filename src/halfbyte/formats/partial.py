@@ -192,10 +192,10 @@ def remove_abandoned(dest: Path) -> None:
 
 def _remove_if_free(directory: Path) -> None:
     with (directory / _OWNER).open("r+", encoding="ascii", errors="replace") as file:
-        locked = locked(file.fileno())
-        if locked is False:
+        ours = locked(file.fileno())
+        if ours is False:
             return
-        if (locked and file.read(256) == _boot()) or _lease_is_over(directory / _OWNER):
+        if (ours and file.read(256) == _boot()) or _lease_is_over(directory / _OWNER):
             shutil.rmtree(directory, ignore_errors=True)
 
 
