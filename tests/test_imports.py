@@ -18,7 +18,8 @@ PACKAGE = Path(halfbyte.__file__).parent
 # docs/architecture.md, bottom first. Two rooms share a rank only where neither imports the other.
 ROOMS = (
     ("errors",),
-    ("config",),
+    ("checks",),
+    ("config", "options"),
     ("_native",),
     ("formats",),
     ("quantize",),

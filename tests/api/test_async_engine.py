@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from halfbyte import LLM, SamplingParams
-from halfbyte.api.async_engine import AsyncEngine, AsyncOptions
+from halfbyte.api.async_engine import AsyncEngine
+from halfbyte.api.options import AsyncOptions
 from halfbyte.api.results import Chunk
 from halfbyte.cascade.verify import Fate
 from halfbyte.errors import ArgumentError, QueueFullError, StoppedError

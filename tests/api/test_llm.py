@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from halfbyte import LLM, SamplingParams
+import halfbyte
+from halfbyte import LLM, EngineOptions, RuntimeOptions, SamplingParams
 from halfbyte.api.results import Completion
 from halfbyte.cascade.verify import Fate
 from halfbyte.errors import ArgumentError, HalfbyteError
@@ -226,6 +227,12 @@ def test_without_a_cascade_the_weights_decide(tmp_path: Path) -> None:
         ({"tier": "z80"}, "tier"),
         ({"draft_length": 1025}, "draft_length"),
         ({"min_confidence": 2.0}, "min_confidence"),
+        ({"min_confidence": float("nan")}, "min_confidence"),
+        ({"prefill_rows": 0}, "prefill_rows"),
+        ({"prefix_cache": 1.5}, "prefix_cache"),
+        ({"draft_lenght": 3}, "did you mean 'draft_length'"),
+        ({"num_token": 64}, "did you mean 'num_tokens'"),
+        ({"zebra": 1}, "one of draft_length, .*max_rows; leave it out"),
     ],
 )
 def test_options_that_cannot_work_are_named(
@@ -233,6 +240,36 @@ def test_options_that_cannot_work_are_named(
 ) -> None:
     with pytest.raises(HalfbyteError, match=match):
         LLM(talking_model, **options)
+
+
+def test_classes_of_options_and_single_ones_are_one_thing(talking_model: Path) -> None:
+    engine, runtime = EngineOptions(draft_length=5), RuntimeOptions(threads=1, num_tokens=256)
+    llm = LLM(talking_model, "w8a16", engine=engine, runtime=runtime)
+    assert llm.options is engine
+    assert llm.model.options is runtime
+    llm = LLM(talking_model, "w8a16", 2, engine=engine, runtime=runtime, prefill_rows=7)
+    assert llm.options == EngineOptions(draft_length=5, prefill_rows=7)
+    assert llm.model.options == RuntimeOptions(threads=2, num_tokens=256)
+    other = llm.with_cascade("w4a8 > w8a16", draft_length=2, min_confidence=None)
+    assert other.options == EngineOptions(draft_length=2, prefill_rows=7)
+    assert other.with_cascade("w8a16", engine=EngineOptions()).options == EngineOptions()
+    with pytest.raises(ArgumentError, match="did you mean 'inner_length'"):
+        llm.with_cascade("w8a16", inner_lenght=2)
+
+
+@pytest.mark.parametrize(
+    "given", [{"threads": 1}, {"num_tokens": 64}, {"runtime": RuntimeOptions()}, {"planes": 4}]
+)
+def test_a_loaded_model_is_not_built_anew(talking_llm: LLM, given: dict[str, Any]) -> None:
+    assert LLM(talking_llm.model, "w8a16", draft_length=1).model is talking_llm.model
+    with pytest.raises(ArgumentError, match=next(iter(given))):
+        LLM(talking_llm.model, "w8a16", **given)
+
+
+@pytest.mark.parametrize("name", halfbyte.__all__)
+def test_what_is_public_is_found_in_the_package(name: str) -> None:
+    assert getattr(halfbyte, name) is not None
+    assert name in dir(halfbyte)
 
 
 @pytest.mark.parametrize("prompts", [3, None, [None], [[]], [[-1]], [[VOCAB]], [["a"]], {"a": 1}])

@@ -9,17 +9,20 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from halfbyte import LLM, SamplingParams, __version__
-from halfbyte.api.loading import RuntimeOptions
-from halfbyte.cli import options
+from halfbyte.api.options import AsyncOptions
 from halfbyte.cli.main import command, run
+from halfbyte.cli.options import LlmOptions
 from halfbyte.engine.options import EngineOptions
-from halfbyte.proposers.ngram import NgramOptions
+from halfbyte.proposers.options import NgramOptions
+from halfbyte.runtime.options import RuntimeOptions
+from halfbyte.server.options import ServeOptions
 from tests.support.talking_model import write_talking_model
 from tests.support.tiny_models import Kind
 
@@ -47,12 +50,32 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert len(capsys.readouterr().out.splitlines()) > 5
 
 
-def test_defaults_of_the_command_are_those_of_the_library() -> None:
-    assert EngineOptions.draft_length == options.DEFAULT_DRAFT_LENGTH
-    assert EngineOptions.inner_length == options.DEFAULT_INNER_LENGTH
-    assert options._ngram_options(options.DEFAULT_NGRAM, 0) == NgramOptions()
-    assert EngineOptions.max_batch == options.DEFAULT_MAX_BATCH
-    assert RuntimeOptions.num_tokens == options.DEFAULT_NUM_TOKENS
+# Not shown: one prompt at a time has no use for these.
+ALONE = {"max_batch", "prefill_rows"}
+# Of a server, which has many requests.
+LARGER = {"max_batch": 16, "num_tokens": 32768}
+
+
+@pytest.mark.parametrize(
+    ("verb", "left_out", "changed"),
+    [("generate", ALONE, {}), ("bench", ALONE, {}), ("demo", ALONE, {}), ("serve", set(), LARGER)],
+)
+def test_verbs_show_every_option_of_the_library_with_its_default(
+    verb: str, left_out: set[str], changed: dict[str, int]
+) -> None:
+    shown = {p.name: p.default for p in command().commands[verb].params}
+    classes: list[Any] = [EngineOptions, RuntimeOptions]
+    if verb == "serve":
+        classes += [ServeOptions, AsyncOptions]
+        left_out = left_out | {"api_keys", "cascades"}
+        changed = changed | {"model_name": None, "cors_origins": None, "allowed_hosts": None}
+    for cls in classes:
+        expected = {f.name: f.default for f in fields(cls) if f.name not in left_out} | {
+            name: value for name, value in changed.items() if name in cls.__dataclass_fields__
+        }
+        assert {name: shown.get(name, "missing") for name in expected} == expected
+    assert not left_out & set(shown)
+    assert LlmOptions()._ngram() == NgramOptions()
 
 
 def test_generate_json_is_the_library_output(

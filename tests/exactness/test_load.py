@@ -17,7 +17,8 @@ from unittest.mock import Mock
 import pytest
 
 from halfbyte import LLM, SamplingParams
-from halfbyte.api.async_engine import AsyncEngine, AsyncOptions
+from halfbyte.api.async_engine import AsyncEngine
+from halfbyte.api.options import AsyncOptions
 from halfbyte.api.request import Request
 from halfbyte.api.results import Completion
 from halfbyte.cascade.cascade import Cascade

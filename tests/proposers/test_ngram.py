@@ -10,7 +10,8 @@ from halfbyte.cascade.proposer import Ask
 from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.sequence import Sequence
 from halfbyte.errors import ArgumentError
-from halfbyte.proposers.ngram import SURE_MATCH, History, NgramOptions, NgramProposer
+from halfbyte.proposers.ngram import SURE_MATCH, History, NgramProposer
+from halfbyte.proposers.options import NgramOptions
 from halfbyte.sampling.choice import GREEDY
 
 texts = st.lists(st.integers(0, 2), min_size=1, max_size=40)

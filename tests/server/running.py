@@ -13,7 +13,8 @@ import httpx
 from uvicorn.config import LoopFactoryType
 
 from halfbyte import LLM
-from halfbyte.api.async_engine import AsyncEngine, AsyncOptions
+from halfbyte.api.async_engine import AsyncEngine
+from halfbyte.api.options import AsyncOptions
 from halfbyte.server.options import ServeOptions
 from halfbyte.server.run import Server, bound
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from halfbyte import LLM
-from halfbyte.api.async_engine import AsyncOptions
+from halfbyte.api.options import AsyncOptions
 from tests.server.running import serving
 
 USER = [{"role": "user", "content": "a"}]

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from halfbyte import LLM
-from halfbyte.api.async_engine import AsyncOptions
+from halfbyte.api.options import AsyncOptions
 from halfbyte.server.connection import Connection
 from halfbyte.text import template_process
 from tests.server.running import Served, serving

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from halfbyte import LLM, SamplingParams
-from halfbyte.api.async_engine import AsyncOptions
+from halfbyte.api.options import AsyncOptions
 from halfbyte.api.results import Completion
 from tests.server.running import Served, serving
 

@@ -33,6 +33,7 @@ from pathlib import Path
 
 from halfbyte.api.llm import LLM
 from halfbyte.api.metrics import Snapshot
+from halfbyte.api.options import AsyncOptions
 from halfbyte.api.recorder import Recorder
 from halfbyte.api.request import Request, require_one
 from halfbyte.api.results import Chunk
@@ -45,27 +46,6 @@ from halfbyte.errors import ArgumentError, QueueFullError, StoppedError
 from halfbyte.sampling.params import SamplingParams
 
 END_SECONDS = 10.0  # for the step under way, when the engine stops
-
-
-@dataclass(frozen=True, slots=True)
-class AsyncOptions:
-    """Limits of an `AsyncEngine`."""
-
-    max_waiting: int = 256  # requests accepted beyond those that run
-    # What a request may ask for besides the LLM's own cascade and its plain target; None: whatever
-    # the loaded weights can run. Stages with a path (model:, eagle:) must be named here.
-    cascades: tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if type(self.max_waiting) is not int or not 0 <= self.max_waiting <= 1_000_000:
-            raise ArgumentError(
-                "max_waiting",
-                got=repr(self.max_waiting),
-                expected="an integer, 0 to 1000000",
-                fix="256 suits most servers",
-            )
-        for text in self.cascades or ():
-            Cascade.parse(text)
 
 
 @dataclass(slots=True, eq=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from collections.abc import Sequence as Seq
 from copy import copy
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from halfbyte.api.loading import LoadedModel, Progress, RuntimeOptions, default_cascade, load
+from halfbyte.api.loading import LoadedModel, Progress, default_cascade, load
 from halfbyte.api.request import Request, check_tokens, choose, require_one
 from halfbyte.api.results import Chunk, Completion
 from halfbyte.cascade.cascade import Cascade
@@ -22,8 +21,10 @@ from halfbyte.cascade.stages import Auto
 from halfbyte.engine.engine import Engine
 from halfbyte.engine.options import EngineOptions
 from halfbyte.errors import ArgumentError
+from halfbyte.options import refuse_unknown, with_values
 from halfbyte.proposers.build import Proposers
-from halfbyte.proposers.ngram import NgramOptions
+from halfbyte.proposers.options import NgramOptions
+from halfbyte.runtime.options import RuntimeOptions
 from halfbyte.sampling.params import SamplingParams
 from halfbyte.text.chat import Message
 from halfbyte.text.draft_vocabulary import DraftVocabulary
@@ -49,68 +50,52 @@ class LLM:
         cascade: str | Cascade | None = DEFAULT_CASCADE,
         threads: int | None = None,
         *,
-        draft_length: int = EngineOptions.draft_length,
-        inner_length: int = EngineOptions.inner_length,
-        min_confidence: float = EngineOptions.min_confidence,
+        engine: EngineOptions | None = None,
+        runtime: RuntimeOptions | None = None,
         ngram: NgramOptions | None = None,
         draft_vocab: DraftVocabulary | None = None,
-        max_batch: int = EngineOptions.max_batch,
-        burst_seconds: float = EngineOptions.burst_seconds,
-        prefix_cache: bool = EngineOptions.prefix_cache,
-        num_tokens: int = RuntimeOptions.num_tokens,
-        page_size: int = RuntimeOptions.page_size,
-        kv_dtype: str = RuntimeOptions.kv_dtype,
-        max_rows: int = RuntimeOptions.max_rows,
-        tier: str | None = None,
-        backend: str = RuntimeOptions.backend,
         planes: int | None = None,
         group: int | None = None,
         progress: Progress | None = None,
+        **options: Any,
     ) -> None:
-        options = EngineOptions(
-            draft_length,
-            min_confidence,
-            max_batch,
-            inner_length,
-            burst_seconds=burst_seconds,
-            prefix_cache=prefix_cache,
-        )
+        """`options`: fields of `EngineOptions` and `RuntimeOptions` by name, in place of those of
+        `engine` and `runtime`. `planes` and `group`: of a conversion. What a model is built with
+        cannot be given with one that is loaded already."""
+        refuse_unknown("option of LLM", options, EngineOptions, RuntimeOptions)
+        if threads is not None:
+            options["threads"] = threads
+        settings = with_values(engine or EngineOptions(), options)
         chosen = Cascade.parse(cascade) if isinstance(cascade, str) else cascade
-        if not isinstance(model, LoadedModel):
-            sizes = RuntimeOptions(
-                backend, threads, tier, num_tokens, page_size, kv_dtype, max_rows
-            )
-            model = load(model, chosen, sizes, planes=planes, group=group, progress=progress)
+        if isinstance(model, LoadedModel):
+            _refuse_rebuilding(options, runtime, planes, group)
+        else:
+            built = with_values(runtime or RuntimeOptions(), options)
+            model = load(model, chosen, built, planes=planes, group=group, progress=progress)
         self.model = model
         self.draft_vocab = draft_vocab
-        self._use(chosen, options, ngram or NgramOptions())
+        self._use(chosen, settings, ngram or NgramOptions())
 
     def with_cascade(
         self,
         cascade: str | Cascade,
         *,
-        draft_length: int | None = None,
-        inner_length: int | None = None,
-        min_confidence: float | None = None,
+        engine: EngineOptions | None = None,
         ngram: NgramOptions | None = None,
         draft_vocab: DraftVocabulary | None = None,
-        prefix_cache: bool | None = None,
+        **options: Any,
     ) -> LLM:
-        """The same weights and KV pool under another cascade; what is not given stays."""
-        options = self.options
-        if prefix_cache is not None:
-            options = replace(options, prefix_cache=prefix_cache)
-        if draft_length is not None:
-            options = replace(options, draft_length=draft_length)
-        if inner_length is not None:
-            options = replace(options, inner_length=inner_length)
-        if min_confidence is not None:
-            options = replace(options, min_confidence=min_confidence)
+        """The same weights and KV pool under another cascade; what is not given stays.
+
+        `options`: fields of `EngineOptions` by name; None stays too.
+        """
+        refuse_unknown("option of with_cascade", options, EngineOptions)
+        given = {name: value for name, value in options.items() if value is not None}
         other = copy(self)
         other.draft_vocab = draft_vocab or self.draft_vocab
         other._use(
             Cascade.parse(cascade) if isinstance(cascade, str) else cascade,
-            options,
+            with_values(engine or self.options, given),
             ngram or self.ngram,
         )
         return other
@@ -239,6 +224,20 @@ class LLM:
     def _encode_chat(self, messages: Seq[Message]) -> list[int]:
         text = self.model.template.render(messages)
         return self._encode(self.model.codec.encode(text, as_chat=True))
+
+
+def _refuse_rebuilding(
+    options: dict[str, Any], runtime: RuntimeOptions | None, planes: int | None, group: int | None
+) -> None:
+    given = [*options, *(["runtime"] if runtime else [])]
+    given += [name for name, value in (("planes", planes), ("group", group)) if value is not None]
+    if given:
+        raise ArgumentError(
+            "LLM over a model that is loaded already",
+            got=", ".join(given),
+            expected="options of the engine only",
+            fix="give them where the model is loaded",
+        )
 
 
 def _as_prompts(prompts: Any) -> list[Prompt]:

@@ -21,6 +21,7 @@ from halfbyte.importers.cache import expanded
 from halfbyte.importers.resolve import open_weights
 from halfbyte.proposers.model_runner import ModelRunner
 from halfbyte.runtime.draft_head import DraftHead
+from halfbyte.runtime.options import RuntimeOptions
 from halfbyte.runtime.protocol import Runtime
 from halfbyte.text.chat import ChatTemplate
 from halfbyte.text.codec import TextCodec, TextSource, eos_ids
@@ -29,37 +30,6 @@ if TYPE_CHECKING:
     from halfbyte.sampling.grammar import GrammarCompiler
 
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class RuntimeOptions:
-    """What the runtime is built with; none of it changes the output."""
-
-    backend: str = "native"  # native | reference (numpy, slow)
-    threads: int | None = None  # None: one a physical core
-    tier: str | None = None  # None: the best this processor runs
-    num_tokens: int = 8192  # size of the KV pool
-    page_size: int = 64
-    kv_dtype: str = "f16"  # f16 | bf16 | f32
-    max_rows: int = 512  # of one forward
-
-    def __post_init__(self) -> None:
-        if self.backend not in ("native", "reference"):
-            raise ArgumentError(
-                "backend",
-                got=repr(self.backend),
-                expected="native or reference",
-                fix="native is the fast one",
-            )
-        for name, most in (("num_tokens", 1 << 30), ("page_size", 4096), ("max_rows", 8192)):
-            value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= most:
-                raise ArgumentError(
-                    name,
-                    got=repr(value),
-                    expected=f"an integer, 1 to {most}",
-                    fix="leave it out for the default",
-                )
 
 
 @dataclass(slots=True)

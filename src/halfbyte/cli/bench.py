@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from halfbyte.cli.options import Ckpt, Json, LlmOptions, with_llm_options
+from halfbyte.cli.options import Ckpt, Json, LlmOptions, with_options
 from halfbyte.cli.output import gigabytes, note, print_json
 
 if TYPE_CHECKING:
     from halfbyte.evaluate.bench import BenchRow
 
 
-@with_llm_options
+@with_options(without=("max_batch", "prefill_rows"))
 def bench(
     ckpt: Ckpt,
     *,
@@ -36,7 +36,7 @@ def bench(
 
     cascades = [Cascade.parse(text) for text in cascade]
     llm = llm_options.open(ckpt, cascades[0])
-    bandwidth, used = _bandwidth(llm_options.threads)
+    bandwidth, used = _bandwidth(llm_options.runtime.threads)
     rows = measure(
         llm,
         cascades,
@@ -51,7 +51,7 @@ def bench(
                 "model": ckpt,
                 "threads": used,
                 "read_gbs": bandwidth,
-                "draft_length": llm_options.draft_length,
+                "draft_length": llm_options.engine.draft_length,
                 "max_tokens": max_tokens,
                 "rounds": rounds,
                 "rows": [row.as_dict() for row in rows],

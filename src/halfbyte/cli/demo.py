@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from halfbyte.cli.options import LlmOptions, with_llm_options
+from halfbyte.cli.options import LlmOptions, with_options
 from halfbyte.cli.output import gigabytes, note
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ SHOWN = "w4a8 > w8a16"
 COLOURS = {"accepted": "green", "bonus": "cyan", "recovered": "yellow", "plain": "default"}
 
 
-@with_llm_options
+@with_options(without=("max_batch", "prefill_rows"))
 def demo(
     ckpt: Annotated[
         str, typer.Argument(metavar="[CKPT]", help="The model to show.", show_default=True)

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from halfbyte.cli.options import (
-    DEFAULT_DRAFT_LENGTH,
-    DEFAULT_NUM_TOKENS,
     Ckpt,
     DraftLength,
     NumTokens,
@@ -17,7 +15,9 @@ from halfbyte.cli.options import (
     Threads,
 )
 from halfbyte.cli.output import conversion_progress, item_progress, note
+from halfbyte.engine.options import EngineOptions
 from halfbyte.errors import ArgumentError
+from halfbyte.runtime.options import RuntimeOptions
 
 if TYPE_CHECKING:
     from halfbyte.evaluate.result_rows import ResultRow
@@ -72,9 +72,11 @@ def evaluate(
     allow_code: Annotated[
         bool, typer.Option("--allow-code", help="humaneval: run what the model writes, fenced in.")
     ] = False,
-    draft_length: DraftLength = DEFAULT_DRAFT_LENGTH,
-    batch: Annotated[int, typer.Option(help="Requests decoded together.")] = 8,
-    num_tokens: NumTokens = DEFAULT_NUM_TOKENS,
+    draft_length: DraftLength = EngineOptions.draft_length,
+    batch: Annotated[
+        int, typer.Option(help="Requests decoded together.")
+    ] = EngineOptions.max_batch,
+    num_tokens: NumTokens = RuntimeOptions.num_tokens,
     planes: Planes = None,
     threads: Threads = None,
 ) -> None:

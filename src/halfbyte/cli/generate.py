@@ -7,14 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from halfbyte.cli.options import (
-    DEFAULT_NUM_TOKENS,
-    Ckpt,
-    Json,
-    LlmOptions,
-    NumTokens,
-    with_llm_options,
-)
+from halfbyte.cli.options import Ckpt, Json, LlmOptions, with_options
 from halfbyte.cli.output import note, print_json
 from halfbyte.cli.streams import read_standard_input
 from halfbyte.errors import ArgumentError
@@ -24,7 +17,7 @@ if TYPE_CHECKING:
     from halfbyte.api.results import Completion
 
 
-@with_llm_options
+@with_options(without=("max_batch", "prefill_rows"))
 def generate(
     ckpt: Ckpt,
     *,
@@ -63,7 +56,6 @@ def generate(
     ignore_eos: Annotated[
         bool, typer.Option("--ignore-eos", help="Go on after the model's end token.")
     ] = False,
-    num_tokens: NumTokens = DEFAULT_NUM_TOKENS,
     json: Json = False,
 ) -> None:
     """Complete a prompt and stream the text to stdout.
@@ -85,7 +77,7 @@ def generate(
     if system is not None and not chat:
         raise ArgumentError("--system", got="no --chat", expected="both", fix="add --chat")
     text = read_standard_input() if prompt == "-" else prompt
-    llm = llm_options.open(ckpt, cascade, num_tokens=num_tokens)
+    llm = llm_options.open(ckpt, cascade)
     asked: Any = text
     if chat:
         asked = [{"role": "user", "content": text}]

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from halfbyte.cli.options import DEFAULT_NUM_TOKENS, Ckpt, Json, NumTokens, Threads
+from halfbyte.cli.options import Ckpt, Json, NumTokens, Threads
 from halfbyte.cli.output import conversion_progress, note, print_json
+from halfbyte.runtime.options import RuntimeOptions
 
 if TYPE_CHECKING:
     from halfbyte.evaluate.plan import Candidate, PlanReport
@@ -37,7 +38,7 @@ def plan(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Draw it too: a .png, .svg or .pdf file (extra [eval])."),
     ] = None,
-    num_tokens: NumTokens = DEFAULT_NUM_TOKENS,
+    num_tokens: NumTokens = RuntimeOptions.num_tokens,
     threads: Threads = None,
     json: Json = False,
 ) -> None:

@@ -4,60 +4,53 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from halfbyte.errors import ArgumentError
+from halfbyte.options import check_options, integer, number, one_of, option
 
 
 @dataclass(frozen=True)
 class EngineOptions:
     """What does not change the output, only the speed."""
 
-    # Most tokens, or nodes of a tree, proposed per cycle. Where a draft step costs about half of
-    # the target's, the best fixed length is 3 for agreement around .85 and 3 or 4 around .95.
-    draft_length: int = 3
-    min_confidence: float = 0.0  # a draft stops where its token is less likely than this
-    max_batch: int = 8  # sequences decoded together
-    # Of A > B > C, most tokens that A proposes to B at a time; B stops at draft_length less this.
-    inner_length: int = 4
-    # Rows of prompts that may join a step of sequences that decode: a longer step for these, a
-    # sooner first token for the others.
-    prefill_rows: int = 128
-    # Plain tokens that one native call may decode, where nobody waits for a place: as many as take
-    # no longer than a frame of a 60 Hz screen, so that no reader sees them later. 0: one a call.
-    burst_seconds: float = 1 / 60
-    prefix_cache: bool = True  # pages of a prompt's beginning are kept and shared
+    # Where a draft step costs about half of the target's, the best fixed length is 3 for agreement
+    # around .85 and 3 or 4 around .95.
+    draft_length: int = option(
+        3,
+        "Most tokens, or nodes of a tree, drafted per cycle; `auto` sets it itself.",
+        integer(0, 1024, "3 suits most models, a tree has use for more"),
+        "--draft-length",
+        "-k",
+    )
+    min_confidence: float = option(
+        0.0,
+        "A draft stops at a token less likely than this; 0 never stops early.",
+        number(0, 1, "0 never stops a draft early", open_end=True),
+    )
+    max_batch: int = option(
+        8, "Most sequences decoded together.", integer(1, 1024, "use a small number such as 8")
+    )
+    # B stops at draft_length less this.
+    inner_length: int = option(
+        4,
+        "Of A > B > C, most tokens A proposes to B at a time.",
+        integer(0, 64, "4 suits most stages"),
+    )
+    # More is a longer step for sequences that decode, and a sooner first token for the others.
+    prefill_rows: int = option(
+        128,
+        "Most rows of prompts in a step of sequences that decode.",
+        integer(1, 8192, "128 suits most machines"),
+    )
+    # As long as a frame of a 60 Hz screen, so that no reader sees the tokens later.
+    burst_seconds: float = option(
+        1 / 60,
+        "Seconds that plain decoding may stay in one native call, if no request waits; 0: one"
+        " token per call.",
+        number(0, 1, "leave it out; 0 decodes one token per call"),
+        default_text="1/60",
+    )
+    prefix_cache: bool = option(
+        True, "Keep and share the pages of a prompt's beginning.", one_of(True, False)
+    )
 
     def __post_init__(self) -> None:
-        for name, least, most, fix in _COUNTS:
-            if not _is_count(getattr(self, name), least, most):
-                raise ArgumentError(
-                    name,
-                    got=repr(getattr(self, name)),
-                    expected=f"an integer, {least} to {most}",
-                    fix=fix,
-                )
-        if not (isinstance(self.min_confidence, int | float) and 0.0 <= self.min_confidence < 1.0):
-            raise ArgumentError(
-                "min_confidence",
-                got=repr(self.min_confidence),
-                expected="a number, 0 <= x < 1",
-                fix="0 never stops a draft early",
-            )
-        if not (isinstance(self.burst_seconds, int | float) and 0.0 <= self.burst_seconds <= 1.0):
-            raise ArgumentError(
-                "burst_seconds",
-                got=repr(self.burst_seconds),
-                expected="a number of seconds, 0 <= x <= 1",
-                fix="leave it out; 0 decodes one token a call",
-            )
-
-
-_COUNTS = (
-    ("draft_length", 0, 1024, "3 suits most models, a tree has use for more"),
-    ("inner_length", 0, 64, "4 suits most stages"),
-    ("max_batch", 1, 1024, "use a small number such as 8"),
-    ("prefill_rows", 1, 8192, "128 suits most machines"),
-)
-
-
-def _is_count(value: object, least: int, most: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+        check_options(self)

@@ -16,7 +16,8 @@ from halfbyte.errors import ArgumentError
 from halfbyte.proposers.drafter import Drafter
 from halfbyte.proposers.eagle import EagleProposer
 from halfbyte.proposers.intermediate import Intermediate
-from halfbyte.proposers.ngram import NgramOptions, NgramProposer
+from halfbyte.proposers.ngram import NgramProposer
+from halfbyte.proposers.options import NgramOptions
 from halfbyte.proposers.runner import Runner, SharedRunner
 from halfbyte.runtime.draft_head import DraftHead
 from halfbyte.runtime.protocol import Runtime

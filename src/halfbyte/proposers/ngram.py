@@ -11,46 +11,20 @@ not free, and a short match seldom goes on for long.
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
 from time import perf_counter
 
 from halfbyte.cascade.decoding import Decoding
 from halfbyte.cascade.proposer import Ask, Proposals
 from halfbyte.cascade.verify import Outcome
-from halfbyte.errors import ArgumentError
+from halfbyte.proposers.options import NgramOptions
 from halfbyte.runtime.suffix_index import SuffixIndex, match_lengths
 from halfbyte.runtime.suffixes import BREAK, NO_MATCH, Match
 
-MOST_N = 256
 # Tokens of a match from which on a stage in the middle need not judge what follows: its forward
 # costs more than the rejections it spares. Recorded answers of SmolLM2-135M and Qwen2.5-Coder-1.5B
 # (`benchmarks.decoding.cascades`, edit and quotes) replayed with 3, 4, 6 and 8: 3 was the fastest
 # on all. (2 is 3% faster still, but then there is nothing left to judge.)
 SURE_MATCH = 3
-MOST_HISTORY = 1 << 20  # an index takes up to 70 bytes a token
-
-
-@dataclass(frozen=True, slots=True)
-class NgramOptions:
-    """What counts as a match and where it is looked for."""
-
-    min_n: int = 2  # shortest suffix that is proposed from
-    max_n: int = 24  # a longer one is not told apart from one of this length
-    history: int = 0  # tokens of earlier outputs that are searched too, 0: none
-
-    def __post_init__(self) -> None:
-        for name, value, least, most in (
-            ("ngram min_n", self.min_n, 1, MOST_N),
-            ("ngram max_n", self.max_n, self.min_n, MOST_N),
-            ("ngram history", self.history, 0, MOST_HISTORY),
-        ):
-            if type(value) is not int or not least <= value <= most:
-                raise ArgumentError(
-                    name,
-                    got=repr(value),
-                    expected=f"an integer, {least} to {most}",
-                    fix="leave it out for the default",
-                )
 
 
 class History:

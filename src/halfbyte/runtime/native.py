@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte import _native
+from halfbyte.checks import check_choice
 from halfbyte.config import Level, ModelConfig
-from halfbyte.errors import ArgumentError, ModelError
+from halfbyte.errors import ModelError
 from halfbyte.formats.transforms import Rotation
 from halfbyte.formats.weights import Dense, Planes, Weights
 from halfbyte.runtime.draft_head import other_taps
 from halfbyte.runtime.machine import choose_threads, choose_tier, processor_name
+from halfbyte.runtime.options import KV_DTYPES, RuntimeOptions
 from halfbyte.runtime.protocol import (
     Adjustments,
     Batch,
@@ -30,11 +32,6 @@ from halfbyte.runtime.protocol import (
     fresh_pages,
 )
 
-DEFAULT_NUM_TOKENS = 8192
-DEFAULT_PAGE_SIZE = 64
-DEFAULT_MAX_ROWS = 512
-KV_DTYPES = ("f16", "bf16", "f32")
-
 
 class NativeRuntime:
     """One model in panels on pinned threads, and its KV pages: a `runtime.protocol.Runtime`.
@@ -49,19 +46,13 @@ class NativeRuntime:
         *,
         threads: int | None = None,
         tier: str | None = None,
-        num_tokens: int = DEFAULT_NUM_TOKENS,
-        page_size: int = DEFAULT_PAGE_SIZE,
-        kv_dtype: str = "f16",
-        max_rows: int = DEFAULT_MAX_ROWS,
+        num_tokens: int = RuntimeOptions.num_tokens,
+        page_size: int = RuntimeOptions.page_size,
+        kv_dtype: str = RuntimeOptions.kv_dtype,
+        max_rows: int = RuntimeOptions.max_rows,
     ) -> None:
-        if kv_dtype not in KV_DTYPES:
-            raise ArgumentError(
-                "kv_dtype", got=repr(kv_dtype), expected=", ".join(KV_DTYPES), fix="choose one"
-            )
-        if page_size not in (16, 32, 64, 128, 256):
-            raise ArgumentError(
-                "page_size", got=page_size, expected="16, 32, 64, 128 or 256", fix="choose one"
-            )
+        check_choice("kv_dtype", kv_dtype, KV_DTYPES, "choose one")
+        check_choice("page_size", page_size, (16, 32, 64, 128, 256), "choose one")
         config = weights.config
         self.config: Final = config
         self.page_size: Final = page_size

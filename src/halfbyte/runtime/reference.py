@@ -8,11 +8,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from halfbyte.checks import check_choice
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError
 from halfbyte.formats.weights import Dense, Planes, Weights
 from halfbyte.runtime.draft_head import other_taps
 from halfbyte.runtime.norm import rms_norm
+from halfbyte.runtime.options import KV_DTYPES, RuntimeOptions
 from halfbyte.runtime.protocol import (
     Batch,
     Decoded,
@@ -58,14 +60,11 @@ class ReferenceRuntime:
         weights: Weights,
         *,
         num_tokens: int,
-        page_size: int = 64,
-        kv_dtype: str = "f16",
-        max_rows: int = 512,
+        page_size: int = RuntimeOptions.page_size,
+        kv_dtype: str = RuntimeOptions.kv_dtype,
+        max_rows: int = RuntimeOptions.max_rows,
     ) -> None:
-        if kv_dtype not in ("f16", "bf16", "f32"):
-            raise ArgumentError(
-                "kv_dtype", got=repr(kv_dtype), expected="f16, bf16 or f32", fix="use f16"
-            )
+        check_choice("kv_dtype", kv_dtype, KV_DTYPES, "choose one")
         for name, value in (("num_tokens", num_tokens), ("max_rows", max_rows)):
             if value < 1:
                 raise ArgumentError(name, got=value, expected="at least 1", fix=f"raise {name}")

@@ -9,39 +9,64 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from halfbyte.errors import ArgumentError
+from halfbyte.options import check_options, integer, number, option
 
 KEY_VARIABLE = "HALFBYTE_API_KEY"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MAX_KEY_FILE_BYTES = 1 << 20
+_LEAVE = "leave it out"
 _ORIGIN = re.compile(r"^(\*|https?://[^/\s]+)$")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ServeOptions:
     """How the server meets the outside. What the engine is told is in its own options."""
 
-    host: str = "127.0.0.1"
-    port: int = 8000
-    model_name: str = "model"
+    host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 is every network.")
+    port: int = option(8000, "Port; 0 picks a free one.", integer(0, 65535, _LEAVE), "--port", "-p")
+    model_name: str = option("model", "Name clients use.")
     api_keys: frozenset[str] = frozenset()
-    cors_origins: tuple[str, ...] = ()
-    allowed_hosts: tuple[str, ...] = ()  # of the Host header; empty: see `host_names`
+    cors_origins: tuple[str, ...] = option(
+        (),
+        "Web origin that may call from a browser; may be given several times.",
+        None,
+        "--cors-origin",
+    )
+    allowed_hosts: tuple[str, ...] = option(  # see `host_names`
+        (),
+        "Host header to answer to; may be given several times.",
+        None,
+        "--allowed-host",
+        default_text="on loopback its own names, else any",
+    )
     cascades: tuple[str, ...] = ()  # what a request may choose; the engine's own is always there
-    max_body_bytes: int = 4 << 20
-    max_tokens: int | None = None  # most new tokens of a request; None: what the context leaves
-    request_timeout: float = 600.0  # seconds, from arrival to the last token
-    body_timeout: float = 30.0  # seconds a client may take to send its body
-    drain_seconds: float = 30.0
-    playground: bool = True
+    max_tokens: int | None = option(
+        None,
+        "Most new tokens of a request.",
+        integer(1, 2**31 - 1, _LEAVE),
+        default_text="what the context leaves",
+    )
+    max_body_bytes: int = option(
+        4 << 20, "Most bytes of a request's body.", integer(1024, 1 << 30, _LEAVE), "--max-body"
+    )
+    request_timeout: float = option(
+        600.0,
+        "Seconds from a request's arrival to its last token.",
+        number(0.01, 86400, _LEAVE),
+    )
+    body_timeout: float = option(
+        30.0, "Seconds a client may take to send its body.", number(0.01, 86400, _LEAVE)
+    )
+    drain_seconds: float = option(
+        30.0,
+        "Seconds that running requests get after SIGTERM.",
+        number(0, 86400, _LEAVE),
+        "--drain",
+    )
+    playground: bool = option(True, "The page at /.")
 
     def __post_init__(self) -> None:
-        _check_range("port", self.port, 0, 65535)
-        _check_range("max_body_bytes", self.max_body_bytes, 1024, 1 << 30)
-        _check_range("request_timeout", self.request_timeout, 0.01, 86400)
-        _check_range("body_timeout", self.body_timeout, 0.01, 86400)
-        _check_range("drain_seconds", self.drain_seconds, 0, 86400)
-        if self.max_tokens is not None:
-            _check_range("max_tokens", self.max_tokens, 1, 2**31 - 1)
+        check_options(self)
         for origin in self.cors_origins:
             if not _ORIGIN.match(origin):
                 raise ArgumentError(
@@ -81,13 +106,6 @@ def read_api_keys(path: Path | None, environment: Mapping[str, str] = os.environ
     if any(not key.isascii() or any(c.isspace() for c in key) for key in keys):
         raise _bad_keys("a key with spaces or beyond ASCII")
     return frozenset(keys)
-
-
-def _check_range(name: str, value: float, least: float, most: float) -> None:
-    if not least <= value <= most:
-        raise ArgumentError(
-            name, got=repr(value), expected=f"{least:g} to {most:g}", fix="leave it out"
-        )
 
 
 def _bad_keys(got: str) -> ArgumentError:

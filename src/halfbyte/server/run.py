@@ -14,8 +14,9 @@ from collections.abc import Iterator
 
 import uvicorn
 
-from halfbyte.api.async_engine import AsyncEngine, AsyncOptions
+from halfbyte.api.async_engine import AsyncEngine
 from halfbyte.api.llm import LLM
+from halfbyte.api.options import AsyncOptions
 from halfbyte.errors import ArgumentError, reraise_machine_fault, told
 from halfbyte.server.app import build_app
 from halfbyte.server.connection import SURPLUS_CONNECTIONS, Connection

@@ -1,0 +1,76 @@
+"""Options as fields of dataclasses: default, check and description of each in one place.
+
+The command line is made from them (`cli.options`), so a new field is an option of every command
+that takes its class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
+
+from halfbyte.checks import check_choice, check_int, check_known, check_number
+
+Check = Callable[[str, object], None]
+OptionsT = TypeVar("OptionsT")
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """How a command shows an option."""
+
+    help: str
+    flags: tuple[str, ...] = ()  # none: the field's own name
+    default_text: str | None = None  # in place of the value
+    metavar: str | None = None
+
+
+def option(
+    default: Any,
+    help: str,
+    check: Check | None = None,
+    *flags: str,
+    default_text: str | None = None,
+    metavar: str | None = None,
+) -> Any:
+    """A field of an options class; `check` sees every value but None where that is the default."""
+    shown = Shown(help, flags, default_text, metavar)
+    return field(default=default, metadata={"shown": shown, "check": check})
+
+
+def check_options(options: Any, what: str = "") -> None:
+    """Refuse the first value that its field does not take; `what` stands before its name."""
+    for each in fields(options):
+        value, check = getattr(options, each.name), each.metadata.get("check")
+        if check is not None and not (value is None and each.default is None):
+            check(f"{what} {each.name}".strip(), value)
+
+
+def with_values(options: OptionsT, values: dict[str, Any]) -> OptionsT:
+    """The same options with some of their fields changed; those are taken out of `values`."""
+    names = [each.name for each in fields(options)]  # type: ignore[arg-type]
+    own = {name: values.pop(name) for name in names if name in values}
+    return replace(options, **own) if own else options  # type: ignore[type-var]
+
+
+def refuse_unknown(what: str, values: dict[str, Any], *classes: Any) -> None:
+    """Refuse a name that no field of these classes has."""
+    known = [each.name for cls in classes for each in fields(cls)]
+    for name in values:
+        check_known(what, name, known)
+
+
+def integer(low: int, high: int, fix: str) -> Check:
+    """Takes an integer from `low` to `high`."""
+    return lambda name, value: check_int(name, value, low, high, fix)
+
+
+def number(low: float, high: float, fix: str, *, open_end: bool = False) -> Check:
+    """Takes a finite number from `low` to `high`; `open_end`: not `high` itself."""
+    return lambda name, value: check_number(name, value, low, high, fix, open_end=open_end)
+
+
+def one_of(*known: object, fix: str = "choose one") -> Check:
+    """Takes one of a few values."""
+    return lambda name, value: check_choice(name, value, known, fix)
