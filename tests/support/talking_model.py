@@ -48,10 +48,15 @@ def write_talking_model(
     template: str | None = CHAT_TEMPLATE,
     max_context: int = 512,
     added: tuple[AddedToken, ...] = (),
+    other: Tokenizer | None = None,
 ) -> Path:
-    """A llama of 2 layers; `text` False leaves tokenizer and template out."""
+    """A llama of 2 layers; `text` False leaves tokenizer and template out. `other`: a tokenizer with
+    <s> and </s> in place of the usual one."""
+    spelling = other or tokenizer(added)
+    bos, eos = (BOS, EOS) if other is None else map(other.token_to_id, ("<s>", "</s>"))
+    vocab = VOCAB if other is None else other.get_vocab_size() + 6
     config = replace(
-        CONFIGS["llama"], vocab_size=VOCAB, max_context=max_context, bos_id=BOS, eos_ids=(EOS,)
+        CONFIGS["llama"], vocab_size=vocab, max_context=max_context, bos_id=bos, eos_ids=(eos,)
     )
     storage = kind or Kind()
     weights = make(config, storage, 3)
@@ -67,13 +72,13 @@ def write_talking_model(
             group_size=None if dense else storage.group_size,
             head_bits={4: 4, 8: 8},
             source={"kind": "random"},
-            tokenizer_json=tokenizer(added).to_str() if text else None,
+            tokenizer_json=spelling.to_str() if text else None,
             tokenizer_info={
-                "bos": BOS,
+                "bos": bos,
                 "add_bos": True,
-                "eos_ids": [EOS],
-                "bos_token": "<bos>",
-                "eos_token": "<eos>",
+                "eos_ids": [eos],
+                "bos_token": spelling.id_to_token(bos),
+                "eos_token": spelling.id_to_token(eos),
             },
             chat_template=template if text else None,
         )

@@ -100,7 +100,6 @@ class ChatChoice:
         entries = []
         tops = chunk.top_logprobs or [[] for _ in chunk.token_ids]
         for token, logprob, top in zip(chunk.token_ids, chunk.logprobs, tops, strict=True):
-            named = [(self._codec.token_text(t), x) for t, x in top]
-            entries.append(chat_entry(self._codec.token_text(token), logprob, named))
+            entries.append(chat_entry(self._codec, token, logprob, top))
         self._logprobs += entries
         return entries

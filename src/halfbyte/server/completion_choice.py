@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from halfbyte.api.results import Chunk, Completion
@@ -10,6 +9,7 @@ from halfbyte.server.logprobs import CompletionLogprobs
 from halfbyte.server.schema.completion import CompletionBody
 from halfbyte.server.service import Service
 from halfbyte.server.speculation import Speculation
+from halfbyte.text.codec import TextCodec
 
 _LISTS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
 
@@ -18,15 +18,22 @@ class CompletionChoice:
     """Takes chunks; gives events for a stream, or the whole at the end."""
 
     def __init__(
-        self, service: Service, body: CompletionBody, prompt: list[int], index: int
+        self,
+        service: Service,
+        body: CompletionBody,
+        given: str | list[int],
+        prompt: list[int],
+        index: int,
     ) -> None:
+        """`prompt`: the tokens of what was `given`."""
         self._codec = service.model.codec if service.model.has_text else None
-        self._echo = self._codec.decode(prompt) if body.echo and self._codec else ""
+        self._given = given
+        self._echo = _echo(self._codec, given) if body.echo else ""
         self._wants_logprobs = body.logprobs is not None
         self._wants_fates = bool(body.return_fates)
         self._index = index
         self._text = [self._echo]
-        self._writer = CompletionLogprobs(len(self._echo))
+        self._writer = CompletionLogprobs(self._codec, prompt, offset=len(self._echo))
         self._logprobs: dict[str, Any] = {name: [] for name in _LISTS}
         self._speculation = Speculation()
         self._finish_reason: str | None = None
@@ -55,10 +62,11 @@ class CompletionChoice:
 
     def whole(self) -> dict[str, Any]:
         """The choice of a text_completion."""
-        choice = self._choice("".join(self._text))
+        text = "".join(self._text)
+        choice = self._choice(text)
         choice["finish_reason"] = self._finish_reason
         if self._wants_logprobs:
-            choice["logprobs"] = self._logprobs
+            choice["logprobs"] = _within(self._logprobs, text)
         if self._wants_fates:
             choice["halfbyte"] = self._speculation.whole
         return choice
@@ -67,39 +75,28 @@ class CompletionChoice:
         return {"index": self._index, "text": text, "logprobs": None, "finish_reason": None}
 
     def _entries(self, chunk: Chunk) -> dict[str, Any]:
-        tops = self._named(chunk.token_ids, chunk.logprobs, chunk.top_logprobs)
-        texts = [self._name(token) for token in chunk.token_ids]
-        return self._keep(self._writer.entries(texts, chunk.pieces, chunk.logprobs, tops))
+        entries = self._writer.entries(chunk.token_ids, chunk.logprobs, chunk.top_logprobs)
+        for name in _LISTS:
+            self._logprobs[name] += entries[name]
+        return _within(entries, "".join(self._text)) if chunk.completion else entries
 
     def _echo_entries(self, completion: Completion) -> dict[str, Any]:
         """The prompt's own tokens, scored; the first has no logprob."""
-        ids, scores = completion.prompt_token_ids, completion.prompt_logprobs or []
-        texts = [self._name(token) for token in ids]
-        tops = self._named(ids, scores, completion.prompt_top_logprobs)
-        pieces = [self._codec.decode([token]) if self._codec else "" for token in ids]
-        return CompletionLogprobs().entries(texts, pieces, scores, tops)
+        ids, codec = completion.prompt_token_ids, self._codec
+        text = self._given if isinstance(self._given, str) else None
+        offsets = None if codec is None else codec.offsets(ids, text)
+        writer = CompletionLogprobs(codec)
+        scores = completion.prompt_logprobs or []
+        return writer.entries(ids, scores, completion.prompt_top_logprobs, offsets)
 
-    def _named(
-        self,
-        ids: Sequence[int],
-        logprobs: Sequence[float | None],
-        tops: Sequence[Sequence[tuple[int, float]] | None] | None,
-    ) -> list[list[tuple[str, float]] | None]:
-        """Likeliest tokens by their text, the token itself among them."""
-        found: list[list[tuple[str, float]] | None] = []
-        for token, logprob, top in zip(ids, logprobs, tops or [[]] * len(ids), strict=True):
-            if logprob is None or top is None:
-                found.append(None)
-                continue
-            named = {self._name(t): x for t, x in top}
-            named.setdefault(self._name(token), logprob)
-            found.append(list(named.items()))
-        return found
 
-    def _name(self, token: int) -> str:
-        return self._codec.token_text(token) if self._codec else str(token)
+def _echo(codec: TextCodec | None, given: str | list[int]) -> str:
+    """The prompt as it was sent; half a character at its end is the answer's."""
+    if isinstance(given, str):
+        return given
+    return "".join(codec.pieces(given)) if codec else ""
 
-    def _keep(self, entries: dict[str, Any]) -> dict[str, Any]:
-        for name in _LISTS:
-            self._logprobs[name] += entries[name]
-        return entries
+
+def _within(entries: dict[str, Any], text: str) -> dict[str, Any]:
+    """A token behind the end, such as one of a stop string, begins at the end."""
+    return entries | {"text_offset": [min(at, len(text)) for at in entries["text_offset"]]}

@@ -25,7 +25,8 @@ async def completions(request: Request) -> ASGIApp:
     body = await read_body(request, CompletionBody, service)
     service.check_model(body.model)
     _check(body)
-    prompts = [await _ids(service, prompt) for prompt in _prompts(body)]
+    given = _prompts(body)
+    prompts = [await _ids(service, prompt) for prompt in given]
     asked = body.max_tokens or 16
     wanted = body.response_format, body.structured_outputs
     constraint = await service.aside(body_bytes(request), lambda: text_constraint(*wanted))
@@ -43,7 +44,7 @@ async def completions(request: Request) -> ASGIApp:
     )
     head = answer_head(service, f"cmpl-{request_id(request)}", "text_completion")
     answer = Answer(request, generation, head, body.stream_options)
-    choices = _Choices(service, body, generation, prompts, drawn)
+    choices = _Choices(service, body, generation, list(zip(given, prompts, strict=True)), drawn)
     return await answer.given(choices, stream=bool(body.stream))
 
 
@@ -55,15 +56,15 @@ class _Choices:
         service: Service,
         body: CompletionBody,
         generation: Generation,
-        prompts: list[list[int]],
+        prompts: list[tuple[str | list[int], list[int]]],
         drawn: int,
     ) -> None:
         self._told = body.n or 1
         self._generation = generation
         self._drawn = drawn  # choices of each prompt, of which the best `n` are told
         self._choices = [
-            CompletionChoice(service, body, prompt, i * drawn + k)
-            for i, prompt in enumerate(prompts)
+            CompletionChoice(service, body, given, prompt, i * drawn + k)
+            for i, (given, prompt) in enumerate(prompts)
             for k in range(drawn)
         ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Seq
+from itertools import accumulate
 from typing import Any, Protocol
 
 from tokenizers import Tokenizer
@@ -129,6 +130,34 @@ class TextCodec:
             begun = begun or self.shows(token)
         return texts
 
+    def pieces(self, ids: Seq[int]) -> list[str]:
+        """What each token of a whole text completes of it, control tokens by their names."""
+        return list(map(Detokenizer(self, keep_special=True).add, ids))
+
+    def offsets(self, ids: Seq[int], text: str | None = None) -> list[int]:
+        """Where each of `ids` begins in the `text` that they encode, else in their own (`pieces`).
+
+        A token that was put before the text has no characters of it.
+        """
+        if text is None:
+            return self._starts(ids, self.pieces(ids))
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        put = len(ids) - len(encoding.ids)
+        pieces = self.pieces(ids[put:])
+        if "".join(pieces) == text:
+            return [0] * put + self._starts(ids[put:], pieces)
+        # A normalizer has changed the text: the library knows where its tokens come from.
+        starts = [first for first, _ in encoding.offsets]
+        return [0] * put + list(accumulate(starts, max))
+
+    def _starts(self, ids: Seq[int], pieces: Seq[str]) -> list[int]:
+        """Where tokens begin in a text made of `pieces`."""
+        at, starts = 0, []
+        for own, piece in zip(self.token_texts(ids), pieces, strict=True):
+            starts.append(at + begun_before(piece, own))
+            at += len(piece)
+        return starts
+
     def shows(self, token: int) -> bool:
         """Whether a token adds to what a text shows."""
         return not self.is_control(token) and bool(self._spelling.bytes_of(token))
@@ -159,6 +188,12 @@ def _tokenizer_fault(error: BaseException) -> BaseException:
         expected="a Hugging Face tokenizers file",
         fix="convert the model again",
     )
+
+
+def begun_before(piece: str, own: str) -> int:
+    """How much of the text that a token completes belongs to the tokens before it; `own`: the text
+    of the token alone."""
+    return max(0, len(piece) - len(own))
 
 
 def eos_ids(source: TextSource, model_eos: tuple[int, ...], vocab_size: int) -> frozenset[int]:

@@ -52,6 +52,8 @@ class Spelling:
             return b""
         if self._form is not None:
             return self._form.spell(name, added=token in self._added)
+        if token in self.control_names:
+            return name.encode()
         if self._letter is None:
             return self.first_bytes_of(token)
         one, two = (
