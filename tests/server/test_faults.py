@@ -50,6 +50,7 @@ CHAT: list[tuple[dict[str, Any], str]] = [
     ({}, "messages"),
     ({"messages": []}, "messages"),
     ({"messages": [{"role": "robot", "content": "a"}]}, "messages.0"),
+    ({"messages": [{"role": "ro\n\u2028bot", "content": "a"}]}, "messages.0"),
     ({"messages": [{"role": "user"}]}, "messages.0.user.content"),
     ({"messages": [{"role": "user", "content": 5}]}, "messages.0.user.content"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url":

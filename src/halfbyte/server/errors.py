@@ -34,7 +34,8 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.message = message[:MAX_MESSAGE_CHARS]
+        # One line: it may quote what was sent.
+        self.message = " ".join(message[: 2 * MAX_MESSAGE_CHARS].splitlines())[:MAX_MESSAGE_CHARS]
         self.kind = kind
         self.param = param
         self.code = code

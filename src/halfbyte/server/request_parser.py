@@ -76,15 +76,17 @@ class RequestParser:
             raise
 
     def _feed(self, data: bytes) -> None:
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
+        while data:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = data[upgrade.args[0] :]
             # The client offers another protocol, as Java's does: declined by an answer in this one.
             # The library takes the body for bytes of the other, so the head is parsed again.
-            head, self._again = self._again, b""
+            data, self._again = self._again + rest, b""
             self._parser = httptools.HttpRequestParser(self)
             self._start()
-            self._feed(head + data[upgrade.args[0] :])
 
     def _start(self) -> None:
         self._url = b""
@@ -113,7 +115,9 @@ class RequestParser:
         """See httptools."""
         if self._head_bytes > MAX_HEAD_BYTES:
             raise _too_long()
-        if self._parser.should_upgrade() and self._parser.get_method() != b"CONNECT":
+        if self._parser.get_method() == b"CONNECT":
+            raise _malformed("a tunnel is asked for")
+        if self._parser.should_upgrade():
             self._again = self._head_without_upgrade()
             return
         head = self._head()
