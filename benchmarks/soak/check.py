@@ -2,21 +2,25 @@
 
     python -m benchmarks.soak --name smollm2-135m --model smollm2-135m --requests 10000
 
-Streams, whole answers and conversations of many lengths, clients that go away, malformed bodies, on
-a KV pool so short that requests wait and are preempted all the time. Every tenth answer is held
-against plain decoding of the same request alone, bit for bit. One row, of requests a second, whose
-details have the counts; exit status 1 if a page is lost, memory grows or an answer differs. A
-stream that hangs or an answer that breaks the API ends the run.
+Streams, whole answers, conversations, grammars and (`--tools`) calls of many lengths, clients that
+go away, malformed bodies, on a KV pool so short that requests wait and are preempted all the time;
+with `--load N` beside N processes that are always ready to run. Every tenth answer (`--compare N`)
+is held against plain decoding of the same request alone, bit for bit. One row, of requests a
+second, whose details have the counts; exit status 1 if a page is lost, memory grows or an answer
+differs. A stream that hangs or an answer that breaks the API ends the run.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
+import multiprocessing
 import random
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +29,9 @@ from benchmarks.measure.machine import pinned_cpus
 from benchmarks.measure.occasion import Occasion
 from benchmarks.measure.process import resident_mib
 from benchmarks.measure.rows import RESULTS, keep
-from benchmarks.serving.raw_http import get
+from benchmarks.serving.raw_http import get, post, status_of
 from benchmarks.serving.servers import HalfbyteServer, Running, running, subject_of
+from benchmarks.soak.asked import Asked, said_by
 from benchmarks.soak.client import Answered, Client, Tally
 from halfbyte import LLM, SamplingParams
 
@@ -51,10 +56,13 @@ def main() -> None:
     cpus = pinned_cpus(arguments.threads)
     occasion = Occasion.begin(arguments.name, arguments.threads)
     with running(server, cpus) as up:
-        found, tally, seconds = asyncio.run(_soak(up, arguments))
-    wrong = count_wrong(_plain(arguments), tally.kept)
+        with busy(arguments.load):
+            found, tally, seconds = asyncio.run(_soak(up, arguments))
+        wrong = asyncio.run(count_unlike(up.port, tally.asked))
+    wrong += count_wrong(_plain(arguments), tally.kept)
     details = {"ended": dict(tally.ended), "tokens": tally.tokens, **found}
-    details |= {"compared": len(tally.kept), "wrong": wrong}
+    compared = len(tally.kept) + len(tally.asked)
+    details |= {"compared": compared, "wrong": wrong, "load": arguments.load}
     print(details)
     metric, rate = f"soak {arguments.requests}", arguments.requests / seconds
     row = occasion.row(subject_of(server), metric, "requests/s", [rate], details=details)
@@ -73,12 +81,13 @@ async def _soak(up: Running, arguments: argparse.Namespace) -> tuple[dict[str, A
     async def user(number: int) -> None:
         nonlocal quarter
         rng = random.Random(arguments.seed + number)
-        client = Client(up.port, rng, arguments.tokens, arguments.vocab, cascades, tally)
+        drawn = arguments.tokens, arguments.vocab, cascades, tally, arguments.tools
+        client = Client(up.port, rng, *drawn)
         while left[0] > 0:
             left[0] -= 1
             if quarter == 0.0 and left[0] < arguments.requests * 3 // 4:
                 quarter = resident_mib(up.pid)  # buffers and pages have been touched by now
-            while not await client.one(keep=left[0] % 10 == 0):
+            while not await client.one(keep=left[0] % arguments.compare == 0):
                 await asyncio.sleep(BUSY_SECONDS)
             if left[0] % 500 == 0:
                 print(f"{left[0]} left, {dict(tally.ended)}", file=sys.stderr, flush=True)
@@ -102,6 +111,39 @@ async def _metrics(port: int) -> dict[str, float]:
     lines = [line for line in body.decode().splitlines() if not line.startswith("#")]
     samples = [line.split() for line in lines if "{" not in line]
     return {name.removeprefix("halfbyte_"): float(value) for name, value in samples}
+
+
+@contextmanager
+def busy(count: int) -> Iterator[None]:
+    """Processes that are always ready to run, so that threads of the server are put aside."""
+    others = [multiprocessing.Process(target=_spin, daemon=True) for _ in range(count)]
+    for other in others:
+        other.start()
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+
+
+def _spin() -> None:
+    while True:
+        sum(range(200_000))
+        time.sleep(0.0005)
+
+
+async def count_unlike(port: int, asked: Sequence[Asked]) -> int:
+    """How many answers differ from those to the same body alone, decoded plainly."""
+    wrong = 0
+    for one in asked:
+        async with post(port, one.path, one.alone) as reader:
+            assert await status_of(reader) == 200
+            choices = json.loads(await reader.read())["choices"]
+        alone = said_by(choices)
+        if alone != one.said:
+            wrong += 1
+            print(f"{one.path} {one.body}: {one.said}, alone {alone}", file=sys.stderr)
+    return wrong
 
 
 def count_wrong(plain: LLM, kept: Sequence[Answered]) -> int:
@@ -133,6 +175,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--requests", type=positive, default=10_000)
     parser.add_argument("--streams", type=positive, default=16, help="sequences decoded together")
     parser.add_argument("--tokens", type=positive, default=48, help="most of an answer")
+    parser.add_argument("--tools", action="store_true", help="the model's template knows tools")
+    parser.add_argument("--load", type=int, default=0, help="processes that take its cores")
+    parser.add_argument("--compare", type=positive, default=10, help="one of so many answers")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=RESULTS / "soak.jsonl")
     return parser.parse_args()

@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.serving.raw_http import post, status_of
+from benchmarks.soak.asked import CHAT, COMPLETIONS, Asked, constrained, conversation, said_by
 from halfbyte.errors import SourceError
 
-COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
+# Kinds of requests and how many of a hundred; tools only where the model's template knows them.
+KINDS = {"stream": 35, "whole": 20, "left": 20, "malformed": 10, "chat": 5, "structured": 5}
+TOOLS = {"tools": 5}
 # Beyond the request's own limit of the server: a stream that is silent for so long is stuck.
 SILENT_SECONDS = 900.0
 MALFORMED: Sequence[bytes] = (
@@ -52,11 +55,13 @@ class Tally:
     ended: Counter[str] = field(default_factory=Counter)
     tokens: int = 0
     kept: list[Answered] = field(default_factory=list)
+    asked: list[Asked] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Draws its requests from one seed; `longest`: tokens of an answer; `vocab`: ids below it."""
+    """Draws its requests from one seed; `longest`: tokens of an answer; `vocab`: ids below it;
+    `tools`: whether the model's template knows them."""
 
     port: int
     rng: random.Random
@@ -64,21 +69,25 @@ class Client:
     vocab: int
     cascades: Sequence[str | None]
     tally: Tally
+    tools: bool = False
 
     async def one(self, *, keep: bool) -> bool:
         """One request to its end, or to where this client goes away. False: the queue is full."""
-        kind = self.rng.choices(
-            ("stream", "whole", "left", "malformed", "chat"), (40, 25, 20, 10, 5)
-        )[0]
+        kinds = KINDS | (TOOLS if self.tools else {})
+        kind = self.rng.choices(list(kinds), list(kinds.values()))[0]
         async with asyncio.timeout(SILENT_SECONDS):
             if kind == "malformed":
                 ended = await self._malformed()
-            elif kind == "chat":
-                ended = await self._chat()
+            elif kind in ("chat", "tools"):
+                body = conversation(self.rng, self.longest, tools=kind == "tools")
+                ended = f"{kind} {await self._asked(CHAT, body, keep=keep)}"
+            elif kind == "structured":
+                body = constrained(self.rng, self.longest)
+                ended = f"{kind} {await self._asked(COMPLETIONS, body, keep=keep)}"
             else:
                 ended = await self._completion(kind, keep=keep)
         self.tally.ended[ended] += 1
-        return ended != "busy"
+        return not ended.endswith("busy")
 
     async def _malformed(self) -> str:
         path = self.rng.choice((COMPLETIONS, CHAT))
@@ -88,20 +97,21 @@ class Client:
                 raise _fault(f"status {status} for a malformed body")
         return "malformed"
 
-    async def _chat(self) -> str:
-        words = " ".join(self.rng.choices(("what", "is", "the", "sea", "red", "of"), k=8))
-        body = {
-            "messages": [{"role": "user", "content": words}],
-            "max_tokens": self.rng.randint(1, self.longest),
-            "response_format": self.rng.choice((None, {"type": "json_object"})),
-        }
-        async with post(self.port, CHAT, body) as reader:
+    async def _asked(self, path: str, body: dict[str, Any], *, keep: bool) -> str:
+        body |= {"cascade": self.rng.choice(self.cascades)}
+        async with post(self.port, path, body) as reader:
             status = await status_of(reader)
             if status != 200:
                 return _refused(status)
-            answer = json.loads(await reader.read())
-        self.tally.tokens += answer["usage"]["completion_tokens"]
-        return f"chat {answer['choices'][0]['finish_reason']}"
+            if body["stream"]:
+                choices = await _events(reader, None)
+            else:
+                choices = json.loads(await reader.read())["choices"]
+        said = said_by(choices)
+        self.tally.tokens += len(said["logprobs"])
+        if keep:
+            self.tally.asked.append(Asked(path, body, said))
+        return str(said["finish_reason"])
 
     async def _completion(self, kind: str, *, keep: bool) -> str:
         body = self._body() | {"stream": kind != "whole"}

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from benchmarks.soak.check import _metrics, count_wrong
+from benchmarks.soak.check import _metrics, count_unlike, count_wrong
 from benchmarks.soak.client import Client, Tally
 
 from halfbyte import LLM
 from halfbyte.errors import SourceError
 from tests.server.running import serving
+from tests.support.talking_model import write_talking_model
 
 
 def test_every_request_is_counted_and_a_changed_answer_is_found(talking_llm: LLM) -> None:
@@ -42,6 +44,35 @@ def test_every_request_is_counted_and_a_changed_answer_is_found(talking_llm: LLM
     assert count_wrong(plain, tally.kept) == 0
     changed = replace(tally.kept[0], logprobs=[x + 1e-7 for x in tally.kept[0].logprobs])
     assert count_wrong(plain, [changed, *tally.kept[1:]]) == 1
+
+
+TEMPLATE = (
+    "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}"
+    "{% for m in messages %}<turn>{{ m.role }}: {{ m.content }}\n{% endfor %}"
+)
+
+
+def test_conversations_grammars_and_calls_are_asked_again_alone(tmp_path: Path) -> None:
+    model = write_talking_model(tmp_path / "model", template=TEMPLATE)
+    llm = LLM(model, "w4a8 > w8a16", threads=2, num_tokens=2048, page_size=16)
+    tally = Tally()
+
+    async def users(port: int) -> list[int]:
+        async def user(seed: int) -> None:
+            client = Client(port, random.Random(seed), 90, 40, (None, "none"), tally, tools=True)
+            while len(tally.asked) < 60:
+                await client.one(keep=True)
+
+        await asyncio.gather(*(user(seed) for seed in range(6)))
+        first, *others = tally.asked
+        changed = replace(first, said=first.said | {"logprobs": [*first.said["logprobs"], 0.0]})
+        return [await count_unlike(port, asked) for asked in (tally.asked, [changed, *others])]
+
+    with serving(llm) as server:
+        assert asyncio.run(users(int(server.url.rpartition(":")[2]))) == [0, 1]
+    kinds = {name.split()[0] for name in tally.ended}
+    assert {"chat", "tools", "structured"} <= kinds
+    assert any(one.said["calls"] for one in tally.asked)
 
 
 def test_a_server_that_breaks_its_promise_stops_the_run() -> None:
