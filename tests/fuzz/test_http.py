@@ -23,7 +23,7 @@ from halfbyte.server.log import LOGGER, JsonFormatter
 from halfbyte.server.schema.chat import ChatBody
 from halfbyte.server.schema.completion import CompletionBody
 from halfbyte.server.schema.tokens import DetokenizeBody, TokenizeBody
-from tests.fuzz.mutate import mutated_bytes, mutated_json, rounds, seeds
+from tests.fuzz.http_inputs import mutated_bytes, mutated_json, rounds, seeds
 from tests.server.running import Served, serving
 
 pytestmark = pytest.mark.slow
@@ -109,7 +109,7 @@ def _fitting(rng: random.Random, body: bytes) -> str:
 
 
 def test_bodies(target: Served, bugs: Bugs) -> None:
-    corpus, seen, growth = seeds("bodies"), Counter[int](), Growth()
+    corpus, seen, growth = seeds("http-bodies"), Counter[int](), Growth()
     with target.client() as http:
         for seed, rng in rounds():
             body = mutated_json(rng, corpus, NAMES)
@@ -153,7 +153,7 @@ def _said(target: Served, data: bytes, rng: random.Random) -> bytes:
 
 
 def test_bytes(target: Served, bugs: Bugs) -> None:
-    corpus, seen, growth = seeds("http"), Counter[int](), Growth()
+    corpus, seen, growth = seeds("http-bytes"), Counter[int](), Growth()
     for seed, rng in rounds():
         data = mutated_bytes(rng, corpus, WORDS)
         if rng.random() < 0.5:

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from halfbyte.server.errors import ApiError
 from halfbyte.server.request_parser import MAX_HEAD_BYTES, Head, RequestParser
-from tests.fuzz.mutate import seeds
+from tests.fuzz.http_inputs import seeds
 
 GET = b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n"
-CORPUS = seeds("http")
+CORPUS = seeds("http-bytes")
 
 
 class Events:

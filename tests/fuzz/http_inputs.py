@@ -1,7 +1,7 @@
-"""Inputs for fuzz targets: seeds of a small corpus, mutated as bytes or as JSON, reproducibly.
+"""What the server's fuzz targets send: seeds of a small corpus, changed as bytes or as JSON.
 
-A target is a slow test: it runs for `SECONDS` (HALFBYTE_FUZZ_SECONDS, an hour before a release) and
-names the seed of an input that fails. What a failure taught becomes a file of the corpus.
+Each target runs for `SECONDS` (HALFBYTE_FUZZ_SECONDS, an hour before a release) and names the seed
+of an input that fails. What a failure taught becomes a file of the corpus.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-CORPUS = Path(__file__).with_name("corpus")
+CORPUS = Path(__file__).parents[1] / "data" / "fuzz"
 SECONDS = float(os.environ.get("HALFBYTE_FUZZ_SECONDS", "60"))
 FIRST = int(os.environ.get("HALFBYTE_FUZZ_SEED", "0"))  # repeats a failure with SECONDS=1
 
