@@ -8,7 +8,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
-#include <atomic>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -16,14 +16,12 @@
 #include <utility>
 #include <vector>
 
+#include "binding/array.h"
+#include "binding/call.h"
 #include "model/model.h"
 
 namespace halfbyte {
 
-namespace nb = nanobind;
-
-template <typename T, int N>
-using Array = nb::ndarray<const T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
 template <typename T>
 using Result = nb::ndarray<nb::numpy, T>;
 
@@ -41,7 +39,6 @@ Result<T> to_numpy(std::vector<T> values, std::vector<std::size_t> shape) {
 }
 
 // hi, lo, scale (f16 as its uint16 bits, or int8), offset (f32, or int8), unit [N].
-using AnyMatrix = nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using PlanePart = std::tuple<Array<std::uint8_t, 2>, std::optional<Array<std::uint8_t, 2>>,
                              AnyMatrix, std::optional<AnyMatrix>, std::optional<Array<float, 1>>>;
 
@@ -62,11 +59,14 @@ using Speculated =
     std::tuple<std::vector<std::vector<std::int32_t>>, std::vector<std::vector<float>>,
                std::vector<std::int32_t>, int, double>;
 
+constexpr std::size_t kMostTops = 1 << 28;  // most likely tokens that a call may ask for
+
 std::vector<SamplingRow> sampling_rows(std::size_t R, const SamplingArrays& arrays);
 
 void bind_suffixes(nb::module_& m);
 
-// Loads one model. Not thread-safe: the Python side holds one lock per runtime.
+// One model. First its weights are set, then `allocate_kv` closes that and the rest may be called.
+// From any thread: a call waits for the one under way.
 class NativeModel {
   public:
     NativeModel(int vocab, int hidden, int intermediate, int layers, int heads, int kv_heads,
@@ -114,7 +114,7 @@ class NativeModel {
                                 Array<std::int32_t, 1> lengths, LevelBits target,
                                 const SamplingArrays& sampling, float min_confidence, int head);
     // True: a `decode` ends after the forward it is in, as does any from now on. Any thread.
-    void interrupt(bool wanted) { interrupt_.store(wanted, std::memory_order_relaxed); }
+    void interrupt(bool wanted) { interrupt_.wanted = wanted; }
     void copy_kv(Array<std::int32_t, 1> pages, Array<std::int32_t, 1> sources,
                  Array<std::int32_t, 1> targets);
     // x [M, hidden] -> what the layer's linears read (qkv, o, gate_up, down) and what it returns.
@@ -138,11 +138,14 @@ class NativeModel {
         Array<float, 2> features, int k);
 
     std::size_t bytes_read(LevelBits level, int head);
-    std::size_t memory_bytes() { return model_->weights().bytes(); }
-    bool has_lo() const;
-    bool dense() const { return model_->layers[0].qkv.dense; }
+    std::size_t memory_bytes();
+    bool has_lo() const;                   // the first layer
+    bool dense() const { return dense_; }  // every layer
 
   private:
+    void expect_open(const std::string& slot) const;
+    void expect_running() const;
+    void expect_all_set() const;
     std::pair<int, int> expected(const std::string& slot) const;
     Linear& layer_matrix(const std::string& slot, int layer);
     Linear& find(const std::string& slot, int layer);
@@ -159,14 +162,17 @@ class NativeModel {
                        const Array<std::int32_t, 2>& pages, const std::vector<std::int32_t>& starts,
                        const std::vector<std::int32_t>& forwards) const;
     const ReducedHead* reduced_head(int number) const;
-    LevelSpec checked_level(LevelBits level) const;
+    // `reduced`: the head that is used, null for the whole one.
+    LevelSpec checked_level(LevelBits level, const ReducedHead* reduced = nullptr) const;
     void adjust_rows(const AdjustmentArrays& arrays, std::vector<SamplingRow>& rows) const;
     void force_rows(const Array<std::int32_t, 1>& forced, std::vector<SamplingRow>& rows) const;
     std::size_t most_tops(const Array<std::int32_t, 1>& tops, std::size_t rows) const;
 
     std::unique_ptr<Model> model_;
     std::vector<const ReducedHead*> reduced_;
-    std::atomic<bool> interrupt_ = false;
+    bool dense_ = false;        // as of allocate_kv
+    mutable std::mutex mutex_;  // of the model, for a Call or with the GIL held
+    Interrupt interrupt_;
 };
 
 }  // namespace halfbyte

@@ -45,16 +45,17 @@ std::tuple<Result<std::int32_t>, Result<std::int32_t>> NativeModel::draft(
     LevelBits level, Array<std::int32_t, 1> lengths, const SamplingArrays& sampling,
     const std::optional<AdjustmentArrays>& adjustments, float min_confidence, int head) {
     const std::size_t B = tokens.shape(0);
-    const LevelSpec at = checked_level(level);
+    const ReducedHead* reduced = reduced_head(head);
+    const LevelSpec at = checked_level(level, reduced);
     const auto wanted = checked_lengths(lengths, B);
     const auto starts = one_row_each(B);
     Step roots = checked_roots(tokens, first, pages, starts, wanted);
-    roots.reduced = reduced_head(head);
+    roots.reduced = reduced;
     auto how = sampling_rows(B, sampling);
     if (adjustments) adjust_rows(*adjustments, how);
     Draft drafted;
     {
-        nb::gil_scoped_release release;
+        const Call call(mutex_);
         drafted = model_->draft(roots, at, wanted, std::move(how), min_confidence);
     }
     const std::size_t most = drafted.tokens.size() / B;
@@ -75,8 +76,8 @@ std::tuple<Result<std::int32_t>, Result<float>> NativeModel::decode(
     auto how = sampling_rows(B, sampling);
     Draft decoded;
     {
-        nb::gil_scoped_release release;
-        decoded = model_->draft(roots, at, wanted, std::move(how), 0, &interrupt_);
+        const Call call(mutex_);
+        decoded = model_->draft(roots, at, wanted, std::move(how), 0, &interrupt_.wanted);
     }
     // Nobody stops before the others.
     const std::size_t n = static_cast<std::size_t>(decoded.counts[0]);
@@ -95,7 +96,9 @@ Speculated NativeModel::draft_and_verify(Array<std::int32_t, 1> tokens,
                                          LevelBits target, const SamplingArrays& sampling,
                                          float min_confidence, int head) {
     const std::size_t B = tokens.shape(0);
-    const LevelSpec draft_level = checked_level(level), target_level = checked_level(target);
+    const ReducedHead* reduced = reduced_head(head);
+    const LevelSpec draft_level = checked_level(level, reduced);
+    const LevelSpec target_level = checked_level(target);
     const auto wanted = checked_lengths(lengths, B);
     std::vector<std::int32_t> rows_of(wanted);
     std::int64_t most_rows = 0;
@@ -103,11 +106,11 @@ Speculated NativeModel::draft_and_verify(Array<std::int32_t, 1> tokens,
     expect(most_rows <= model_->max_rows(), "rows must be 1..max_rows");
     const auto starts = one_row_each(B);
     Step roots = checked_roots(tokens, first, pages, starts, rows_of);
-    roots.reduced = reduced_head(head);
+    roots.reduced = reduced;
     const auto how = sampling_rows(B, sampling);
     Speculation done;
     {
-        nb::gil_scoped_release release;
+        const Call call(mutex_);
         done =
             model_->draft_and_verify(roots, draft_level, wanted, target_level, how, min_confidence);
     }

@@ -7,6 +7,9 @@
 namespace halfbyte {
 
 void NativeModel::share(const NativeModel& other, bool with_head) {
+    expect(&other != this, "a head shares with its target, not with itself");
+    const std::scoped_lock lock(mutex_, other.mutex_);
+    expect_open("share");
     const Model& from = *other.model_;
     const ModelShape &s = model_->shape(), &t = from.shape();
     expect(s.hidden == t.hidden && s.tokens() == t.vocab && from.embed.k(),
@@ -18,18 +21,23 @@ void NativeModel::share(const NativeModel& other, bool with_head) {
 
 int NativeModel::reduce_head(Array<std::int32_t, 1> ids) {
     const std::size_t n = ids.shape(0);
-    expect(model_->head.k() > 0, "the head is not set");
+    expect_running();
     expect(n > 0 && ids(0) >= 0 && ids(n - 1) < model_->shape().vocab,
            "reduce_head: ids of the vocabulary");
     for (std::size_t i = 1; i < n; ++i) expect(ids(i - 1) < ids(i), "reduce_head: ids must rise");
     std::vector<std::int32_t> copied(ids.data(), ids.data() + n);
-    nb::gil_scoped_release release;
-    reduced_.push_back(model_->reduce_head(std::move(copied)));
+    const ReducedHead* made;
+    {
+        const Call call(mutex_);
+        made = model_->reduce_head(std::move(copied));
+    }
+    reduced_.push_back(made);
     return static_cast<int>(reduced_.size());
 }
 
 void NativeModel::keep_features(std::vector<int> taps) {
-    expect(model_->pages() > 0, "allocate_kv comes before keep_features");
+    const std::lock_guard lock(mutex_);
+    expect_running();
     expect(!taps.empty() && taps.size() <= 8, "1 to 8 taps");
     for (const int tap : taps)
         expect(tap >= 0 && tap <= model_->shape().layers, "a tap is 0..layers");
@@ -38,6 +46,7 @@ void NativeModel::keep_features(std::vector<int> taps) {
 
 Result<float> NativeModel::read_features(Array<std::int32_t, 1> pages,
                                          Array<std::int32_t, 1> positions) {
+    expect_running();
     const int S = model_->page_size(), W = model_->kept_width();
     expect(W > 0, "no features are kept");
     const std::size_t n = positions.shape(0);
@@ -47,7 +56,12 @@ Result<float> NativeModel::read_features(Array<std::int32_t, 1> pages,
         expect(positions(i) >= 0 && column < static_cast<std::int64_t>(pages.shape(0)) &&
                    pages(column) >= 0 && pages(column) < model_->pages(),
                "read_features: a position outside the page table");
-        std::copy_n(model_->kept(pages(column), positions(i) % S), W, out.data() + i * W);
+    }
+    {
+        const Call call(mutex_);
+        for (std::size_t i = 0; i < n; ++i)
+            std::copy_n(model_->kept(pages(positions(i) / S), positions(i) % S), W,
+                        out.data() + i * W);
     }
     return to_numpy(std::move(out), {n, static_cast<std::size_t>(W)});
 }
@@ -63,13 +77,14 @@ std::tuple<Result<std::int32_t>, Result<float>, Result<float>> NativeModel::forw
     expect(s.features > 0 && features.shape(0) == tokens.shape(0) &&
                (width == static_cast<std::size_t>(s.features) || width == H),
            "a draft head needs the features of every row");
-    expect(k > 0 && k <= s.vocab, "k must be 1..vocabulary");
+    expect(k > 0 && k <= s.vocab && R * k <= kMostTops,
+           "k must be 1..vocabulary, and fewer than 2^28 in all rows");
     step.features = features.data();
     step.feature_width = static_cast<int>(width);
     std::vector<float> hidden(R * H);
     Best best;
     {
-        nb::gil_scoped_release release;
+        const Call call(mutex_);
         best = model_->forward_best(step, at, k, hidden.data());
     }
     const std::size_t count = k;

@@ -59,17 +59,24 @@ NativeModel::NativeModel(int vocab, int hidden, int intermediate, int layers, in
                          bool tied_head, Array<float, 1> inverse_frequencies,
                          const std::string& tier, int threads, int max_rows, int features,
                          int embedding_rows, bool wide) {
-    expect(vocab > 0 && layers > 0 && threads > 0 && threads <= 1024, "sizes must be positive");
-    expect(hidden > 0 && hidden % 16 == 0, "hidden_size must be a multiple of 16");
-    expect(intermediate > 0 && intermediate % 16 == 0,
-           "intermediate_size must be a multiple of 16");
+    // The bounds are far above any model's, and keep every product of sizes below 2^63.
+    expect(vocab > 0 && vocab <= 1 << 24, "vocab must be 1..16777216");
+    expect(layers > 0 && layers <= 1 << 12, "layers must be 1..4096");
+    expect(threads > 0 && threads <= kMostThreads, "threads must be 1..1024");
+    expect(hidden > 0 && hidden % 16 == 0 && hidden <= 1 << 18,
+           "hidden_size must be a multiple of 16, at most 262144");
+    expect(intermediate > 0 && intermediate % 16 == 0 && intermediate <= 1 << 20,
+           "intermediate_size must be a multiple of 16, at most 1048576");
     expect(head_dim > 0 && head_dim % 16 == 0 && head_dim <= 256,
            "head_dim must be 16..256, a multiple of 16");
-    expect(kv_heads > 0 && heads > 0 && heads % kv_heads == 0 && heads / kv_heads <= 64,
-           "num_heads must be a multiple of num_kv_heads, at most 64 to one");
+    expect(kv_heads > 0 && heads > 0 && heads <= 1 << 10 && heads % kv_heads == 0 &&
+               heads / kv_heads <= kMostGroup,
+           "num_heads must be a multiple of num_kv_heads, at most 64 to one, at most 1024");
     expect(max_rows > 0 && max_rows <= 1 << 16, "max_rows must be 1..65536");
+    expect(sliding_window >= 0, "sliding_window must be a number of positions, or 0");
+    expect(embedding_rows >= 0 && embedding_rows <= 1 << 24, "embedding_rows must be 0..16777216");
     expect(features >= 0 && features % hidden == 0 && features / hidden <= 8 &&
-               embedding_rows >= 0 && (features > 0 || (!wide && !embedding_rows)) &&
+               (features > 0 || (!wide && !embedding_rows)) &&
                (features == 0 || wide || features == hidden),
            "features must be hidden_size, or of a wide head up to 8 times that");
     expect(static_cast<int>(inverse_frequencies.shape(0)) == head_dim / 2,
@@ -88,6 +95,7 @@ NativeModel::NativeModel(int vocab, int hidden, int intermediate, int layers, in
 
 void NativeModel::set_planes(const std::string& slot, int layer, std::vector<PlanePart> parts,
                              int group, int wide) {
+    expect_open(slot);
     expect(group == 32 || group == 64 || group == 128, "group must be 32, 64 or 128");
     const auto [n, k] = expected(slot);
     expect(k % group == 0, slot + ": inputs must be a multiple of the group");
@@ -126,7 +134,7 @@ void NativeModel::set_planes(const std::string& slot, int layer, std::vector<Pla
     }
     arrange(slot, sizes, rows);
     Linear& target = find(slot, layer);
-    nb::gil_scoped_release release;
+    const Call call(mutex_);
     target.dense = false;
     target.planes = pack_planes(rows, k, group, wide, model_->weights(), model_->pool());
     finish(slot);
@@ -134,15 +142,19 @@ void NativeModel::set_planes(const std::string& slot, int layer, std::vector<Pla
 
 void NativeModel::set_dense(const std::string& slot, int layer, std::vector<AnyMatrix> parts,
                             const std::string& type) {
+    expect_open(slot);
     const auto [n, k] = expected(slot);
+    expect(type == "f32" || type == "f16" || type == "bf16", "dtype must be f32, f16 or bf16");
     const PackedDense::Type t = type == "f32"   ? PackedDense::Type::kF32
                                 : type == "f16" ? PackedDense::Type::kF16
                                                 : PackedDense::Type::kBF16;
-    const std::size_t width = t == PackedDense::Type::kF32 ? 4 : 2;
+    const bool whole = t == PackedDense::Type::kF32;
+    const auto stored = whole ? nb::dtype<float>() : nb::dtype<std::uint16_t>();
+    const std::size_t width = whole ? sizeof(float) : sizeof(std::uint16_t);
     std::vector<const void*> rows;
     std::vector<std::size_t> sizes;
     for (const auto& part : parts) {
-        expect(part.itemsize() == width && static_cast<int>(part.shape(1)) == k,
+        expect(part.dtype() == stored && static_cast<int>(part.shape(1)) == k,
                slot + " has the wrong type or width");
         for (std::size_t r = 0; r < part.shape(0); ++r)
             rows.push_back(static_cast<const char*>(part.data()) + r * k * width);
@@ -151,7 +163,7 @@ void NativeModel::set_dense(const std::string& slot, int layer, std::vector<AnyM
     expect(static_cast<int>(rows.size()) == n, slot + " has the wrong number of rows");
     arrange(slot, sizes, rows);
     Linear& target = find(slot, layer);
-    nb::gil_scoped_release release;
+    const Call call(mutex_);
     target.dense = true;
     target.matrix = pack_dense(rows, k, t, model_->weights(), model_->pool());
     finish(slot);
@@ -160,6 +172,8 @@ void NativeModel::set_dense(const std::string& slot, int layer, std::vector<AnyM
 // The input of a layer's matrix is viewed as [..][core][block * stride] (kernels.h).
 void NativeModel::set_rotation(const std::string& slot, int layer, Array<float, 2> matrix,
                                int block, int stride, float scale) {
+    const std::lock_guard lock(mutex_);
+    expect_open(slot);
     const std::size_t core = matrix.shape(0);
     expect(core > 0 && core <= 1024 && matrix.shape(1) == core, "core must be 1..1024 square");
     const bool along_row = stride == 1 && block >= 16 && block <= 1 << 20;
@@ -175,6 +189,8 @@ void NativeModel::set_rotation(const std::string& slot, int layer, Array<float, 
 }
 
 void NativeModel::set_gather(const std::string& slot, int layer, Array<std::int32_t, 1> indices) {
+    const std::lock_guard lock(mutex_);
+    expect_open(slot);
     const int k = expected(slot).second;
     expect(static_cast<int>(indices.shape(0)) == k, slot + ": one index an input");
     std::int32_t* copy = model_->weights().array<std::int32_t>(k);
@@ -186,6 +202,8 @@ void NativeModel::set_gather(const std::string& slot, int layer, Array<std::int3
 }
 
 void NativeModel::set_vector(const std::string& slot, int layer, Array<float, 1> values) {
+    const std::lock_guard lock(mutex_);
+    expect_open(slot);
     const ModelShape& s = model_->shape();
     const bool bias = slot == "qkv_bias";
     expect(
@@ -227,6 +245,27 @@ void NativeModel::allocate_kv(int pages, int page_size, const std::string& dtype
     expect(page_size == 16 || page_size == 32 || page_size == 64 || page_size == 128 ||
                page_size == 256,
            "page_size must be 16, 32, 64, 128 or 256");
+    const std::lock_guard lock(mutex_);
+    expect_open("allocate_kv");
+    expect_all_set();
+    dense_ = true;
+    for (const Layer& l : model_->layers)
+        for (const Linear* w : {&l.qkv, &l.o, &l.gate_up, &l.down}) dense_ = dense_ && w->dense;
+    model_->allocate_kv(pages, page_size,
+                        dtype == "f32"    ? KvType::kF32
+                        : dtype == "bf16" ? KvType::kBF16
+                                          : KvType::kF16);
+}
+
+void NativeModel::expect_open(const std::string& slot) const {
+    expect(model_->pages() == 0, slot + " comes before the KV is allocated");
+}
+
+void NativeModel::expect_running() const {
+    expect(model_->pages() > 0, "the weights and allocate_kv come first");
+}
+
+void NativeModel::expect_all_set() const {
     const bool draft = model_->shape().features > 0, wide = model_->shape().wide;
     for (const Layer& l : model_->layers)
         expect(l.qkv.k() && l.o.k() && l.gate_up.k() && l.down.k() && (l.attn_norm || draft) &&
@@ -237,10 +276,17 @@ void NativeModel::allocate_kv(int pages, int page_size, const std::string& dtype
     expect(!draft || model_->fuse.k(), "a draft head's fuse matrix is not set");
     expect(!wide || (model_->embed_norm && model_->feature_norm),
            "a wide head's norms are not set");
-    model_->allocate_kv(pages, page_size,
-                        dtype == "f32"    ? KvType::kF32
-                        : dtype == "bf16" ? KvType::kBF16
-                                          : KvType::kF16);
+}
+
+bool NativeModel::has_lo() const {
+    const Layer& l = model_->layers[0];
+    const auto whole = [](const Linear& w) { return w.planes.lo_k == w.planes.k; };
+    return !dense_ && whole(l.qkv) && whole(l.o) && whole(l.gate_up) && whole(l.down);
+}
+
+std::size_t NativeModel::memory_bytes() {
+    const std::lock_guard lock(mutex_);
+    return model_->weights().bytes();
 }
 
 std::pair<int, int> NativeModel::expected(const std::string& slot) const {

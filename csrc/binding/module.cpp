@@ -1,4 +1,6 @@
 // The native module: what Python sees, by name.
+#include <system_error>
+
 #include "binding/binding.h"
 #include "host/machine.h"
 #include "host/rounding.h"
@@ -26,7 +28,7 @@ std::tuple<Result<std::int16_t>, Result<float>, Result<float>, Result<float>> ro
     std::vector<std::int16_t> codes(G * n);
     std::vector<float> scale(n), offset(n), errors(levels * G * n);
     {
-        nb::gil_scoped_release release;
+        const Call call;
         round_group({static_cast<int>(G), static_cast<int>(n), static_cast<int>(levels),
                      static_cast<int>(scales.shape(0)), static_cast<int>(scales.shape(1)),
                      weights.data(), goals.data(), feed.data(), costs.data(), scales.data(),
@@ -37,22 +39,55 @@ std::tuple<Result<std::int16_t>, Result<float>, Result<float>, Result<float>> ro
             to_numpy(std::move(offset), {n}), to_numpy(std::move(errors), {levels, G, n})};
 }
 
+// What the machine did not give is a halfbyte.errors.MachineError.
+void register_errors() {
+    nb::register_exception_translator([](const std::exception_ptr& thrown, void*) {
+        const auto refused = [](const char* what, const char* got, const char* fix) {
+            const nb::object kind = nb::module_::import_("halfbyte.errors").attr("MachineError");
+            const nb::object error =
+                kind(what, "got"_a = got, "expected"_a = "all of it", "fix"_a = fix);
+            PyErr_SetObject(kind.ptr(), error.ptr());
+        };
+        try {
+            std::rethrow_exception(thrown);
+        } catch (const std::system_error& error) {
+            refused("threads of the native core", error.what(),
+                    "ask for fewer threads, or raise the limits of processes (ulimit -u) and of "
+                    "memory (ulimit -v)");
+        } catch (const std::bad_alloc&) {
+            refused("memory of the native core", "no more from the system",
+                    "free memory or raise its limit (ulimit -v), or take a smaller model or fewer "
+                    "num_tokens");
+        }
+    });
+}
+
 }  // namespace
 }  // namespace halfbyte
 
 NB_MODULE(_native, m) {
     using namespace halfbyte;
+    register_end_of_calls();
+    register_errors();
     m.def("tiers", &available_tiers);
     m.def("physical_cores", &physical_cores);
-    m.def("read_bandwidth", &read_bandwidth, "threads"_a, "bytes"_a,
-          nb::call_guard<nb::gil_scoped_release>());
+    m.def(
+        "read_bandwidth",
+        [](int threads, std::size_t bytes) {
+            expect(threads > 0 && threads <= kMostThreads, "threads must be 1..1024");
+            expect(bytes >= kLeastBandwidthBytes * threads && bytes <= memory_size(),
+                   "bytes must be at least 4096 per thread, at most the memory there is");
+            const Call call;
+            return read_bandwidth(threads, bytes);
+        },
+        "threads"_a, "bytes"_a);
     m.def(
         "linear_rate",
         [](int threads, const std::string& tier) {
+            expect(threads > 0 && threads <= kMostThreads, "threads must be 1..1024");
             const Kernels* kernels = find_kernels(tier);
-            if (!kernels)
-                throw std::invalid_argument("tier " + tier + " cannot run on this processor");
-            nb::gil_scoped_release release;
+            expect(kernels != nullptr, "tier " + tier + " cannot run on this processor");
+            const Call call;
             return linear_rate(threads, *kernels);
         },
         "threads"_a, "tier"_a);

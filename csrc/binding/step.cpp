@@ -6,7 +6,10 @@
 namespace halfbyte {
 namespace {
 
-// Whether rows [begin, end), all of one sequence, are a tree; `last`: its last slot past base.
+constexpr std::int64_t kMostPositions = 1 << 30;
+
+// Whether rows [begin, end), all of one sequence, are a tree; `last`: its last slot, or position,
+// past base.
 bool checked_paths(const Array<std::int32_t, 2>& paths, std::int64_t begin, std::int64_t end,
                    std::int64_t& last) {
     std::vector<std::int32_t> own;
@@ -14,6 +17,7 @@ bool checked_paths(const Array<std::int32_t, 2>& paths, std::int64_t begin, std:
         std::size_t length = 0;
         for (; length < paths.shape(1) && paths(m, length) >= 0; ++length)
             last = std::max<std::int64_t>(last, paths(m, length));
+        last = std::max<std::int64_t>(last, static_cast<std::int64_t>(length) - 1);
         if (length > 0) own.push_back(paths(m, length - 1));
     }
     expect(own.empty() || static_cast<std::int64_t>(own.size()) == end - begin,
@@ -49,13 +53,13 @@ Result<float> NativeModel::forward(Array<std::int32_t, 1> tokens, Array<std::int
                                    std::optional<Array<std::int32_t, 2>> paths) {
     const Step step = checked(tokens, row_starts, first, pages, logit_rows, paths);
     const LevelSpec at = checked_level(level);
-    {
-        nb::gil_scoped_release release;
-        model_->forward(step, at);
-    }
     const std::size_t V = model_->shape().vocab, R = step.num_logit_rows;
     std::vector<float> out(R * V);
-    for (std::size_t r = 0; r < R; ++r) std::copy_n(model_->logits(r), V, out.data() + r * V);
+    {
+        const Call call(mutex_);
+        model_->forward(step, at);
+        for (std::size_t r = 0; r < R; ++r) std::copy_n(model_->logits(r), V, out.data() + r * V);
+    }
     return to_numpy(std::move(out), {R, V});
 }
 
@@ -84,7 +88,7 @@ NativeModel::forward_sample(Array<std::int32_t, 1> tokens, Array<std::int32_t, 1
     }
     std::vector<Choice> chosen;
     {
-        nb::gil_scoped_release release;
+        const Call call(mutex_);
         chosen = model_->forward_sample(step, at, rows);
     }
     std::vector<std::int32_t> ids(R);
@@ -115,7 +119,7 @@ NativeModel::capture_layer(int layer, Array<float, 2> x, Array<std::int32_t, 1> 
     std::vector<float> qkv(M * hidden), o(M * attended), gate_up(M * hidden), down(M * inner),
         out(M * hidden);
     {
-        nb::gil_scoped_release release;
+        const Call call(mutex_);
         model_->capture_layer(step, level, layer, x.data(),
                               {qkv.data(), o.data(), gate_up.data(), down.data(), out.data()});
     }
@@ -126,6 +130,7 @@ NativeModel::capture_layer(int layer, Array<float, 2> x, Array<std::int32_t, 1> 
 
 void NativeModel::copy_kv(Array<std::int32_t, 1> pages, Array<std::int32_t, 1> sources,
                           Array<std::int32_t, 1> targets) {
+    expect_running();
     const std::size_t count = sources.shape(0);
     expect(targets.shape(0) == count, "copy_kv: as many targets as sources");
     for (const auto* slots : {&sources, &targets})
@@ -135,7 +140,7 @@ void NativeModel::copy_kv(Array<std::int32_t, 1> pages, Array<std::int32_t, 1> s
                        pages(column) >= 0 && pages(column) < model_->pages(),
                    "copy_kv: a slot outside the page table");
         }
-    nb::gil_scoped_release release;
+    const Call call(mutex_);
     model_->copy_kv(pages.data(), sources.data(), targets.data(), static_cast<int>(count));
 }
 
@@ -146,23 +151,22 @@ std::tuple<Result<std::uint8_t>, Result<std::uint8_t>> NativeModel::read_kv(int 
     const std::size_t width = kv_bytes(model_->kv_type());
     const std::size_t H = s.kv_heads, D = s.head_dim, S = model_->page_size();
     const std::size_t half = D * S * width;
-    const auto* base = static_cast<const std::uint8_t*>(model_->page(layer, page));
     std::vector<std::uint8_t> k, v;
-    for (std::size_t h = 0; h < H; ++h) {
-        k.insert(k.end(), base + 2 * h * half, base + (2 * h + 1) * half);
-        v.insert(v.end(), base + (2 * h + 1) * half, base + (2 * h + 2) * half);
+    {
+        const Call call(mutex_);
+        const auto* base = static_cast<const std::uint8_t*>(model_->page(layer, page));
+        for (std::size_t h = 0; h < H; ++h) {
+            k.insert(k.end(), base + 2 * h * half, base + (2 * h + 1) * half);
+            v.insert(v.end(), base + (2 * h + 1) * half, base + (2 * h + 2) * half);
+        }
     }
     return {to_numpy(std::move(k), {H, D, S * width}), to_numpy(std::move(v), {H, S, D * width})};
 }
 
 std::size_t NativeModel::bytes_read(LevelBits level, int head) {
-    return model_->bytes_read(checked_level(level), reduced_head(head));
-}
-
-bool NativeModel::has_lo() const {
-    const Layer& l = model_->layers[0];
-    const auto whole = [](const Linear& w) { return w.planes.lo_k == w.planes.k; };
-    return !l.qkv.dense && whole(l.qkv) && whole(l.o) && whole(l.gate_up) && whole(l.down);
+    expect_running();
+    const ReducedHead* reduced = reduced_head(head);
+    return model_->bytes_read(checked_level(level, reduced), reduced);
 }
 
 Step NativeModel::checked(const Array<std::int32_t, 1>& tokens,
@@ -172,7 +176,7 @@ Step NativeModel::checked(const Array<std::int32_t, 1>& tokens,
                           const std::optional<Array<std::int32_t, 2>>& paths,
                           const std::int32_t* forwards, bool head) const {
     const std::size_t M = tokens.shape(0), B = first.shape(0);
-    expect(model_->pages() > 0, "allocate_kv comes before forward");
+    expect_running();
     expect(model_->shape().features == 0 || head, "a draft head runs forward_best only");
     expect(M > 0 && M <= static_cast<std::size_t>(model_->max_rows()), "rows must be 1..max_rows");
     expect(row_starts.shape(0) == B + 1 && pages.shape(0) == B && row_starts(0) == 0 &&
@@ -183,17 +187,20 @@ Step NativeModel::checked(const Array<std::int32_t, 1>& tokens,
                "token id outside the vocabulary");
     expect(!paths || (paths->shape(0) == M && paths->shape(1) > 0), "paths must be [M, W]");
     for (std::size_t b = 0; b < B; ++b) {
-        const std::int64_t rows = row_starts(b + 1) - row_starts(b);
-        expect(rows > 0 && first(b) >= 0, "every sequence needs rows and a position");
-        std::int64_t beyond = 0, last = first(b) + (forwards ? forwards[b] : rows) - 1;
-        if (paths && checked_paths(*paths, row_starts(b), row_starts(b + 1), beyond))
-            last = first(b) + beyond;
+        const std::int64_t begin = row_starts(b), end = row_starts(b + 1);
+        expect(begin < end && end <= static_cast<std::int64_t>(M) && first(b) >= 0,
+               "every sequence needs rows and a position");
+        std::int64_t beyond = 0, last = first(b) + (forwards ? forwards[b] : end - begin) - 1;
+        if (paths && checked_paths(*paths, begin, end, beyond)) last = first(b) + beyond;
+        expect(last < kMostPositions, "a position beyond 2^30");
         const std::int64_t columns = last < 0 ? 0 : last / model_->page_size() + 1;
         expect(columns <= static_cast<std::int64_t>(pages.shape(1)),
                "page table too short for the positions");
         for (std::int64_t c = 0; c < columns; ++c)
             expect(pages(b, c) >= 0 && pages(b, c) < model_->pages(), "page table names no page");
     }
+    expect(logit_rows.shape(0) <= static_cast<std::size_t>(model_->max_rows()),
+           "logit rows must be at most max_rows");
     for (std::size_t r = 0; r < logit_rows.shape(0); ++r)
         expect(logit_rows(r) >= 0 && logit_rows(r) < static_cast<std::int32_t>(M),
                "logit row outside the step");
@@ -215,14 +222,17 @@ const ReducedHead* NativeModel::reduced_head(int number) const {
     return number ? reduced_[number - 1] : nullptr;
 }
 
-LevelSpec NativeModel::checked_level(LevelBits level) const {
+LevelSpec NativeModel::checked_level(LevelBits level, const ReducedHead* reduced) const {
+    expect_running();
     const auto [weight_bits, act_bits, head_bits] = level;
-    const bool dense = model_->layers[0].qkv.dense;
-    expect(dense == (weight_bits == 32), "f32 needs dense weights, the other levels planes");
-    expect(dense || weight_bits == 4 || (weight_bits == 8 && has_lo()),
+    expect(dense_ == (weight_bits == 32), "f32 needs dense weights, the other levels planes");
+    expect(dense_ || weight_bits == 4 || (weight_bits == 8 && has_lo()),
            "this model has no planes for that level");
-    expect(act_bits == 4 || act_bits == 8 || act_bits == 16 || act_bits == 32,
-           "act_bits must be 4, 8, 16 or 32");
+    expect(dense_ ? act_bits == 32 : act_bits == 4 || act_bits == 8 || act_bits == 16,
+           "act_bits must be 4, 8 or 16, or 32 with dense weights");
+    expect(head_bits == 4 || head_bits == 8 || head_bits == 32, "head_bits must be 4, 8 or 32");
+    expect(act_bits != 32 || (reduced ? reduced->head : model_->head).dense,
+           "f32 needs a dense head");
     return {weight_bits, act_bits, head_bits};
 }
 
@@ -266,12 +276,13 @@ void NativeModel::force_rows(const Array<std::int32_t, 1>& forced,
 }
 
 std::size_t NativeModel::most_tops(const Array<std::int32_t, 1>& tops, std::size_t rows) const {
-    expect(tops.shape(0) == rows, "tops: one entry a row");
+    expect(tops.shape(0) == rows, "tops: one entry per row");
     std::int32_t most = 0;
     for (std::size_t r = 0; r < rows; ++r) {
         expect(tops(r) >= 0 && tops(r) <= model_->shape().vocab, "tops must be 0..vocabulary");
         most = std::max(most, tops(r));
     }
+    expect(most * rows <= kMostTops, "tops must be fewer than 2^28 in all rows");
     return most;
 }
 

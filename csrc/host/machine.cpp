@@ -1,5 +1,7 @@
 #include "host/machine.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstring>
@@ -10,7 +12,6 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 #endif
 
 namespace halfbyte {
@@ -64,6 +65,10 @@ const Kernels* find_kernels(const std::string& tier) {
     return &kernels_scalar();
 }
 
+std::size_t memory_size() {
+    return static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
+}
+
 double read_bandwidth(int threads, std::size_t bytes) {
     Arena arena;
     Pool pool(threads);
@@ -95,21 +100,32 @@ double linear_rate(int threads, const Kernels& kernels) {
     constexpr int kInputs = 512, kOutputs = 256, kGroup = 64, kRows = 4, kRepeats = 400;
     Pool pool(threads);
     std::vector<double> elapsed(threads);
-    pool.run([&](int t) {
-        Arena arena;
+    struct Operands {
+        PackedPlanes w;
+        Activations x;
+        Epilogue e;
+        std::uint8_t* scratch;
+    };
+    Arena arena;  // zeroed; a thread must not allocate, since it cannot report a failure
+    std::vector<Operands> operands;
+    for (int t = 0; t < threads; ++t) {
         const int groups = kInputs / kGroup;
-        PackedPlanes w{.hi = arena.array<std::uint8_t>(kOutputs * kInputs / 2),
-                       .lo = arena.array<std::uint8_t>(kOutputs * kInputs / 2),
-                       .scale = arena.array<std::uint16_t>(kOutputs * groups),
-                       .n = kOutputs,
-                       .k = kInputs,
-                       .group = kGroup,
-                       .lo_k = kInputs};
-        Activations x{arena.array<std::int8_t>(kRows * kInputs), arena.array<float>(kRows * groups),
-                      arena.array<float>(kRows * groups), arena.array<std::int32_t>(kRows * groups),
-                      1};
-        auto* scratch = arena.array<std::uint8_t>(kInputs * kPanel);
-        Epilogue e{Epilogue::Kind::kStore, nullptr, arena.array<float>(kRows * kOutputs), kOutputs};
+        const PackedPlanes w{.hi = arena.array<std::uint8_t>(kOutputs * kInputs / 2),
+                             .lo = arena.array<std::uint8_t>(kOutputs * kInputs / 2),
+                             .scale = arena.array<std::uint16_t>(kOutputs * groups),
+                             .n = kOutputs,
+                             .k = kInputs,
+                             .group = kGroup,
+                             .lo_k = kInputs};
+        const Activations x{arena.array<std::int8_t>(kRows * kInputs),
+                            arena.array<float>(kRows * groups), arena.array<float>(kRows * groups),
+                            arena.array<std::int32_t>(kRows * groups), 1};
+        const Epilogue e{Epilogue::Kind::kStore, nullptr, arena.array<float>(kRows * kOutputs),
+                         kOutputs};
+        operands.push_back({w, x, e, arena.array<std::uint8_t>(kInputs * kPanel)});
+    }
+    pool.run([&](int t) {
+        const auto& [w, x, e, scratch] = operands[t];
         kernels.linear(w, 8, x, kRows, e, 0, kOutputs / kPanel, scratch);
         pool.barrier();
         const double start = seconds();

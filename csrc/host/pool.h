@@ -5,6 +5,8 @@
 
 namespace halfbyte {
 
+constexpr int kMostThreads = 1024;
+
 class Pool {
   public:
     // How often a waiting thread looks before it sleeps: about 100 us, longer than the host's work

@@ -18,9 +18,6 @@
 
 namespace halfbyte {
 
-// Of one call: the rows of a block times the heads that share a KV head (model/attention.cpp).
-constexpr int kMostQueries = 8 * 64;
-
 // While a block of K or V is read, the same place of the one read after it is fetched into the
 // second cache. Blocks of a head lie a page apart, where the hardware's own prefetchers do not
 // follow.

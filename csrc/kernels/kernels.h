@@ -9,7 +9,10 @@ namespace halfbyte {
 
 constexpr int kPanel = 32;  // output rows of a packed panel: two tiles of 16
 constexpr int kAttentionChunk =
-    256;  // positions reduced together; part of the numbers, docs/numerics.md
+    256;                        // positions reduced together; part of the numbers, docs/numerics.md
+constexpr int kRowBlock = 8;    // rows that share one pass over K and V
+constexpr int kMostGroup = 64;  // query heads that share a KV head
+constexpr int kMostQueries = kRowBlock * kMostGroup;  // of one attention call
 constexpr int kLogitChunk = 1024;  // vocabulary entries reduced together, likewise
 
 // How scales and offsets are stored: as f16 and f32, or both as int8, counted in a unit of the row.

@@ -64,11 +64,11 @@ void Model::attention(int layer, int thread) {
     const ModelShape& s = shape_;
     const int D = s.head_dim, group = s.heads / s.kv_heads, floats = state_floats(D);
     PerThread& mine = threads_[thread];
-    const float* queries[kRowBlock * 64];
-    float* states[kRowBlock * 64];
-    float* folded[kRowBlock * 64];
-    int first[kRowBlock * 64], last[kRowBlock * 64];
-    const std::int32_t* paths[kRowBlock * 64];
+    const float* queries[kMostQueries];
+    float* states[kMostQueries];
+    float* folded[kMostQueries];
+    int first[kMostQueries], last[kMostQueries];
+    const std::int32_t* paths[kMostQueries];
     AttentionArgs a{
         .kv = kv_view(layer), .head_dim = D, .q = queries, .first = first, .last = last};
     const int items = static_cast<int>(plan_.items.size()), T = pool_.size();

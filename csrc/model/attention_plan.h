@@ -24,8 +24,6 @@ struct AttentionPlan {
     int states = 0;
 };
 
-constexpr int kRowBlock = 8;  // rows that share one pass over K and V
-
 // rows of sequence b: [row_starts[b], row_starts[b+1]), row m at positions[m]
 void plan_attention(int sequences, const std::int32_t* row_starts, const std::int32_t* positions,
                     int kv_heads, int heads, int window, int threads, AttentionPlan& plan);

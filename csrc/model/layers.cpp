@@ -99,7 +99,7 @@ void Model::run_layers(LevelSpec level, int thread) {
 
 void Model::run_layer(int l, LevelSpec level, int thread) {
     const ModelShape& s = shape_;
-    const int M = step_.rows, wb = level.weight_bits, ab = level.act_bits;
+    const int M = step_.rows, wb = level.weight_bits;
     const int x_stride = round_up(s.hidden, kPanel), attended = s.heads * s.head_dim;
     const auto normed = [&](const float* weight) {
         return [this, weight, x_stride](int m, float* to) {
