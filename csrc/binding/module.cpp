@@ -75,8 +75,8 @@ NB_MODULE(_native, m) {
         "read_bandwidth",
         [](int threads, std::size_t bytes) {
             expect(threads > 0 && threads <= kMostThreads, "threads must be 1..1024");
-            expect(bytes >= kLeastBandwidthBytes * threads && bytes <= memory_size(),
-                   "bytes must be at least 4096 per thread, at most the memory there is");
+            expect(bytes >= kLeastBandwidthBytes * threads && bytes <= memory_size() / 2,
+                   "bytes must be at least 4096 per thread, at most half the memory");
             const Call call;
             return read_bandwidth(threads, bytes);
         },

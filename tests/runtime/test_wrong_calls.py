@@ -1,0 +1,74 @@
+"""Wrong calls of the native module raise; `wrong_calls` makes them in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from halfbyte import _native
+
+
+def _run(seed: int, count: int, seconds: float) -> None:
+    command = [sys.executable, "-X", "faulthandler", "-m", "tests.runtime.wrong_calls"]
+    ended = subprocess.run(
+        [*command, str(seed), str(count)], capture_output=True, timeout=seconds, text=True
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_wrong_calls_end_in_an_exception_or_an_answer(seed: int) -> None:
+    _run(seed, 200, 300)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10, 20))
+def test_many_wrong_calls_end_in_an_exception_or_an_answer(seed: int) -> None:
+    _run(seed, 20_000, 3600)
+
+
+def _model() -> _native.NativeModel:
+    return _native.NativeModel(
+        vocab=64,
+        hidden=64,
+        intermediate=64,
+        layers=1,
+        heads=4,
+        kv_heads=2,
+        head_dim=16,
+        norm_eps=1e-5,
+        sliding_window=0,
+        tied_head=True,
+        inverse_frequencies=np.ones(8, np.float32),
+        tier="scalar",
+        threads=1,
+        max_rows=8,
+    )
+
+
+ZERO = np.zeros(1, np.int32)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: _model().copy_kv(ZERO, ZERO, ZERO),
+        lambda: _model().bytes_read((4, 16, 4), 0),
+        lambda: _model().read_features(ZERO, ZERO),
+        lambda: _model().keep_features([0]),
+        lambda: _model().reduce_head(ZERO),
+        lambda: _model().allocate_kv(1, 16, "f16"),
+        lambda: _model().forward(ZERO, ZERO, ZERO, ZERO[None], (4, 16, 4), ZERO, None),
+        lambda: _native.read_bandwidth(1, 0),
+        lambda: _native.read_bandwidth(0, 1 << 20),
+        lambda: _native.read_bandwidth(1, 1 << 60),
+        lambda: _native.linear_rate(0, "scalar"),
+        lambda: _native.linear_rate(1 << 20, "scalar"),
+    ],
+)
+def test_calls_before_their_time_and_of_nothing_are_refused(call) -> None:
+    with pytest.raises(ValueError, match=r"come first|not all set|must be"):
+        call()
