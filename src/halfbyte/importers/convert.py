@@ -1,13 +1,14 @@
 """Turn a model source into a checkpoint: exactly where its grid allows, else by round to nearest.
 
-| source                  | planes not given | 4               | 8                         |
-|-------------------------|------------------|-----------------|---------------------------|
-| layers all Q4_0 or Q4_1 | as 4             | exact, group 32 | every matrix re-quantized |
-| every matrix Q8_0       | as 8             | re-quantized    | exact, group 32           |
-| layers all GPTQ, AWQ or | as 4             | exact, the      | every matrix re-quantized |
-|   other 4-bit integers  |                  |   file's groups |                           |
-| ... 8-bit integers      | as 8             | re-quantized    | exact, the file's groups  |
-| anything else           | as 8             | re-quantized    | re-quantized              |
+| source                    | planes not given | 4               | 8                         |
+|---------------------------|------------------|-----------------|---------------------------|
+| layers all Q4_0, Q4_1, TQ | as 4             | exact, group 32 | every matrix re-quantized |
+| layers all Q8_0, IQ4_NL,  | as 8             | re-quantized    | exact, group 32           |
+|   MXFP4                   |                  |                 |                           |
+| layers all GPTQ, AWQ or   | as 4             | exact, the      | every matrix re-quantized |
+|   other 4-bit integers    |                  |   file's groups |                           |
+| ... 8-bit integers        | as 8             | re-quantized    | exact, the file's groups  |
+| anything else             | as 8             | re-quantized    | re-quantized              |
 
 A 4-plane checkpoint keeps 8 bits for the embedding and the head, where 4 cost the most. A 4-bit
 file re-quantized to 8 bits leaves its own grid on purpose: on it, `lo` would be empty and draft and
