@@ -23,9 +23,9 @@ def convert(
 ) -> None:
     """Convert a model into a checkpoint of nested planes.
 
-    A source whose grid fits (Q4_0, Q4_1, Q8_0, IQ4_NL …) is imported exactly. An 8-plane checkpoint of a
-    4-bit source is re-quantized off its grid, so that draft and target differ. SRC may also be the
-    directory of an EAGLE draft head, for cascades such as 'eagle:DEST > w8a16'.
+    A source whose grid fits (Q4_0, Q4_1, Q8_0, IQ4_NL …) is imported exactly. An 8-plane checkpoint
+    of a 4-bit source is re-quantized off its grid, so that draft and target differ. SRC may also be
+    the directory of an EAGLE draft head, for cascades such as 'eagle:DEST > w8a16'.
     """
     from halfbyte.formats.checkpoint import Checkpoint
     from halfbyte.importers.convert import convert as run
