@@ -12,12 +12,12 @@ import pytest
 
 from halfbyte.api.llm import LLM
 from halfbyte.cascade.cascade import Cascade
-from halfbyte.errors import SourceError
+from halfbyte.errors import ArgumentError, SourceError
 from halfbyte.evaluate import result_rows
 from halfbyte.evaluate.run import evaluate, subset
 from halfbyte.evaluate.scorer import Scorer
 from halfbyte.evaluate.subject import Subject
-from halfbyte.evaluate.tasks.gsm8k import Gsm8k
+from halfbyte.evaluate.tasks.identity import Identity
 from halfbyte.evaluate.tasks.perplexity import Perplexity, plain_text
 from halfbyte.evaluate.tasks.task import Item, Record, mean, ratio
 
@@ -125,19 +125,28 @@ def test_generation_under_a_cascade_equals_its_target_to_the_bit(
     tmp_path: Path, subject: Subject
 ) -> None:
     data = tmp_path / "test.jsonl"
-    rows = [{"question": f"How many is {i}?", "answer": f"#### {i}"} for i in range(3)]
+    rows = [{"question": f"How many is {i}?"} for i in range(3)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    shots = tmp_path / "shots.jsonl"
-    shots.write_text('{"question": "a", "answer": "#### 1"}\n' * 8, encoding="utf-8")
-    task = Gsm8k(data, shots=shots, max_tokens=24)
-    plain = evaluate(task, subject.under(Cascade.parse("w8a16")), tmp_path / "out")
-    pair = evaluate(task, subject.under(Cascade.parse("w4a8 > w8a16")), tmp_path / "out")
-    alone = evaluate(task, subject.under(Cascade.parse("w4a4")), tmp_path / "out")
-    assert pair[0].details["output"] == plain[0].details["output"]
-    assert alone[0].details["output"] != plain[0].details["output"]
-    assert pair[0].run != plain[0].run
-    assert 0 < sum(pair[0].details["accepted"]) < sum(pair[0].details["proposed"])
-    assert "proposed" not in plain[0].details
+    task = Identity(data, max_tokens=24)
+    pair = evaluate(task, subject.under(Cascade.parse("w4a8 > w8a16")), tmp_path / "out")[0]
+    other = evaluate(task, subject.under(Cascade.parse("w4a4 > w4a16")), tmp_path / "out")[0]
+    assert (pair.metric, pair.value, pair.n) == ("identical", 1.0, 3)
+    assert other.value == 1.0
+    assert pair.details["output"] != other.details["output"], "of another target"
+    assert pair.run != other.run
+    assert 0 < sum(pair.details["accepted"]) < sum(pair.details["proposed"])
+    with pytest.raises(ArgumentError, match="drafts nothing"):
+        task.items(subject.under(Cascade.parse("w8a16")))
+
+
+def test_an_output_that_differs_is_counted(
+    tmp_path: Path, subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "test.jsonl"
+    data.write_text('{"question": "the"}\n{"question": "thin"}\n', encoding="utf-8")
+    pair = subject.under(Cascade.parse("w4a8 > w8a16"))
+    monkeypatch.setattr(Cascade, "plain", property(lambda _: Cascade.parse("w4a4")))
+    assert evaluate(Identity(data, 24), pair, tmp_path)[0].value == 0.0
 
 
 def test_a_text_too_short_for_a_window_is_refused(tmp_path: Path, subject: Subject) -> None:

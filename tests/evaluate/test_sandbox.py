@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from halfbyte.errors import HalfbyteError
-from halfbyte.evaluate import sandbox, sandbox_guard
+from halfbyte.evaluate import sandbox
 from halfbyte.evaluate.sandbox import Limits, run_python
 
 LIMITS = Limits(seconds=1, memory_bytes=1 << 28)
@@ -88,9 +88,9 @@ def test_where_a_fence_is_missing_nothing_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lame = tmp_path / "guard.py"
-    text = Path(sandbox_guard.__file__).read_text(encoding="utf-8")
+    text = sandbox.GUARD.read_text(encoding="utf-8")
     lame.write_text(text.replace("444, 445, 446", "9999, 445, 446"), encoding="utf-8")
-    monkeypatch.setattr(sandbox.sandbox_guard, "__file__", str(lame))
+    monkeypatch.setattr(sandbox, "GUARD", lame)
     with pytest.raises(HalfbyteError, match="Landlock") as caught:
         run_python("assert True", LIMITS)
     assert "\n" not in str(caught.value)

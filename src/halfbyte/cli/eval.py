@@ -30,8 +30,8 @@ def evaluate(
         typer.Option(
             "--task",
             help="NAME=FILE, may be given several times: perplexity or agreement over a text;"
-            " acceptance, gsm8k, champ, humaneval, piqa, hellaswag, openbookqa, mmlu or"
-            " commonsenseqa over JSON lines.",
+            " acceptance or identity over prompts (JSON lines); gsm8k, champ, humaneval, piqa,"
+            " hellaswag, openbookqa, mmlu or commonsenseqa over JSON lines (extra [eval]).",
             show_default=False,
         ),
     ],
@@ -48,7 +48,7 @@ def evaluate(
     ] = Path("eval-results"),
     limit: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(help="Items of each task, drawn in a fixed order.  [default: all]"),
+        typer.Option(help="Items per task, drawn in a fixed order.  [default: all]"),
     ] = None,
     name: Annotated[
         Optional[str],  # noqa: UP045

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lm_eval.api.model import TemplateLM
@@ -42,6 +42,7 @@ class HalfbyteLM(TemplateLM):  # type: ignore[misc, unused-ignore]
         num_tokens: int = 8192,
         max_gen_toks: int = DEFAULT_MAX_TOKENS,
         planes: int | None = None,
+        progress: Callable[[int, int], None] = lambda *_: None,
         **others: Any,
     ) -> None:
         super().__init__()
@@ -65,6 +66,7 @@ class HalfbyteLM(TemplateLM):  # type: ignore[misc, unused-ignore]
                 planes=planes,
             )
         self.llm = pretrained
+        self._progress = progress  # requests done, in all
         self.max_gen_toks = max_gen_toks
 
     @property
@@ -109,6 +111,13 @@ class HalfbyteLM(TemplateLM):  # type: ignore[misc, unused-ignore]
         has_bos = bool(codec.bos_token) and string.startswith(codec.bos_token)
         return codec.encode(string, as_chat=has_bos or add_special_tokens is False)
 
+    def loglikelihood(
+        self, requests: list[Any], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        """As the harness has it, without its bar for tokenizing."""
+        found: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
+        return found
+
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
     ) -> list[tuple[float, bool]]:
@@ -116,7 +125,8 @@ class HalfbyteLM(TemplateLM):  # type: ignore[misc, unused-ignore]
         answers: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
         order = sorted(range(len(requests)), key=lambda i: requests[i][1] + requests[i][2])
         with Scorer(self.llm.model, self.llm.cascade.target) as scorer:
-            for i in order:
+            for done, i in enumerate(order):
+                self._progress(done, len(order))
                 asked, context, continuation = requests[i]
                 if continuation:
                     answers[i] = self._score(scorer, context, continuation)
@@ -142,16 +152,25 @@ class HalfbyteLM(TemplateLM):  # type: ignore[misc, unused-ignore]
         return totals
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """Greedy unless a request samples; a context too long loses its beginning."""
-        prompts, params = [], []
-        for request in requests:
-            context, wanted = request.args
-            params.append(self._params(dict(wanted)))
-            room = self.llm.model.context - params[-1].max_tokens
-            prompts.append(self.tok_encode(context)[-max(1, room) :])
-        texts = [done.text for done in self.llm.generate(prompts, params)] if prompts else []
-        for request, text in zip(requests, texts, strict=True):
-            self.cache_hook.add_partial("generate_until", request.args, text)
+        """Greedy unless a request samples; a context too long loses its beginning.
+
+        Two batches at a time, so that what is done is kept when a run is interrupted.
+        """
+        texts: list[str] = []
+        step = 2 * self.llm.options.max_batch
+        for at in range(0, len(requests), step):
+            self._progress(at, len(requests))
+            part = requests[at : at + step]
+            prompts, params = [], []
+            for request in part:
+                context, wanted = request.args
+                params.append(self._params(dict(wanted)))
+                room = self.llm.model.context - params[-1].max_tokens
+                prompts.append(self.tok_encode(context)[-max(1, room) :])
+            found = [done.text for done in self.llm.generate(prompts, params)]
+            for request, text in zip(part, found, strict=True):
+                self.cache_hook.add_partial("generate_until", request.args, text)
+            texts += found
         return texts
 
     def _score(

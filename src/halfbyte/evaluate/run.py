@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import halfbyte
 from halfbyte.errors import ArgumentError
 from halfbyte.evaluate import provenance, result_rows
-from halfbyte.evaluate.journal import Journal
+from halfbyte.evaluate.harness_tasks import HarnessTask, run_harness
+from halfbyte.evaluate.journal import Journal, key_digest
 from halfbyte.evaluate.result_rows import ResultRow
 from halfbyte.evaluate.subject import Subject
-from halfbyte.evaluate.tasks.task import Item, Task
+from halfbyte.evaluate.tasks.task import Item, Metric, Task
 
 ROWS_FILE = "rows.jsonl"
 ITEMS_DIRECTORY = "items"
@@ -20,7 +23,7 @@ Progress = Callable[[str, int, int], None]  # task, items done, items in all
 
 
 def evaluate(
-    task: Task,
+    task: Task | HarnessTask,
     subject: Subject,
     output: Path,
     *,
@@ -45,10 +48,62 @@ def evaluate(
         "weights": subject.fingerprint,
         "tier": where["tier"],  # levels promise equal bits within a tier only
     }
+    if isinstance(task, HarnessTask):
+        done = _run_harness(task, subject, output, key, limit, progress)
+    else:
+        done = _run(task, subject, output, key, limit, progress)
+    rows = [
+        ResultRow(
+            task=task.name,
+            metric=metric.name,
+            value=metric.value,
+            stderr=metric.stderr,
+            n=metric.n,
+            unit=metric.unit,
+            items=done.items,
+            total=done.total,
+            limit=limit,
+            model=subject.name,
+            cascade=str(cascade),
+            level=str(subject.level),
+            settings=dict(task.settings),
+            details=dict(metric.details or {}),
+            fingerprint=subject.fingerprint,
+            run=done.run,
+            commit=provenance.commit(),
+            version=halfbyte.__version__,
+            date=provenance.now(),
+            machine=where,
+            remark=remark,
+        )
+        for metric in done.metrics
+    ]
+    path = output / ROWS_FILE
+    known = {row.identity for row in result_rows.read(path)} if path.exists() else set()
+    result_rows.append(path, [row for row in rows if row.identity not in known])
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What a run gave, and how much of the data it was."""
+
+    metrics: Sequence[Metric]
+    items: int
+    total: int
+    run: str
+
+
+def _run(
+    task: Task,
+    subject: Subject,
+    output: Path,
+    key: Mapping[str, Any],
+    limit: int | None,
+    progress: Progress,
+) -> _Done:
     everything = task.items(subject)
-    if not everything:
-        fix = "check the file given to --task"
-        raise ArgumentError(f"task {task.name}", got="no items", expected="at least 1", fix=fix)
+    _require_items(task.name, len(everything))
     items = subset(everything, limit)
     with Journal(output / ITEMS_DIRECTORY, task.name, key) as journal:
         missing = [item for item in items if item.id not in journal.records]
@@ -59,37 +114,30 @@ def evaluate(
             done += 1
             progress(task.name, done, len(items))
         records = [journal.records[item.id] for item in items]
-        run = journal.digest
-    rows = [
-        ResultRow(
-            task=task.name,
-            metric=metric.name,
-            value=metric.value,
-            stderr=metric.stderr,
-            n=metric.n,
-            unit=metric.unit,
-            items=len(items),
-            total=len(everything),
-            limit=limit,
-            model=subject.name,
-            cascade=str(cascade),
-            level=str(subject.level),
-            settings=dict(task.settings),
-            details=dict(metric.details or {}),
-            fingerprint=subject.fingerprint,
-            run=run,
-            commit=provenance.commit(),
-            version=halfbyte.__version__,
-            date=provenance.now(),
-            machine=where,
-            remark=remark,
-        )
-        for metric in task.metrics(records)
-    ]
-    path = output / ROWS_FILE
-    known = {row.identity for row in result_rows.read(path)} if path.exists() else set()
-    result_rows.append(path, [row for row in rows if row.identity not in known])
-    return rows
+        return _Done(task.metrics(records), len(items), len(everything), journal.digest)
+
+
+def _run_harness(
+    task: HarnessTask,
+    subject: Subject,
+    output: Path,
+    key: Mapping[str, Any],
+    limit: int | None,
+    progress: Progress,
+) -> _Done:
+    docs = [Item(doc["id"], {"number": i}) for i, doc in enumerate(task.docs())]
+    _require_items(task.name, len(docs))
+    chosen = sorted(item.data["number"] for item in subset(docs, limit))
+    run = key_digest(key)
+    responses = output / ITEMS_DIRECTORY / f"{task.name}-{run}"
+    metrics = run_harness(task, subject, chosen, responses, progress)
+    return _Done(metrics, len(chosen), len(docs), run)
+
+
+def _require_items(name: str, count: int) -> None:
+    if not count:
+        fix = "check the file given to --task"
+        raise ArgumentError(f"task {name}", got="no items", expected="at least 1", fix=fix)
 
 
 def subset(items: Sequence[Item], limit: int | None) -> list[Item]:

@@ -32,34 +32,36 @@ def column_of(row: ResultRow) -> tuple[str, str, str]:
 
 
 def metric_table(rows: Sequence[ResultRow]) -> str:
-    """A line a model and cascade, a column a metric, with standard errors.
+    """One line per model and cascade, one column per metric, with standard errors.
 
-    Likelihoods of a cascade are its target's, and are shown so. The last column says whether what a
-    cascade wrote is, to the last bit, what its target alone wrote.
+    Likelihoods of a cascade are its target's, and are shown so. Where cascades wrote something, the
+    last column says whether it is what their targets alone wrote.
     """
     if not rows:
         return ""
     cells = {(line_of(row), column_of(row)): row for row in rows}
     columns = list(dict.fromkeys(column_of(row) for row in rows))
     lines = _ordered(rows)
-    head = ["model", "cascade", *(_heading(column) for column in columns), "= target"]
+    said = {line: _identity(rows, *line) for line in lines}
+    is_said = any(said.values())
+    head = ["model", "cascade", *(_heading(column) for column in columns)]
+    head += ["= target"] if is_said else []
     text = [_line(head), _line(["---"] * len(head))]
     for model, cascade in lines:
-        target = cascade.rpartition(">")[2].strip()
         shown = []
         for column in columns:
             row = cells.get(((model, cascade), column))
             if row is None:
-                plain = cells.get(((model, target), column))
+                plain = cells.get(((model, _target(cascade)), column))
                 row = plain if plain is not None and "output" not in plain.details else None
             shown.append("" if row is None else _value(row))
-        shown.append(_identity(rows, model, cascade, target))
+        shown += [said[model, cascade]] if is_said else []
         text.append(_line([model, f"`{cascade}`", *shown]))
     return "\n".join(text)
 
 
 def acceptance_table(rows: Sequence[ResultRow]) -> str:
-    """By draft length: prefix rate, rate of positions on their own, tokens a target forward."""
+    """By draft length: prefix rate, rate of positions on their own, tokens per target forward."""
     if not rows:
         return ""
     lengths = sorted({int(row.metric.partition("@")[2]) for row in rows})
@@ -83,7 +85,11 @@ def acceptance_table(rows: Sequence[ResultRow]) -> str:
 
 def remarks(rows: Sequence[ResultRow]) -> str:
     """What a reader has to know, once; then machines and commits."""
-    said = dict.fromkeys(f"{row.model}: {row.remark}." for row in rows if row.remark)
+    about: dict[str, dict[str, None]] = {}
+    for row in rows:
+        if row.remark:
+            about.setdefault(row.remark, {})[row.model] = None
+    said = [f"{', '.join(models)}: {remark}." for remark, models in about.items()]
     machines = dict.fromkeys(
         f"{row.machine.get('cpu', '?')}, tier {row.machine.get('tier', '?')}" for row in rows
     )
@@ -95,7 +101,13 @@ def remarks(rows: Sequence[ResultRow]) -> str:
 
 
 def same_output(rows: Sequence[ResultRow], model: str, cascade: str, target: str) -> bool | None:
-    """Whether every text a cascade wrote is its target's, to the bit; None: nothing to compare."""
+    """Whether all that a cascade wrote is its target's; None: nothing to compare.
+
+    The task `identity` compares every bit; of other tasks the texts are compared.
+    """
+    own = [r for r in rows if r.task == "identity" and line_of(r) == (model, cascade)]
+    if own:
+        return all(row.value == 1.0 for row in own)
     outputs = {
         (row.cascade, row.task, row.items): row.details["output"]
         for row in rows
@@ -109,11 +121,15 @@ def same_output(rows: Sequence[ResultRow], model: str, cascade: str, target: str
     return all(ours == theirs for ours, theirs in pairs) if pairs else None
 
 
-def _identity(rows: Sequence[ResultRow], model: str, cascade: str, target: str) -> str:
-    if cascade == target:
+def _identity(rows: Sequence[ResultRow], model: str, cascade: str) -> str:
+    if cascade == _target(cascade):
         return ""
-    same = same_output(rows, model, cascade, target)
+    same = same_output(rows, model, cascade, _target(cascade))
     return "" if same is None else ("yes" if same else "**no**")
+
+
+def _target(cascade: str) -> str:
+    return cascade.rpartition(">")[2].strip()
 
 
 def _ordered(rows: Sequence[ResultRow]) -> list[Line]:

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from halfbyte.api.llm import LLM
 from halfbyte.config import Level
-from halfbyte.errors import ArgumentError, SourceError
-from halfbyte.evaluate.data_file import data_settings, read_lines
+from halfbyte.evaluate.data_file import data_settings
 from halfbyte.evaluate.subject import Subject
+from halfbyte.evaluate.tasks.prompts import read_prompts, require_draft
 from halfbyte.evaluate.tasks.task import Item, Metric, Record, ratio
 from halfbyte.runtime.protocol import Batch, DraftRun, Runtime, Sampled, Sampling, Speculated
 from halfbyte.runtime.stepwise import draft_and_verify_stepwise
@@ -33,7 +33,6 @@ from halfbyte.sampling.params import SamplingParams
 
 DRAFT_LENGTHS = (2, 3, 4, 5, 6)
 MAX_TOKENS = 128
-_PROMPT_KEYS = ("prompt", "question", "text")
 
 
 @dataclass(slots=True)
@@ -110,26 +109,9 @@ class Acceptance:
         )
 
     def items(self, subject: Subject) -> Sequence[Item]:
-        """One a line with `prompt`, `question` or `text`."""
-        if subject.llm.cascade.draft is None:
-            raise ArgumentError(
-                "acceptance",
-                got=f"'{subject.llm.cascade}', which drafts nothing",
-                expected="a cascade such as 'w4a8 > w8a16'",
-                fix="give --cascade instead of --level",
-            )
-        found = []
-        for i, row in enumerate(read_lines(self._path)):
-            texts = [row[key] for key in _PROMPT_KEYS if isinstance(row.get(key), str)]
-            if not texts:
-                raise SourceError(
-                    f"data file {self._path.name}",
-                    got=f"record {i} without a text",
-                    expected=f"one of {', '.join(_PROMPT_KEYS)}",
-                    fix="check the file given to --task",
-                )
-            found.append(Item(str(i), {"prompt": texts[0]}))
-        return found
+        """One per line with `prompt`, `question` or `text`."""
+        require_draft(self.name, subject)
+        return read_prompts(self._path)
 
     def run(self, subject: Subject, items: Sequence[Item]) -> Iterator[Record]:
         """Counts by position for every draft length."""

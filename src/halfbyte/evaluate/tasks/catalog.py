@@ -5,17 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import partial
 from pathlib import Path
 
 from halfbyte.errors import ArgumentError
+from halfbyte.evaluate.harness_tasks import HarnessTask, require_harness, task_names
 from halfbyte.evaluate.reference import Reference, require_reference
 from halfbyte.evaluate.tasks.acceptance import Acceptance
 from halfbyte.evaluate.tasks.agreement import Agreement
-from halfbyte.evaluate.tasks.champ import Champ
-from halfbyte.evaluate.tasks.gsm8k import Gsm8k
-from halfbyte.evaluate.tasks.humaneval import HumanEval
-from halfbyte.evaluate.tasks.multiple_choice import STYLES, MultipleChoice
+from halfbyte.evaluate.tasks.identity import Identity
 from halfbyte.evaluate.tasks.perplexity import DEFAULT_WINDOW, Perplexity
 from halfbyte.evaluate.tasks.task import Task
 from halfbyte.importers.cache import expanded
@@ -41,33 +38,24 @@ def _agreement(path: Path, o: TaskOptions) -> Task:
     return Agreement(path, reference, o.reference.text, o.window)
 
 
-def _choice(name: str, path: Path, options: TaskOptions) -> Task:
-    return MultipleChoice(name, path)
-
-
-TASKS: Mapping[str, Factory] = {
+# Ours: what no harness has. The others are task files of lm-evaluation-harness.
+OURS: Mapping[str, Factory] = {
     "perplexity": lambda path, o: Perplexity(path, o.window),
     "agreement": _agreement,
     "acceptance": lambda path, o: Acceptance(path, o.max_tokens),
-    "gsm8k": lambda path, o: Gsm8k(path, shots=o.shots, max_tokens=o.max_tokens),
-    "champ": lambda path, o: Champ(path, o.max_tokens),
-    "humaneval": lambda path, o: HumanEval(path, allow_code=o.allow_code, max_tokens=o.max_tokens),
-    **{name: partial(_choice, name) for name in STYLES},
+    "identity": lambda path, o: Identity(path, o.max_tokens),
 }
-
-
 # Which tasks read an option; one that none of them reads is a mistake, not a wish to be dropped.
-_WRITTEN = ("acceptance", "gsm8k", "champ", "humaneval")
 _READERS: Mapping[str, tuple[str, ...]] = {
     "window": ("perplexity", "agreement"),
     "reference": ("agreement",),
     "shots": ("gsm8k",),
-    "max_tokens": _WRITTEN,
+    "max_tokens": ("acceptance", "identity", "gsm8k", "champ", "humaneval"),
     "allow_code": ("humaneval",),
 }
 
 
-def parse_tasks(texts: Sequence[str], options: TaskOptions) -> list[Task]:
+def parse_tasks(texts: Sequence[str], options: TaskOptions) -> list[Task | HarnessTask]:
     """Every `NAME=FILE`; each option must be read by one of them."""
     names = {text.partition("=")[0] for text in texts}
     tasks = [_parse(text, options) for text in texts]
@@ -83,19 +71,37 @@ def parse_tasks(texts: Sequence[str], options: TaskOptions) -> list[Task]:
     return tasks
 
 
-def _parse(text: str, options: TaskOptions) -> Task:
+def _parse(text: str, options: TaskOptions) -> Task | HarnessTask:
     """`gsm8k=test.jsonl`: a task over a data file."""
     name, equals, file = text.partition("=")
-    if name not in TASKS:
-        near = difflib.get_close_matches(name, TASKS, n=1)
+    known = [*OURS, *task_names()]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
         raise ArgumentError(
             "task",
             got=repr(name),
-            expected=", ".join(TASKS),
+            expected=", ".join(known),
             fix=f"did you mean {near[0]!r}?" if near else "use one of those",
         )
     if not equals or not file:
         raise ArgumentError(
             "task", got=repr(text), expected=f"{name}=FILE", fix="name the task's data file"
         )
-    return TASKS[name](expanded(file), options)
+    path = expanded(file)
+    if name in OURS:
+        return OURS[name](path, options)
+    require_harness(name)
+    if name == "humaneval" and not options.allow_code:
+        raise ArgumentError(
+            "humaneval",
+            got="no leave to run what the model writes",
+            expected="--allow-code",
+            fix="read docs/evaluation.md on the sandbox first",
+        )
+    is_read = name in _READERS["max_tokens"]
+    return HarnessTask(
+        name,
+        path,
+        options.max_tokens if is_read else None,
+        options.shots if name in _READERS["shots"] else None,
+    )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_OPTIONS = 26
+_LETTER = re.compile(r"(?:^|\n)([A-Z])\. ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,11 @@ def _flat(row: Mapping[str, Any]) -> Question | None:
     text, options, answer = (row.get(key) for key in ("question", "options", "answer"))
     if not (isinstance(text, str) and isinstance(options, str) and isinstance(answer, str)):
         return None
-    parts = re.split(r"(?:^|\n)([A-Z])\. ", options)
-    letters, texts = parts[1::2], parts[2::2]
+    before, *listed = _LETTER.split(options)
+    if listed[:1] != ["A"]:  # the first options stand at the end of the question
+        text, *listed = _LETTER.split(f"{text}\n{options.lstrip()}")
+    text += before.strip()  # a full stop that went astray
+    letters, texts = listed[::2], listed[1::2]
     stated = answer[:1]
     if letters != [chr(ord("A") + i) for i in range(len(letters))] or stated not in letters:
         return None
