@@ -58,16 +58,19 @@ $(BIN)/python:
 # file of csrc/ would be compiled again.
 BUILD_TOOLS := 'scikit-build-core>=0.10' 'nanobind>=2.4' $(foreach tool,cmake ninja,$(if $(shell command -v $(tool)),,$(tool)))
 $(VENV)/.halfbyte-build: pyproject.toml | $(BIN)/python
+	@echo "installing the build tools"
 	$(PIP) $(BUILD_TOOLS)
 	@touch $@
 
 # The package with its native module; again whenever the C++ or the build files change.
 $(VENV)/.halfbyte: $(SOURCES) $(VENV)/.halfbyte-build
+	@echo "compiling the native module and installing what it needs: one to three minutes, without a word"
 	$(PIP) --no-build-isolation --editable .
 	@touch $@
 
 # What the extras need. The package is named, not its directory: it is installed, so nothing is built again.
 $(VENV)/.halfbyte-test: $(VENV)/.halfbyte
+	@echo "installing what the tests need (torch, lm-evaluation-harness): some minutes the first time"
 	$(PIP) 'halfbyte[test]'
 	@touch $@
 

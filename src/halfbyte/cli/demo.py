@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 CASCADES = ("w8a16", "w4a16", "w4a4 > w4a16", "w4a8 > w4a16", "w4a8 > w8a16")
 SHOWN = "w4a8 > w8a16"
+SHOWN_POSITIONS = 4  # of α: as many as 80 columns have room for
 # Colours of a token by its fate; a plain or recovered token is the target's own work.
 COLOURS = {"accepted": "green", "bonus": "cyan", "recovered": "yellow", "plain": "default"}
 
@@ -27,7 +28,7 @@ def demo(
         str, typer.Argument(metavar="[CKPT]", help="The model to show.", show_default=True)
     ] = "smollm2-135m",
     *,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="Tokens a prompt.")] = 128,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="Tokens per prompt.")] = 128,
     rounds: Annotated[int, typer.Option(help="Timed rounds, interleaved.")] = 3,
     llm_options: LlmOptions,
 ) -> None:
@@ -48,7 +49,7 @@ def demo(
     cascades = [Cascade.parse(text) for text in CASCADES]
     rows = bench(llm, cascades, max_tokens=max_tokens, rounds=rounds, report=note)
     _show_table(console, rows)
-    _show_notes(console, llm)
+    _show_notes(console, llm, rows[0].weight_bytes)
     if not all(row.identical for row in rows):
         raise typer.Exit(1)
 
@@ -79,15 +80,15 @@ def _show_text(console: Console, llm: LLM, max_tokens: int) -> None:
 
 
 def _show_table(console: Console, rows: list[BenchRow]) -> None:
+    """At most 80 columns wide, one line per heading; `halfbyte bench` shows spreads, too."""
     from rich.table import Table
 
-    # Eighty columns: no borders, no spread (`halfbyte bench` shows it).
-    table = Table(title="decoding, one prompt at a time", box=None, padding=(0, 1, 0, 0))
+    table = Table(title="decoding, one prompt at a time", box=None, padding=(0, 2, 0, 0))
     table.add_column("cascade", no_wrap=True)
-    for name in ("tokens\n/s", "speed\n-up", "τ"):
+    for name in ("tokens/s", "speed-up", "τ"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("α by draft\nposition", no_wrap=True)
-    for name in ("read per\ntoken", "weight\nmemory", "identical\noutput"):
+    table.add_column("α by position", no_wrap=True)
+    for name in ("MB/token", "identical"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
@@ -95,21 +96,30 @@ def _show_table(console: Console, rows: list[BenchRow]) -> None:
             f"{row.tokens_per_second.median:.1f}",
             f"{row.speedup:.2f}x",
             f"{row.tau:.2f}",
-            " ".join(f"{a:.2f}".removeprefix("0") for a in row.alpha) or "-",
-            gigabytes(row.bytes_per_token),
-            gigabytes(row.weight_bytes),
+            _by_position(row.alpha),
+            f"{row.bytes_per_token / 1e6:.1f}",
             "yes" if row.identical else "NO",
         )
     console.print(table)
 
 
-def _show_notes(console: Console, llm: LLM) -> None:
+def _by_position(alpha: list[float]) -> str:
+    """`.83 .80 .79 .75 …`"""
+    shown = [f"{a:.2f}".removeprefix("0") for a in alpha[:SHOWN_POSITIONS]]
+    if len(alpha) > len(shown):
+        shown.append("…")
+    return " ".join(shown) or "-"
+
+
+def _show_notes(console: Console, llm: LLM, weight_bytes: int) -> None:
     """What the numbers mean and what they do not."""
     console.print(
-        "tokens/s: median over the rounds, after prefill; weights read per token. Speed-up and"
-        " identical output (tokens and logprobs) are against plain decoding at the row's own"
-        " target. w4a4 > w4a16 is QSpec's pair: draft and target read the same bytes, so it cannot"
-        " win where both run at the memory's speed. All rows share one copy of the weights."
+        "tokens/s: median over the rounds, after prefill. τ: tokens per forward of the target. α:"
+        " agreement with the target by draft position. MB/token: weights read per token. Speed-up"
+        " and identical output (tokens and logprobs) are relative to plain decoding at the row's"
+        " own target. w4a4 > w4a16 is QSpec's pair: draft and target read the same bytes, so it cannot"
+        " win where both run at the memory's speed. All rows share one copy of the weights,"
+        f" {gigabytes(weight_bytes)}."
     )
     remark = getattr(llm.model.source, "source", {}).get("note")
     if remark:
