@@ -50,8 +50,10 @@ def write_talking_model(
     added: tuple[AddedToken, ...] = (),
     other: Tokenizer | None = None,
 ) -> Path:
-    """A llama of 2 layers; `text` False leaves tokenizer and template out. `other`: a tokenizer with
-    <s> and </s> in place of the usual one."""
+    """A llama of 2 layers; `text` False leaves tokenizer and template out.
+
+    `other`: a tokenizer with <s> and </s> in place of the usual one.
+    """
     spelling = other or tokenizer(added)
     bos, eos = (BOS, EOS) if other is None else map(other.token_to_id, ("<s>", "</s>"))
     vocab = VOCAB if other is None else other.get_vocab_size() + 6

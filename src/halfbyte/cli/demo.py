@@ -117,8 +117,8 @@ def _show_notes(console: Console, llm: LLM, weight_bytes: int) -> None:
         "tokens/s: median over the rounds, after prefill. τ: tokens per forward of the target. α:"
         " agreement with the target by draft position. MB/token: weights read per token. Speed-up"
         " and identical output (tokens and logprobs) are relative to plain decoding at the row's"
-        " own target. w4a4 > w4a16 is QSpec's pair: draft and target read the same bytes, so it cannot"
-        " win where both run at the memory's speed. All rows share one copy of the weights,"
+        " own target. w4a4 > w4a16 is QSpec's pair: draft and target read the same bytes, so it"
+        " cannot win where both run at the memory's speed. All rows share one copy of the weights,"
         f" {gigabytes(weight_bytes)}."
     )
     remark = getattr(llm.model.source, "source", {}).get("note")
