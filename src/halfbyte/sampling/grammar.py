@@ -9,7 +9,7 @@ may. (The library would force the one spelling its tokenizer gives, added tokens
 
 from __future__ import annotations
 
-import logging
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -20,20 +20,22 @@ import numpy as np
 from halfbyte.errors import ArgumentError
 from halfbyte.sampling.constraint_text import library_form
 from halfbyte.sampling.params import StructuredOutputs
+from halfbyte.sampling.remarks import remark
 from halfbyte.sampling.shaper import Words, words_of
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
-LOGGER = "halfbyte.sampling"
 MAX_COMPILED = 64  # grammars kept ready
-MAX_TOLD = 256  # remarks kept, so that none is made twice
 # Parser work; about 20 ms to compile and a few ms a mask at most on one core.
 MAX_GRAMMAR_SIZE = 50_000
 INITIAL_FUEL = 1_000_000
 STEP_FUEL = 200_000
 STEP_ITEMS = 50_000
 MAX_LEXER_STATES = 50_000
+
+
+_COUNT = re.compile(r" \(\d+ times\)$")
 
 
 class Vocabulary(Protocol):
@@ -152,8 +154,7 @@ class GrammarCompiler:
             verbose_errors=False,
         )
         self._ready: OrderedDict[StructuredOutputs, LLMatcher] = OrderedDict()
-        self._told: OrderedDict[str, None] = OrderedDict()
-        self._lock = threading.Lock()  # of both, never held while compiling
+        self._lock = threading.Lock()  # of `_ready`, never held while compiling
 
     def compile(self, wanted: StructuredOutputs) -> TokenGrammar:
         """A grammar at its beginning. Raises `ArgumentError` for one that cannot be used."""
@@ -175,8 +176,8 @@ class GrammarCompiler:
             matcher.compute_bitmask()  # a grammar without any text fails here
         if matcher.is_error():
             _refuse(wanted.kind, matcher.get_error())
-        for remark in matcher.get_grammar_warnings():
-            self._tell(str(remark))
+        for warning in matcher.get_grammar_warnings():
+            remark(_COUNT.sub("", warning))
         return matcher
 
     def _grammar(self, wanted: StructuredOutputs) -> str:
@@ -185,18 +186,6 @@ class GrammarCompiler:
             return library_form(wanted, self._library)
         except (ValueError, RecursionError) as error:
             _refuse(wanted.kind, str(error))
-
-    def _tell(self, remark: str) -> None:
-        """Say once what a schema asks for and nothing enforces."""
-        remark = " ".join(remark.split())[:200]
-        with self._lock:
-            if remark in self._told:
-                return
-            self._told[remark] = None
-            if len(self._told) > MAX_TOLD:
-                self._told.popitem(last=False)
-        fields = {"remark": remark}
-        logging.getLogger(LOGGER).warning("schema_not_enforced", extra={"fields": fields})
 
 
 class _Tokens:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from halfbyte.errors import HalfbyteError
-from halfbyte.sampling.constraint_text import JSON_SPACE, json_schema
+from halfbyte.sampling.json_schema import JSON_SPACE, followable
 from halfbyte.sampling.params import StructuredOutputs
 from halfbyte.server.errors import bad_request
 from halfbyte.server.schema import sampling
@@ -88,7 +88,7 @@ def _call_grammar(tools: Sequence[Tool]) -> str:
     for i, tool in enumerate(tools):
         parts = ["{", '"name"', ":", json.dumps(tool.function.name), ",", '"arguments"', ":"]
         head = " SPACE ".join(map(json.dumps, parts))
-        schema = json_schema(tool.function.parameters or _ANY_OBJECT)
+        schema = followable(tool.function.parameters or _ANY_OBJECT)
         lines += [f"HEAD{i}: {head} SPACE", f"call{i}: HEAD{i} arguments{i} END"]
         lines.append(f"arguments{i}: %json {json.dumps(schema)}")
     return "\n".join([*lines, 'END: SPACE "}"'])
