@@ -154,7 +154,7 @@ while head := sys.stdin.buffer.read(16):
     if loaded:
         LIE
     else:
-        send(number, {"names": []})
+        send(number, {"names": {"default": []}})
     loaded = True
 """
 

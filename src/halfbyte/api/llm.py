@@ -222,8 +222,8 @@ class LLM:
         return ids
 
     def _encode_chat(self, messages: Seq[Message]) -> list[int]:
-        text = self.model.template.render(messages)
-        return self._encode(self.model.codec.encode(text, as_chat=True))
+        dialect = self.model.dialect
+        return self._encode(dialect.ids(dialect.write(messages)))
 
 
 def _refuse_rebuilding(

@@ -25,6 +25,7 @@ from halfbyte.runtime.options import RuntimeOptions
 from halfbyte.runtime.protocol import Runtime
 from halfbyte.text.chat import ChatTemplate
 from halfbyte.text.codec import TextCodec, TextSource, eos_ids
+from halfbyte.text.dialect import Dialect
 
 if TYPE_CHECKING:
     from halfbyte.sampling.grammar import GrammarCompiler
@@ -45,6 +46,7 @@ class LoadedModel:
     eos_ids: frozenset[int] = field(init=False)
     _codec: TextCodec | None = field(default=None, init=False)
     _template: ChatTemplate | None = field(default=None, init=False)
+    _dialect: Dialect | None = field(default=None, init=False)
     _grammars: GrammarCompiler | None = field(default=None, init=False)
     _opened: dict[tuple[str, str], tuple[LoadedModel, int]] = field(
         default_factory=dict, init=False
@@ -92,8 +94,17 @@ class LoadedModel:
                 self.source.chat_template,
                 bos_token=self.codec.bos_token,
                 eos_token=self.codec.eos_token,
+                special_tokens=self.source.tokenizer_info.get("special_tokens"),
+                named=self.source.named_templates,
             )
         return self._template
+
+    @property
+    def dialect(self) -> Dialect:
+        """How conversations are written and answers read, built on first use."""
+        if self._dialect is None:
+            self._dialect = Dialect(self.template, self.codec)
+        return self._dialect
 
     def open_runner(self, stage: Model, *, prefix_cache: bool = True) -> ModelRunner:
         """A `model:` stage that proposes to this model; its weights are loaded on first use.

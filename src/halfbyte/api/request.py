@@ -13,7 +13,8 @@ from halfbyte.engine.pages import PageTable
 from halfbyte.engine.sequence import Sequence
 from halfbyte.errors import ArgumentError, ContextError
 from halfbyte.sampling.params import SamplingParams
-from halfbyte.sampling.shaper import Penalties, Rules, SequenceShaper
+from halfbyte.sampling.shaper import Grammar, Penalties, Rules, SequenceShaper
+from halfbyte.sampling.thinking import ThinkingGrammar
 from halfbyte.text.codec import Detokenizer, TextCodec
 from halfbyte.text.stop_strings import StopStrings
 
@@ -42,8 +43,8 @@ class Request:
         check_tokens(prompt, vocab)
         codec = model.codec if params.stop or model.has_text else None
         self._codec = codec
-        follows = codec is not None and (params.stop or follow)
-        self._text = _Text(codec, prompt, params.stop) if codec and follows else None
+        follows = codec is not None and (params.stop or params.shown_token_ids or follow)
+        self._text = _Text(codec, prompt, params) if codec and follows else None
         self._params = params
         self._told = 0  # emitted tokens that chunks have carried
         eos = frozenset() if params.ignore_eos else model.eos_ids
@@ -125,16 +126,19 @@ class Request:
 class _Text:
     """Text of a sequence as it grows behind its prompt, ended by stop strings."""
 
-    def __init__(self, codec: TextCodec, prompt: Seq[int], stops: Seq[str]) -> None:
+    def __init__(self, codec: TextCodec, prompt: Seq[int], params: SamplingParams) -> None:
         self._codec = codec
         self._detokenizer = Detokenizer(codec, prompt)
-        self._stops = StopStrings(stops, codec.control_names if stops else None)
+        self._stops = StopStrings(params.stop, codec.control_names if params.stop else None)
+        self._shown = frozenset(params.shown_token_ids)
         self._pieces: list[str] = []
         self._taken = 0
 
     def add(self, token: int) -> bool:
         """Follow one token; True: a stop string is complete."""
-        if self._codec.is_control(token):
+        if token in self._shown:
+            piece = self._stops.add(self._codec.control_names.get(token, ""))
+        elif self._codec.is_control(token):
             piece = self._stops.add_control(token)
         else:
             piece = self._stops.add(self._detokenizer.add(token))
@@ -173,7 +177,7 @@ def _rules(model: LoadedModel, params: SamplingParams, stop_ids: frozenset[int])
             expected=f"ids from 0 to {vocab - 1}",
             fix="use this model's tokenizer",
         )
-    allowed, wanted = params.allowed_token_ids, params.structured_outputs
+    allowed = params.allowed_token_ids
     return Rules(
         penalties=Penalties(
             params.presence_penalty, params.frequency_penalty, params.repetition_penalty
@@ -182,8 +186,19 @@ def _rules(model: LoadedModel, params: SamplingParams, stop_ids: frozenset[int])
         min_tokens=params.min_tokens,
         stop_ids=stop_ids,
         allowed=None if allowed is None else frozenset(allowed),
-        grammar=None if wanted is None else model.grammars.compile(wanted),
+        grammar=_grammar(model, params),
     )
+
+
+def _grammar(model: LoadedModel, params: SamplingParams) -> Grammar | None:
+    """What the text must be, from where its reasoning ends."""
+    wanted, thinking = params.structured_outputs, params.thinking
+    answer = None if wanted is None else model.grammars.compile(wanted)
+    if thinking is None or (answer is None and thinking.budget is None):
+        return answer
+    close_ids = model.codec.encode(thinking.close, as_chat=True)
+    vocab = model.runtime.config.vocab_size
+    return ThinkingGrammar(thinking, answer, model.codec, close_ids, model.eos_ids, vocab)
 
 
 def check_tokens(prompt: Seq[int], vocab_size: int) -> None:

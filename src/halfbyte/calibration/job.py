@@ -98,6 +98,7 @@ def run_job(
             tokenizer_json=job.source.tokenizer_json,
             tokenizer_info=job.source.tokenizer_info,
             chat_template=job.source.chat_template,
+            named_templates=job.source.named_templates,
         )
     work.remove()
     return path

@@ -15,6 +15,7 @@ from halfbyte.config import ModelConfig
 from halfbyte.errors import ArgumentError, FormatError, reraise_machine_fault, told
 from halfbyte.formats.manifest import GATHER, Manifest, read_manifest
 from halfbyte.formats.names import expected_tensors, first_of_product, site_inputs, site_of
+from halfbyte.formats.template_files import template_file, template_names
 from halfbyte.formats.tensor_file import TensorEntry, TensorFile
 from halfbyte.formats.transforms import Gather, Rotation, Transform, is_permutation
 from halfbyte.formats.weights import PLANE_PARTS, Dense, Planes
@@ -109,6 +110,11 @@ class Checkpoint:
     def chat_template(self) -> str | None:
         """Jinja source, None for a model without one."""
         return self._text("chat_template.jinja")
+
+    @property
+    def named_templates(self) -> dict[str, str]:
+        """Further templates by name; `tool_use` is the one for conversations with tools."""
+        return {name: self._text(template_file(name)) or "" for name in template_names(self.path)}
 
     def matrix(self, name: str) -> Planes | Dense:
         """A matrix with the values of the source: [N, K]."""

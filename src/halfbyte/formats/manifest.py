@@ -177,6 +177,9 @@ def _read_tokenizer(values: dict[str, Any]) -> dict[str, Any]:
         raise bad_field("tokenizer.eos_ids", ids, "a list of token ids")
     if not all(text is None or isinstance(text, str) for text in texts):
         raise bad_field("tokenizer.bos_token or eos_token", texts, "text or null")
+    further = values.get("special_tokens", {})
+    if not isinstance(further, dict) or not all(isinstance(x, str) for x in further.values()):
+        raise bad_field("tokenizer.special_tokens", further, "an object of texts")
     return values
 
 

@@ -18,6 +18,7 @@ from halfbyte.formats.checkpoint import DENSE_DTYPES, Checkpoint
 from halfbyte.formats.manifest import MANIFEST_NAME, Manifest, SiteTransform
 from halfbyte.formats.names import file_of, site_of
 from halfbyte.formats.partial import KeptDirectory, PartialDirectory, disk_errors, write_text
+from halfbyte.formats.template_files import template_file
 from halfbyte.formats.tensor_file import TensorFile, write_tensor_file
 from halfbyte.formats.transforms import Gather, Rotation
 from halfbyte.formats.weights import Dense, Planes
@@ -104,6 +105,7 @@ class CheckpointWriter:
         tokenizer_json: str | None = None,
         tokenizer_info: Mapping[str, Any] | None = None,
         chat_template: str | None = None,
+        named_templates: Mapping[str, str] | None = None,
     ) -> Path:
         """Write the manifest last, then rename; `group_size` None marks a dense checkpoint."""
         self.flush()
@@ -120,6 +122,8 @@ class CheckpointWriter:
             small=self._has_units(),
         )
         texts = {"tokenizer.json": tokenizer_json, "chat_template.jinja": chat_template}
+        for template, text in (named_templates or {}).items():
+            texts[template_file(template)] = text
         return self.publish(MANIFEST_NAME, lambda _: manifest.to_json(), Checkpoint.open, texts)
 
     def publish(
@@ -138,6 +142,7 @@ class CheckpointWriter:
         with disk_errors(self._dest):
             for file, text in written.items():
                 if text is not None:
+                    (self._partial / file).parent.mkdir(exist_ok=True)
                     write_text(self._partial / file, text)
             self._check(opened)
             (self._partial / _INPUTS).unlink(missing_ok=True)

@@ -100,6 +100,7 @@ def convert(
             tokenizer_json=source.tokenizer_json,
             tokenizer_info=source.tokenizer_info,
             chat_template=source.chat_template,
+            named_templates=source.named_templates,
         )
 
 

@@ -41,6 +41,7 @@ class GgufSource:
         text = read_tokenizer(self._parts.metadata)
         self.tokenizer_json = text.json
         self.chat_template = text.chat_template
+        self.named_templates = text.named_templates
         self.tokenizer_info = text.info
         self.head_bits = dict(HEAD_BITS)
         self.config = read_config(

@@ -44,6 +44,7 @@ class HuggingFaceSource:
         text = read_tokenizer(path, values)
         self.tokenizer_json = text.json
         self.chat_template = text.chat_template
+        self.named_templates = text.named_templates
         self.tokenizer_info = text.info
         self.head_bits = dict(HEAD_BITS)
         self.config = read_config(

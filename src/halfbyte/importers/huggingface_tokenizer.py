@@ -8,11 +8,14 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from halfbyte.errors import SourceError
+from halfbyte.formats.template_files import is_template_name, template_file, template_names
 from halfbyte.importers.json_file import read_json, read_text
 from halfbyte.importers.source import TokenizerFiles
 from halfbyte.importers.tokenizer_gguf import END_TOKENS, is_library_fault
 
 MAX_TOKENIZER_BYTES = 256 << 20
+# What templates may name besides bos_token and eos_token.
+SPECIAL_TOKENS = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 def read_tokenizer(path: Path, config: dict[str, Any]) -> TokenizerFiles:
@@ -51,9 +54,13 @@ def read_tokenizer(path: Path, config: dict[str, Any]) -> TokenizerFiles:
     # The tokenizer itself shows whether texts begin with bos; callers add it, so that one rule
     # serves all sources.
     add_bos = bos is not None and first == [bos]
-    return TokenizerFiles(
-        text, _chat_template(path, settings), _info(bos, eos_ids, tokenizer, add_bos=add_bos)
-    )
+    templates = _templates(path, settings)
+    default = templates.pop("default", None)
+    info = _info(bos, eos_ids, tokenizer, add_bos=add_bos)
+    further = {name: _token_text(settings.get(name)) for name in SPECIAL_TOKENS}
+    if any(further.values()):
+        info["special_tokens"] = {name: token for name, token in further.items() if token}
+    return TokenizerFiles(text, default, templates, info)
 
 
 def _info(
@@ -73,18 +80,18 @@ def _info(
     }
 
 
-def _chat_template(path: Path, settings: dict[str, Any]) -> str | None:
+def _templates(path: Path, settings: dict[str, Any]) -> dict[str, str]:
+    """Chat templates by name: in tokenizer_config.json one or a list, files beside it count."""
+    found = dict[str, str]()
+    given = settings.get("chat_template")
+    for item in given if isinstance(given, list) else [{"name": "default", "template": given}]:
+        if isinstance(item, dict) and isinstance(item.get("template"), str):
+            found[str(item.get("name"))] = item["template"]
+    for name in template_names(path):
+        found[name] = read_text(path / template_file(name))
     if (path / "chat_template.jinja").is_file():
-        return read_text(path / "chat_template.jinja")
-    template = settings.get("chat_template")
-    if isinstance(template, list):  # several named ones
-        named = {
-            str(item.get("name")): item.get("template")
-            for item in template
-            if isinstance(item, dict)
-        }
-        template = named.get("default")
-    return template if isinstance(template, str) else None
+        found["default"] = read_text(path / "chat_template.jinja")
+    return {name: text for name, text in found.items() if is_template_name(name)}
 
 
 def _optional_json(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ class TokenizerFiles:
 
     json: str | None = None  # Hugging Face tokenizers
     chat_template: str | None = None  # jinja
+    named_templates: dict[str, str] = field(default_factory=dict)  # others, such as tool_use
     info: dict[str, Any] = field(
         default_factory=dict
     )  # bos, add_bos, eos_ids, bos_token, eos_token
@@ -35,6 +37,10 @@ class Source(Weights, Protocol):
     @property
     def chat_template(self) -> str | None:
         """Jinja source, None for a model without one."""
+
+    @property
+    def named_templates(self) -> Mapping[str, str]:
+        """Further templates by name; `tool_use` is the one for conversations with tools."""
 
     @property
     def tokenizer_info(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from halfbyte.errors import HalfbyteError, SourceError
+from halfbyte.formats.template_files import MAX_TEMPLATES, is_template_name
 from halfbyte.importers.source import TokenizerFiles
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -26,6 +27,16 @@ END_TOKENS = (
     "<end_of_turn>",
     "</s>",
 )
+
+_NAMED_TEMPLATE = "tokenizer.chat_template."
+# What templates may name besides bos_token and eos_token (GGUF spells the second like this).
+_SPECIAL_TOKENS = {
+    "unk_token": "unknown_token_id",
+    "sep_token": "seperator_token_id",
+    "pad_token": "padding_token_id",
+    "cls_token": "cls_token_id",
+    "mask_token": "mask_token_id",
+}
 
 _WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 _TAIL = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -80,7 +91,18 @@ def read_tokenizer(metadata: Mapping[str, Any]) -> TokenizerFiles:
         raise _fault("tokens", str(error)[:200], "a usable vocabulary") from error
     template = metadata.get("tokenizer.chat_template")
     info = _info(metadata, tokens, kinds, spm=str(model) == "llama", pre=pre)
-    return TokenizerFiles(text, template if isinstance(template, str) else None, info)
+    default = template if isinstance(template, str) else None
+    return TokenizerFiles(text, default, _named_templates(metadata), info)
+
+
+def _named_templates(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """tokenizer.chat_template.NAME, as converters write the templates of a list."""
+    found = {
+        key.removeprefix(_NAMED_TEMPLATE): value
+        for key, value in metadata.items()
+        if key.startswith(_NAMED_TEMPLATE) and isinstance(value, str)
+    }
+    return {name: found[name] for name in sorted(found)[:MAX_TEMPLATES] if is_template_name(name)}
 
 
 def is_library_fault(error: BaseException) -> bool:
@@ -189,13 +211,15 @@ def _info(
     named = [eos, token_id("eot_token_id"), token_id("eom_token_id")]
     eos_ids = dict.fromkeys([i for i in named if i is not None] + ends)
     add_bos = _flag(metadata, "add_bos_token", default=spm or pre in _STARTS_WITH_BOS)
+    further = {name: token_id(key) for name, key in _SPECIAL_TOKENS.items()}
+    special = {name: tokens[i] for name, i in further.items() if i is not None}
     return {
         "bos": bos,
         "add_bos": add_bos and bos is not None,
         "eos_ids": list(eos_ids),
         "bos_token": None if bos is None else tokens[bos],
         "eos_token": None if eos is None else tokens[eos],
-    }
+    } | ({"special_tokens": special} if special else {})
 
 
 def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:

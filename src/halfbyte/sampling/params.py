@@ -83,6 +83,27 @@ def _as_json(schema: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Thinking:
+    """How an answer reasons before it says something: between these tags.
+
+    `opened`: the prompt ends inside. `budget`: tokens after which the closing tag is forced.
+    """
+
+    open: str
+    close: str
+    opened: bool = False
+    budget: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.open and self.close):
+            raise ArgumentError(
+                "thinking", got="no tags", expected="what opens and closes it", fix="give both"
+            )
+        if self.budget is not None:
+            _check_integer("thinking.budget", self.budget, 0, 2**31 - 1, "leave it out for none")
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingParams:
     """Names and defaults are vLLM's: temperature 1, 16 tokens. Temperature 0 is greedy.
 
@@ -111,11 +132,17 @@ class SamplingParams:
     n: int = 1  # answers; answer i draws with seed + i
     best_of: int | None = None  # answers drawn, of which the n most likely are kept
     structured_outputs: StructuredOutputs | None = None
+    thinking: Thinking | None = None  # a constraint then begins where the reasoning ends
+    shown_token_ids: tuple[int, ...] | list[int] = ()  # control tokens whose names are in the text
 
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else self.stop
         # Frozen dataclass: the one place where fields take their canonical form.
-        for name, value in (("stop", stop), ("stop_token_ids", self.stop_token_ids)):
+        for name, value in (
+            ("stop", stop),
+            ("stop_token_ids", self.stop_token_ids),
+            ("shown_token_ids", self.shown_token_ids),
+        ):
             if not isinstance(value, list | tuple):
                 raise ArgumentError(
                     name, got=repr(value), expected="a list", fix="put the value in a list"
@@ -149,8 +176,9 @@ class SamplingParams:
                 expected=f"at most {MAX_STOPS} non-empty strings of at most {MAX_STOP_CHARS}",
                 fix="drop empty or very long strings",
             )
-        for token in self.stop_token_ids:
-            _check_integer("stop_token_ids", token, 0, 2**31 - 1, "give token ids")
+        for name in ("stop_token_ids", "shown_token_ids"):
+            for token in getattr(self, name):
+                _check_integer(name, token, 0, 2**31 - 1, "give token ids")
 
     def _check_counts(self) -> None:
         for name, low, high in (

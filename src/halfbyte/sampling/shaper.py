@@ -126,7 +126,7 @@ class SequenceShaper:
         masks = [self._allowed if grammar is None else self._next]
         count = 0
         for token in proposed:
-            if not _allows(masks[-1], token):
+            if not allows(masks[-1], token):
                 break
             if grammar is not None:
                 if grammar.is_complete or not grammar.push(token):
@@ -202,5 +202,6 @@ def words_of(allowed: Iterable[int], vocab_size: int) -> Words:
     return words
 
 
-def _allows(mask: Words | None, token: int) -> bool:
+def allows(mask: Words | None, token: int) -> bool:
+    """Whether a mask has the bit of a token; None allows every one."""
     return mask is None or bool(int(mask[token // 32]) >> (token % 32) & 1)

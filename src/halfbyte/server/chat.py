@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
-from halfbyte.errors import HalfbyteError
+from halfbyte.sampling.params import Thinking
 from halfbyte.server.answer import Answer, answer_head
 from halfbyte.server.body import body_bytes, read_body
 from halfbyte.server.chat_choice import ChatChoice
-from halfbyte.server.errors import api_error, bad_request
 from halfbyte.server.generation import Generation
-from halfbyte.server.log import log
-from halfbyte.server.prompting import ignored_fields, template_messages, template_tools
+from halfbyte.server.prompting import Conversation, write_chat
 from halfbyte.server.sampling import sampling_params
-from halfbyte.server.schema.chat import ChatBody, Message, Tool
+from halfbyte.server.schema.chat import ChatBody
 from halfbyte.server.service import Service, request_id, service_of
 from halfbyte.server.structured import chat_constraint
+from halfbyte.text.calls.call import Call
+from halfbyte.text.calls.reader import Style
+from halfbyte.text.dialect import Wanted, Written
 
 
 async def chat_completions(request: Request) -> ASGIApp:
@@ -30,12 +30,18 @@ async def chat_completions(request: Request) -> ASGIApp:
     service.check_model(body.model)
     constraint = await service.aside(body_bytes(request), lambda: chat_constraint(body))
     await service.prepare(constraint)
-    prompt = await _prompt(request, service, body)
+    conversation = Conversation.of_chat(body)
+    written, prompt = await write_chat(request, service, conversation)
+    service.check_length(prompt, param="messages")
+    wanted, dialect = _wanted(body, conversation), service.model.dialect
+    style = dialect.style(wanted)
     params = sampling_params(
         body,
         max_tokens=_max_tokens(service, body),
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         structured_outputs=constraint,
+        thinking=_thinking(style, written, body.thinking_token_budget),
+        shown_token_ids=dialect.shown_ids(style),
     )
     generation = Generation(
         service, body, [prompt], params, choices=body.n or 1, request_id=request_id(request)
@@ -43,15 +49,24 @@ async def chat_completions(request: Request) -> ASGIApp:
     kind = "chat.completion.chunk" if body.stream else "chat.completion"
     head = answer_head(service, f"chatcmpl-{request_id(request)}", kind)
     answer = Answer(request, generation, head, body.stream_options)
-    return await answer.given(_Choices(service, body, generation), stream=bool(body.stream))
+    earlier = sum(len(getattr(message, "tool_calls", None) or ()) for message in body.messages)
+
+    def new_id(call: Call, index: int) -> str:
+        return call.id or dialect.profile.replay.new_id(call.name, earlier + index)
+
+    choices = [
+        ChatChoice(service, body, i, dialect.reader(wanted, thinks=written.thinks), new_id)
+        for i in range(body.n or 1)
+    ]
+    return await answer.given(_Choices(choices, generation), stream=bool(body.stream))
 
 
 class _Choices:
     """The choices of one generation, whole or as they grow."""
 
-    def __init__(self, service: Service, body: ChatBody, generation: Generation) -> None:
+    def __init__(self, choices: list[ChatChoice], generation: Generation) -> None:
         self._generation = generation
-        self._choices = [ChatChoice(service, body, i) for i in range(body.n or 1)]
+        self._choices = choices
 
     async def whole(self) -> list[dict[str, Any]]:
         """Those of a chat.completion."""
@@ -68,42 +83,20 @@ class _Choices:
                 yield delta
 
 
-async def _prompt(request: Request, service: Service, body: ChatBody) -> list[int]:
-    tools = body.tools if body.tool_choice != "none" else None
-    variables = body.chat_template_kwargs
-    ids = await render_chat(request, service, body.messages, tools, variables)
-    service.check_length(ids, param="messages")
-    return ids
+def _wanted(body: ChatBody, conversation: Conversation) -> Wanted:
+    return Wanted(
+        tools=conversation.tools,
+        forced=body.tool_choice not in (None, "auto", "none"),
+        parallel=body.parallel_tool_calls is not False,
+    )
 
 
-async def render_chat(
-    request: Request,
-    service: Service,
-    messages: Sequence[Message],
-    tools: Sequence[Tool] | None,
-    variables: dict[str, Any] | None = None,
-) -> list[int]:
-    """Token ids of a conversation; ApiError 400 where the template refuses it."""
-
-    def render() -> tuple[str, list[str]]:
-        template = service.model.template  # its process may have to be started
-        if tools and not template.supports_tools:
-            raise bad_request(
-                "tools: the chat template of this model does not know tools; leave them out",
-                param="tools",
-            )
-        given, offered = template_messages(messages), template_tools(tools)
-        return template.render(given, tools=offered, variables=variables), ignored_fields(messages)
-
-    try:
-        # Another process renders: the loop must not wait for it.
-        async with service.rendering:
-            text, ignored = await asyncio.to_thread(render)
-    except HalfbyteError as error:
-        raise api_error(error, param="messages") from error
-    if ignored:
-        log("ignored", id=request_id(request), fields=ignored)
-    return await service.encode(text, as_chat=True, param="messages")
+def _thinking(style: Style, written: Written, budget: int | None) -> Thinking | None:
+    """How the answer reasons, where its template knows tags for that."""
+    tags = style.reasoning
+    if tags is None:
+        return None
+    return Thinking(tags.open, tags.close, opened=written.thinks, budget=budget)
 
 
 def _max_tokens(service: Service, body: ChatBody) -> int:

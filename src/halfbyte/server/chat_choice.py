@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+from collections.abc import Callable
 from typing import Any
 
 from halfbyte.api.results import Chunk
@@ -10,23 +10,30 @@ from halfbyte.server.logprobs import chat_entry
 from halfbyte.server.schema.chat import ChatBody
 from halfbyte.server.service import Service
 from halfbyte.server.speculation import Speculation
-from halfbyte.server.tool_calls import Call, CallReader, reader_for
+from halfbyte.text.calls.call import Call
+from halfbyte.text.calls.reader import AnswerReader, Found
 
 
 class ChatChoice:
     """Takes chunks; gives deltas for a stream, or the whole at the end."""
 
-    def __init__(self, service: Service, body: ChatBody, index: int) -> None:
+    def __init__(
+        self,
+        service: Service,
+        body: ChatBody,
+        index: int,
+        reader: AnswerReader | None,
+        ids: Callable[[Call, int], str],
+    ) -> None:
+        """`reader` None: all of the answer is content. `ids`: of a call, by its number here."""
         self._codec = service.model.codec
         self._wants_logprobs = bool(body.logprobs)
         self._wants_fates = bool(body.return_fates)
         self._index = index
-        self._reader: CallReader | None = None
-        if body.tools and body.tool_choice != "none":
-            names = {tool.function.name for tool in body.tools}
-            forced = body.tool_choice not in (None, "auto")
-            self._reader = reader_for(service.model.template.source, names, forced=forced)
+        self._reader = reader
+        self._ids = ids
         self._content: list[str] = []
+        self._reasoning: list[str] = []
         self._calls: list[dict[str, Any]] = []
         self._logprobs: list[dict[str, Any]] = []
         self._speculation = Speculation()
@@ -38,15 +45,12 @@ class ChatChoice:
 
     def take(self, chunk: Chunk, cascade: str) -> list[dict[str, Any]]:
         """Add a chunk; returns the choices of the events it makes."""
-        content, calls = chunk.text, list[Call]()
-        if self._reader is not None:
-            content, calls = self._reader.add(content)
-            if chunk.completion is not None:
-                rest, more = self._reader.finish()
-                content, calls = content + rest, calls + more
-        self._content.append(content)
-        delta: dict[str, Any] = {"content": content} if content else {}
-        made = [self._call(call) for call in calls]
+        found = self._read(chunk)
+        self._content.append(found.content)
+        self._reasoning.append(found.reasoning)
+        parts = {"reasoning_content": found.reasoning, "content": found.content}
+        delta: dict[str, Any] = {name: text for name, text in parts.items() if text}
+        made = [self._call(call) for call in found.calls]
         if made:
             delta["tool_calls"] = made
         choice = self._delta(delta)
@@ -69,6 +73,8 @@ class ChatChoice:
             "content": content if content or not self._calls else None,
             "refusal": None,
         }
+        if reasoning := "".join(self._reasoning):
+            message["reasoning_content"] = reasoning
         if self._calls:
             message["tool_calls"] = [
                 {k: v for k, v in call.items() if k != "index"} for call in self._calls
@@ -83,13 +89,19 @@ class ChatChoice:
             choice["halfbyte"] = self._speculation.whole
         return choice
 
+    def _read(self, chunk: Chunk) -> Found:
+        if self._reader is None:
+            return Found(content=chunk.text)
+        found = self._reader.add(chunk.text)
+        return found if chunk.completion is None else found + self._reader.finish()
+
     def _delta(self, delta: dict[str, Any]) -> dict[str, Any]:
         return {"index": self._index, "delta": delta, "logprobs": None, "finish_reason": None}
 
     def _call(self, call: Call) -> dict[str, Any]:
         made = {
             "index": len(self._calls),
-            "id": f"call_{secrets.token_hex(12)}",
+            "id": self._ids(call, len(self._calls)),
             "type": "function",
             "function": {"name": call.name, "arguments": call.arguments},
         }

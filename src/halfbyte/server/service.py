@@ -83,14 +83,22 @@ class Service:
             except HalfbyteError as error:
                 raise bad_request(str(error), param=error.what) from error
 
-    async def encode(self, text: str, *, as_chat: bool, param: str = "prompt") -> list[int]:
-        """Token ids; ApiError 400 for text that cannot be, or is far beyond the context."""
+    async def encode(
+        self,
+        text: str,
+        *,
+        as_chat: bool,
+        param: str = "prompt",
+        how: Callable[[], list[int]] | None = None,
+    ) -> list[int]:
+        """Token ids, by `how` where it is given; ApiError 400 for text that cannot be, or is far
+        beyond the context."""
         try:
-            return await self.aside(len(text), lambda: self._encode(text, as_chat))
+            return await self.aside(len(text), lambda: self._encode(text, as_chat, how))
         except HalfbyteError as error:
             raise api_error(error, param=param) from error
 
-    def _encode(self, text: str, as_chat: bool) -> list[int]:
+    def _encode(self, text: str, as_chat: bool, how: Callable[[], list[int]] | None) -> list[int]:
         codec, context = self.model.codec, self.model.context
         if len(text) > _USUAL_CHARS * context:
             count = 0
@@ -98,7 +106,7 @@ class Service:
                 count += len(codec.encode(text[start : start + _WINDOW_CHARS], as_chat=True))
                 if count > 2 * context:
                     raise too_long(f"over {2 * context} tokens", context)
-        return codec.encode(text, as_chat=as_chat)
+        return codec.encode(text, as_chat=as_chat) if how is None else how()
 
     async def aside(self, size: int, work: Callable[[], T]) -> T:
         """What is done for `size` tokens, in a thread where they are many."""

@@ -8,8 +8,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from halfbyte.server.body import read_body
-from halfbyte.server.chat import render_chat
 from halfbyte.server.errors import bad_request
+from halfbyte.server.prompting import Conversation, write_chat
 from halfbyte.server.schema.tokens import DetokenizeBody, TokenizeBody
 from halfbyte.server.service import service_of
 
@@ -20,7 +20,8 @@ async def tokenize(request: Request) -> JSONResponse:
     body = await read_body(request, TokenizeBody, service)
     service.check_model(body.model)
     if body.messages is not None:
-        ids = await render_chat(request, service, body.messages, body.tools)
+        conversation = Conversation.of_tokens(body, body.messages)
+        _, ids = await write_chat(request, service, conversation)
     else:
         text = body.prompt if body.prompt is not None else body.content or ""
         ids = await service.encode(text, as_chat=not body.add_special_tokens)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Seq
+from functools import cached_property
 from itertools import accumulate
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from tokenizers import Tokenizer
 
 from halfbyte.errors import ArgumentError, FormatError
 from halfbyte.importers.tokenizer_gguf import is_library_fault
+from halfbyte.text.control_tokens import ControlTokens
 from halfbyte.text.spelling import Spelling
 
 _MOST_BYTES = 4  # of a character
@@ -29,6 +31,10 @@ class TextSource(Protocol):
     @property
     def chat_template(self) -> str | None:
         """Jinja source; None: no template."""
+
+    @property
+    def named_templates(self) -> Mapping[str, str]:
+        """Further templates by name; `tool_use` is the one for conversations with tools."""
 
     @property
     def tokenizer_info(self) -> dict[str, Any]:
@@ -76,11 +82,27 @@ class TextCodec:
         except BaseException as error:  # a lone surrogate, or a model the library gives up on
             if not is_library_fault(error):
                 raise
-            raise ArgumentError(
-                "prompt", got=str(error)[:200], expected="valid Unicode text", fix="check the text"
-            ) from error
+            raise _no_text(error) from error
         if self._add_bos and not as_chat and self.bos_id is not None:
             ids = [self.bos_id, *ids]
+        return self._checked(ids)
+
+    def encode_marked(self, text: str, mark: str, tokens: frozenset[str]) -> list[int]:
+        """`encode` of a chat in which a mark stands inside what is text and no control token."""
+        try:
+            ids = self.controls.encode(text, mark, tokens)
+        except BaseException as error:
+            if not is_library_fault(error):
+                raise
+            raise _no_text(error) from error
+        return self._checked(ids)
+
+    @cached_property
+    def controls(self) -> ControlTokens:
+        """Its control tokens, kept apart from texts that spell them."""
+        return ControlTokens(self._tokenizer)
+
+    def _checked(self, ids: list[int]) -> list[int]:
         if ids and max(ids) >= self._vocab_size:
             raise FormatError(
                 "bad-tokenizer",
@@ -175,6 +197,12 @@ class TextCodec:
         """Every token the tokenizer has, by its id."""
         known: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
         return {i: token for token, i in known.items()}
+
+
+def _no_text(error: BaseException) -> ArgumentError:
+    return ArgumentError(
+        "prompt", got=str(error)[:200], expected="valid Unicode text", fix="check the text"
+    )
 
 
 def _tokenizer_fault(error: BaseException) -> BaseException:

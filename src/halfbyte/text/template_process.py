@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
@@ -40,16 +40,17 @@ class _GoneError(Exception):
 
 
 class TemplateProcess:
-    """Runs one template, one request at a time; from any thread, and in a forked child too."""
+    """Runs a model's templates, one request at a time; from any thread, in a forked child too."""
 
-    def __init__(self, source: str) -> None:
-        self._source = json.dumps({"source": source}).encode()
+    def __init__(self, sources: Mapping[str, str]) -> None:
+        """Templates by name; all but `default` may be broken until they are asked for."""
+        self._sources = json.dumps({"sources": dict(sources)}).encode()
         self._lock = threading.Lock()
         self._idle: _Worker | None = None  # loaded, and owing nobody a reply
         _processes.add(self)
 
     def load(self) -> dict[str, Any]:
-        """{"names": what the template reads} or {"fault"}."""
+        """{"names": what each template reads} or {"fault"}."""
         return self._answer(self._load, START_SECONDS)
 
     def ask(self, request: bytes, seconds: float) -> dict[str, Any]:
@@ -70,7 +71,7 @@ class TemplateProcess:
 
     def _load(self) -> dict[str, Any]:
         with _Worker() as worker:
-            loaded = worker.ask(self._source, START_SECONDS)
+            loaded = worker.ask(self._sources, START_SECONDS)
         self._idle = worker if "fault" not in loaded else None
         return loaded
 

@@ -4,8 +4,8 @@ A template comes with a model and may do anything Jinja can: the sandbox keeps i
 inside, but no rule over expressions bounds what loops and doubling strings take. A process does:
 its memory is limited here, its time by `template_process`, which ends it. It is run by path and
 speaks frames on stdin and stdout: 8 bytes of length, 8 bytes with the request's number, which the
-reply repeats, JSON. First {"source"} -> {"names"}; then {"values"} -> {"text"}; or {"refused"} or
-{"fault"}.
+reply repeats, JSON. First {"sources"} -> {"names"}, both by the names of the templates; then
+{"template", "values"} -> {"text"}; or {"refused"} or {"fault"}.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ def _confine() -> None:
 def _import_the_rest(language: jinja2.Environment) -> None:
     """Jinja imports some of itself when it first renders, fails or is asked for randomness."""
 
-    template = "{% macro f() %}{{ [1] | map('upper') | list | tojson }}{% endmacro %}{{ f() }}"
+    template = (
+        "{% macro f() %}{{ [1] | map('upper') | list | tojson | wordwrap }}{% endmacro %}"
+        "{{ f() }}{{ [1] | pprint }}{{ lipsum(1) }}{{ 'a b' | urlize | striptags }}"
+    )
     language.from_string(template).render()
     for bad in ("{% for", "{{ a.b.c }}"):
         _answer(lambda source=bad: {"text": language.from_string(source).render()})
@@ -95,19 +98,30 @@ def main() -> None:
     if first is None:
         return
     number, request = first
-    template: jinja2.Template | None = None
+    sources: dict[str, str] = request["sources"]
+    templates: dict[str, jinja2.Template] = {}
 
     def load() -> dict[str, Any]:
-        nonlocal template
-        template = language.from_string(request["source"])
-        names = jinja2.meta.find_undeclared_variables(language.parse(request["source"]))
-        return {"names": sorted(names)}
+        names = {}
+        for name, source in sources.items():
+            try:
+                templates[name] = language.from_string(source)
+                found = jinja2.meta.find_undeclared_variables(language.parse(source))
+            except Exception:  # another than the default one is a fault only if it is used
+                if name == "default":
+                    raise
+                found = set()
+            names[name] = sorted(found)
+        return {"names": names}
+
+    def render(name: str, values: dict[str, Any]) -> dict[str, Any]:
+        return _render(templates.get(name) or language.from_string(sources[name]), values)
 
     _send(stdout, number, _answer(load))
-    while template is not None and (following := _receive(stdin)) is not None:
+    while templates and (following := _receive(stdin)) is not None:
         number, request = following
         signal.alarm(ORPHAN_SECONDS)
-        _send(stdout, number, _answer(_render, template, request["values"]))
+        _send(stdout, number, _answer(render, request["template"], request["values"]))
         signal.alarm(0)
 
 

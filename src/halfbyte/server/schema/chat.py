@@ -175,6 +175,7 @@ class Tool(Body):
     function: Function
 
 
+Variables = Annotated[dict[str, Any], Field(max_length=MAX_VARIABLES)]
 Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)]
 
 
@@ -203,7 +204,7 @@ class ChatBody(SamplingBody):
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
-    chat_template_kwargs: Annotated[dict[str, Any], Field(max_length=MAX_VARIABLES)] | None = Field(
+    chat_template_kwargs: Variables | None = Field(
         None, description="Variables for the model's own template, such as enable_thinking."
     )
     modalities: Annotated[list[Literal["text"]], Field(fail_fast=True)] | None = Field(
@@ -212,7 +213,25 @@ class ChatBody(SamplingBody):
     metadata: dict[str, Any] | None = Field(None, description="Accepted and ignored.")
     store: bool | None = Field(None, description="Accepted and ignored: nothing is stored.")
     service_tier: Label | None = Field(None, description="Accepted and ignored.")
-    reasoning_effort: Label | None = Field(None, description="Accepted and ignored.")
+    reasoning_effort: Label | None = Field(
+        None, description="For the model's template; 'none' asks it for an answer without thinking."
+    )
+    enable_thinking: bool | None = Field(
+        None, description="For the model's template: whether the model thinks before it answers."
+    )
+    thinking_token_budget: Annotated[int, Field(ge=0, le=INT32)] | None = Field(
+        None, description="Tokens of reasoning after which its closing tag is forced."
+    )
+    add_generation_prompt: bool | None = Field(
+        None, description="For the model's template; by default true unless a message goes on."
+    )
+    continue_final_message: bool | None = Field(
+        None, description="The answer continues the last message instead of beginning a new one."
+    )
+    special_tokens_in_messages: bool | None = Field(
+        None,
+        description="Control tokens that messages spell are control tokens; else they are text.",
+    )
     verbosity: Label | None = Field(None, description="Accepted and ignored.")
     prompt_cache_key: Label | None = Field(None, description="Accepted and ignored.")
     safety_identifier: Label | None = Field(None, description="Accepted and ignored.")
@@ -258,6 +277,7 @@ class AnsweredMessage(BaseModel):
 
     role: Literal["assistant"]
     content: str | None
+    reasoning_content: str | None = Field(None, description="What the model thought, if it says.")
     refusal: None = None
     tool_calls: list[AnsweredCall] | None = None
 

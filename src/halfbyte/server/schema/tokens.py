@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from halfbyte.server.schema.chat import Messages, Tools
+from halfbyte.server.schema.chat import Messages, Tools, Variables
 from halfbyte.server.schema.sampling import Body, Label, TokenId
 
 MAX_TOKENS = 1 << 18  # to turn into text at once
@@ -22,6 +22,10 @@ class TokenizeBody(Body):
     tools: Tools | None = None
     add_special_tokens: bool = True
     return_token_strs: bool = False
+    chat_template_kwargs: Variables | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    special_tokens_in_messages: bool | None = None
 
     @model_validator(mode="after")
     def _one_text(self) -> Self:

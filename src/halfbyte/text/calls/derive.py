@@ -20,7 +20,8 @@ from halfbyte.text.calls.history import Replay
 from halfbyte.text.calls.layouts import JsonCalls, Layout, NamedCalls
 from halfbyte.text.calls.reader import AnswerReader, Style
 
-Render = Callable[[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]], str]
+# Writes out messages, with the tools of `PROBE_TOOLS`; True: up to where an answer begins.
+Render = Callable[[Sequence[Mapping[str, Any]], bool], str]
 
 _QUESTION = {"role": "user", "content": "What is asked"}
 _ANSWER = {"role": "assistant", "content": "zq"}  # begins as no form's tag does
@@ -45,7 +46,7 @@ _SCHEMA = {
         "object": {"type": "object"},
     },
 }
-_TOOLS = [
+PROBE_TOOLS = [
     {
         "type": "function",
         "function": {"name": name, "description": "None", "parameters": _SCHEMA},
@@ -53,8 +54,8 @@ _TOOLS = [
     for name in (_FUNCTION, _SECOND)
 ]
 _OFFER = Offer({name: _SCHEMA for name in (_FUNCTION, _SECOND)})
-_Calls = list[tuple[str, dict[str, Any]]]
-_CASES: tuple[_Calls, ...] = (
+Calls = list[tuple[str, dict[str, Any]]]
+_CASES: tuple[Calls, ...] = (
     [(_FUNCTION, _SIMPLE)],
     [(_FUNCTION, _SIMPLE), (_SECOND, {})],
     [(_FUNCTION, _HARD)],
@@ -69,14 +70,25 @@ class Profile:
     replay: Replay
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a template writes for an answer: after the prompt's end, and how any answer ends."""
+
+    text: str
+    end: str
+    thinking: bool = False  # the prompt has opened the reasoning
+
+
 def profile_of(source: str, render: Render) -> Profile:
     """Of a template's source. `render` writes out messages with tools; its errors are answers."""
-    reasoning = next((tags for tags in REASONING if tags.in_template(source)), None)
+    reasoning = reasoning_of(source)
     named = [form for form in FORMS if form.in_template(source)]
+    usual: Replay | None = None  # the first that the template renders at all
     for replay in _replays():
-        shown = _shown(_CASES[0], replay, render)
+        shown = show(_CASES[0], replay, render, reasoning)
         if shown is None:
             continue
+        usual = usual or replay
         forms = [form for form in (*named, PLAIN) if _reads(form, reasoning, shown, _CASES[0])]
         if not forms:
             made = _made(shown)
@@ -84,32 +96,25 @@ def profile_of(source: str, render: Render) -> Profile:
         if forms:
             best = _best(forms, reasoning, replay, render)
             return Profile(Style(best, reasoning), replay)
-    return Profile(Style(named[0] if named else PLAIN, reasoning), Replay())
+    fallback = usual or Replay(empty_content="empty")
+    return Profile(Style(named[0] if named else PLAIN, reasoning), fallback)
 
 
-def _replays() -> Iterator[Replay]:
-    """How earlier calls may have to be put, the usual way first."""
-    for ids, content, text in product(("any", "nine", "named"), ("", None), (False, True)):
-        yield Replay(arguments_as_text=text, empty_content=content, ids=ids)
+def reasoning_of(source: str) -> Reasoning | None:
+    """The tags that a template knows."""
+    return next((tags for tags in REASONING if tags.in_template(source)), None)
 
 
-def _best(forms: list[Form], reasoning: Reasoning | None, replay: Replay, render: Render) -> Form:
-    """The one that reads most of what the template shows; of equal ones the first."""
-    if len(forms) == 1:
-        return forms[0]
-    scores = [0] * len(forms)
-    for case in _CASES[1:]:
-        shown = _shown(case, replay, render)
-        for i, form in enumerate(forms):
-            scores[i] += shown is not None and _reads(form, reasoning, shown, case)
-    return forms[scores.index(max(scores))]
+def plain_form(source: str) -> Form:
+    """Of answers that cannot call: some forms put content between texts of their own, too."""
+    named = (form for form in FORMS if form.in_template(source))
+    return next((f for f in named if f.channels or f.dropped or f.dropped_first), PLAIN)
 
 
-def _shown(calls: _Calls, replay: Replay, render: Render) -> str | None:
-    """What the template writes for an answer that calls; None where it cannot."""
+def show(calls: Calls, replay: Replay, render: Render, reasoning: Reasoning | None) -> Shown | None:
+    """What the template writes for an answer that makes these calls; None where it cannot."""
     answer = {
         "role": "assistant",
-        "content": None,
         "tool_calls": [
             {
                 "id": f"call_{i}f00dfeed0123456789abcde",
@@ -120,36 +125,66 @@ def _shown(calls: _Calls, replay: Replay, render: Render) -> str | None:
         ],
     }
     try:
-        plain = render([_QUESTION, _ANSWER], _TOOLS)
-        called = render(replay.applied([_QUESTION, answer]), _TOOLS)
+        prompt = render([_QUESTION], True)
+        plain = render([_QUESTION, _ANSWER], False)
+        called = render(replay.applied([_QUESTION, answer]), False)
     except HalfbyteError:
         return None
     before = _alike(plain, called)
-    after = _alike(plain[before:][::-1], called[before:][::-1])
-    return called[before : len(called) - after]
+    if called.startswith(prompt):
+        before = min(before, len(prompt))
+    tag = called.rfind("<", 0, before)
+    if tag >= 0 and ">" not in called[tag:before]:  # both go on with a tag that begins alike
+        before = tag
+    thinking = reasoning is not None and is_open(called[:before], reasoning)
+    return Shown(called[before:], plain[before:].removeprefix(str(_ANSWER["content"])), thinking)
+
+
+def is_open(prompt: str, tags: Reasoning) -> bool:
+    """Whether a prompt ends where the model is to think."""
+    return prompt.rstrip().endswith(tags.open.rstrip())
 
 
 def _alike(a: str, b: str) -> int:
     """How many characters two texts begin with alike."""
-    return next(
-        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
-    )
+    pairs = enumerate(zip(a, b, strict=False))
+    return next((i for i, (x, y) in pairs if x != y), min(len(a), len(b)))
 
 
-def _reads(form: Form, reasoning: Reasoning | None, shown: str, expected: _Calls) -> bool:
-    reader = AnswerReader(Style(form, reasoning), _OFFER)
-    parts = (reader.add(shown), reader.finish())
+def _replays() -> Iterator[Replay]:
+    """How earlier calls may have to be put, the usual way first."""
+    contents = ("missing", "empty", "none")
+    for ids, content, text in product(("any", "nine", "named"), contents, (False, True)):
+        yield Replay(arguments_as_text=text, empty_content=content, ids=ids)
+
+
+def _best(forms: list[Form], reasoning: Reasoning | None, replay: Replay, render: Render) -> Form:
+    """The one that reads most of what the template shows; of equal ones the first."""
+    if len(forms) == 1:
+        return forms[0]
+    scores = [0] * len(forms)
+    for case in _CASES[1:]:
+        shown = show(case, replay, render, reasoning)
+        for i, form in enumerate(forms):
+            scores[i] += shown is not None and _reads(form, reasoning, shown, case)
+    return forms[scores.index(max(scores))]
+
+
+def _reads(form: Form, reasoning: Reasoning | None, shown: Shown, expected: Calls) -> bool:
+    reader = AnswerReader(Style(form, reasoning), _OFFER, thinking=shown.thinking)
+    parts = (reader.add(shown.text), reader.finish())
     calls = [call for part in parts for call in part.calls]
-    content = "".join(part.content for part in parts)
-    return not content.strip() and [_parsed(call) for call in calls] == expected
+    content = "".join(part.content for part in parts).strip()
+    return shown.end.strip().endswith(content) and [_parsed(call) for call in calls] == expected
 
 
 def _parsed(call: Call) -> tuple[str, dict[str, Any]]:
     return call.name, json.loads(call.arguments)
 
 
-def _made(shown: str) -> Form | None:
+def _made(answer: Shown) -> Form | None:
     """A form of what stands around the JSON of a simple call."""
+    shown = answer.text[: len(answer.text) - _alike(answer.text[::-1], answer.end[::-1])]
     start = next((i for i in range(len(shown)) if shown[i] in "{["), len(shown))
     found = _json_at(shown[start:])
     if found is None:

@@ -55,7 +55,8 @@ class Tag:
 
 _JSON = JsonCalls()
 _PYTHON = PythonCalls()
-_RAW_PYTHON = PythonCalls(Syntax(raw=("'",)))
+# Strings between single quotes as they are.
+_RAW_PYTHON = PythonCalls(Syntax(raw=("'",), raw_depth=0))
 _BARE = (_JSON, _PYTHON)  # small models forget the tags
 
 
@@ -129,7 +130,7 @@ _KEYS_AND_VALUES = MarkedCalls(
     end="",
 )
 _ARGUMENTS = MarkedCalls(
-    name_open=' tool="',
+    name_open='tool="',
     name_end='"',
     head_end="<|sep|>",
     key_open='<|open|>argument key="',
@@ -145,7 +146,7 @@ FORMS = (
     Form("harmony", bare=(), channels=Channels(), marks=("<|channel|>",)),
     Form(
         "kimi-k3",
-        tags=(Tag("<|open|>call", "", (_ARGUMENTS,)),),
+        tags=(Tag("<|open|>call ", "", (_ARGUMENTS,)),),
         bare=(),
         dropped=(
             *(f"<|{x}|>{name}<|sep|>" for name in ("tools", "response") for x in ("open", "close")),
@@ -247,13 +248,8 @@ FORMS = (
         tags=(Tag("<|START_ACTION|>", "<|END_ACTION|>", (JsonCalls(("tool_name", "name")),)),),
         dropped=("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
     ),
-    Form(
-        "lfm2",
-        tags=(
-            Tag("<|tool_call_start|>", "<|tool_call_end|>", (_PYTHON, _JSON)),
-            Tag("<|tool_call_start|>", "<|tool_call_end|>", (_RAW_PYTHON,)),
-        ),
-    ),
+    Form("lfm2", tags=(Tag("<|tool_call_start|>", "<|tool_call_end|>", (_PYTHON, _JSON)),)),
+    Form("lfm2.5", tags=(Tag("<|tool_call_start|>", "<|tool_call_end|>", (_RAW_PYTHON, _JSON)),)),
     Form("phi-4, granite-3", tags=(Tag("<|tool_call|>", "<|/tool_call|>", (_JSON,)),)),
     Form("nemotron", tags=(Tag("<TOOLCALL>", "</TOOLCALL>", (_JSON,)),)),
     Form("minimax-m2", tags=(Tag("<minimax:tool_call>", "</minimax:tool_call>", (_marked(),)),)),

@@ -23,18 +23,20 @@ class Replay:
     """How one template wants the calls of earlier answers."""
 
     arguments_as_text: bool = False
-    empty_content: str | None = ""  # content of an answer that only calls; None: none at all
+    empty_content: str = "missing"  # of an answer that only calls: missing | empty | none
     ids: str = "any"  # any | nine (letters and digits) | named (functions.NAME:INDEX)
 
     def applied(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """The messages in the way the template wants them."""
+        """The messages in the way the template wants them; other fields that are None go."""
         ids, result = _Ids(self.ids), list[dict[str, Any]]()
         for message in messages:
-            put = dict(message)
+            put = {name: value for name, value in message.items() if value is not None}
             if put.get("tool_calls"):
                 put["tool_calls"] = [self._call(call, ids) for call in put["tool_calls"]]
                 if not put.get("content"):
-                    put["content"] = self.empty_content
+                    put.pop("content", None)
+                    if self.empty_content != "missing":
+                        put["content"] = "" if self.empty_content == "empty" else None
             if "tool_call_id" in put:
                 put["tool_call_id"] = ids.of_result(put["tool_call_id"])
             result.append(put)

@@ -95,7 +95,7 @@ class JsonCalls:
                 key = _unquoted((yield from feed.one_of(known)))
                 yield from feed.space()
             else:
-                key = yield from key_of(feed, JSON)
+                key = yield from key_of(feed)
             if bare and self.name_is_key and key not in offer.functions:
                 raise Mismatch
             yield from feed.expect(":")

@@ -25,6 +25,13 @@ class Found:
     reasoning: str = ""
     calls: list[Call] = field(default_factory=list)
 
+    def __add__(self, other: Found) -> Found:
+        return Found(
+            self.content + other.content,
+            self.reasoning + other.reasoning,
+            self.calls + other.calls,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Style:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,12 @@ class Syntax:
 
     quotes: tuple[str, ...] = ('"', "'")
     raw: tuple[str, ...] = ()  # of these: between them each character is itself
+    raw_depth: int = MAX_DEPTH  # but not in lists and objects deeper than this
     bare_keys: bool = False
+
+    def is_raw(self, quote: str, depth: int) -> bool:
+        """Whether nothing is escaped between these."""
+        return quote in self.raw and depth <= self.raw_depth
 
 
 JSON = Syntax()
@@ -46,7 +52,7 @@ def value(feed: TextFeed, syntax: Syntax = JSON, depth: int = 0) -> Steps[Any]:
     yield from feed.space()
     quote = yield from feed.one_of(syntax.quotes)
     if quote is not None:
-        found: Any = yield from string(feed, quote, syntax)
+        found: Any = yield from string(feed, quote, raw=syntax.is_raw(quote, depth))
         return found
     first = yield from feed.peek()
     if first == "{":
@@ -60,9 +66,9 @@ def value(feed: TextFeed, syntax: Syntax = JSON, depth: int = 0) -> Steps[Any]:
     return found
 
 
-def string(feed: TextFeed, quote: str, syntax: Syntax = JSON) -> Steps[str]:
+def string(feed: TextFeed, quote: str, *, raw: bool) -> Steps[str]:
     """The rest of a string whose opening quote is read."""
-    stops = (quote,) if quote in syntax.raw else (quote, "\\")
+    stops = (quote,) if raw else (quote, "\\")
     pieces = list[str]()
     while True:
         text, stop = yield from feed.upto(stops)
@@ -107,7 +113,7 @@ def _members(feed: TextFeed, syntax: Syntax, depth: int) -> Steps[dict[str, Any]
         yield from feed.space()
         if (yield from feed.take("}")):
             return found
-        key = yield from key_of(feed, syntax)
+        key = yield from key_of(feed, syntax, depth + 1)
         yield from feed.expect(":")
         found[key] = yield from value(feed, syntax, depth + 1)
         yield from feed.space()
@@ -116,11 +122,11 @@ def _members(feed: TextFeed, syntax: Syntax, depth: int) -> Steps[dict[str, Any]
             return found
 
 
-def key_of(feed: TextFeed, syntax: Syntax) -> Steps[str]:
+def key_of(feed: TextFeed, syntax: Syntax = JSON, depth: int = 0) -> Steps[str]:
     """A key and the white space after it."""
     quote = yield from feed.one_of(syntax.quotes)
     if quote is not None:
-        key = yield from string(feed, quote, syntax)
+        key = yield from string(feed, quote, raw=syntax.is_raw(quote, depth))
     else:
         key = yield from feed.run(_BARE_KEY)
         if not (key and syntax.bare_keys):
@@ -166,12 +172,13 @@ def _escape(feed: TextFeed) -> Steps[str]:
         return letter
     if letter in _ESCAPES:
         return _ESCAPES[letter]
-    size = {"u": 4, "x": 2}.get(letter, 0)
+    size = {"u": 4, "x": 2, "U": 8}.get(letter, 0)
     digits = ""
     while len(digits) < size and (yield from feed.peek()) in _HEX:
         digits += yield from feed.peek()
         feed.skip()
-    return chr(int(digits, 16)) if size and len(digits) == size else "\\" + letter + digits
+    is_character = size > 0 and len(digits) == size and int(digits, 16) <= sys.maxunicode
+    return chr(int(digits, 16)) if is_character else "\\" + letter + digits
 
 
 def _paired(text: str) -> str:
