@@ -1,4 +1,4 @@
-"""Who is compared, and how each is asked for one number."""
+"""The engines compared, and how each is asked for one number."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.quality.off_grid SRC.gguf DEST.gguf
 
-A file that is quantized already flatters whoever quantizes it again to its own grid: its values
-come back exactly. Two changes that leave the function as it is take them off it.
+A file that is quantized already flatters any format that quantizes it again on the same grid: its
+values come back exactly. Two changes that leave the function as it is take them off that grid.
 
 - Channels are scaled by random factors between 4/5 and 5/4, the scale folded into what makes the
   channel (a norm, v for the output projection, up for the down projection).

@@ -133,7 +133,7 @@ def weights_of(config: ModelConfig) -> int:
 def result_rows(
     args: argparse.Namespace, details: Mapping[str, Any], sums: Mapping[Held, Sums]
 ) -> Iterator[rows.Row]:
-    """One row a level and metric: the spread is over sequences, the mean beside it."""
+    """One row per level and metric: the spread is over sequences, the mean beside it."""
     occasion = Occasion(machine.commit(), now(), {"tier": args.tier}, args.name)
     for each, found in sums.items():
         for metric, values in found.sequences().items():

@@ -34,7 +34,7 @@ _FIELDS = (("prompt", "canonical_solution"), ("question", "answer"), ("text",))
 
 @dataclass(slots=True)
 class Sums:
-    """What one level did over one text; a list has an entry a sequence."""
+    """What one level did over one text; a list has one entry per sequence."""
 
     nll: list[F64] = field(default_factory=list)  # of the next token, [tokens]
     excess: list[F64] = field(default_factory=list)  # of that over the source's

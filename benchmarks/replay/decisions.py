@@ -1,4 +1,4 @@
-"""What `auto` decides, weighed without the machine's noise: recorded texts on a clock of costs.
+"""What `auto` decides, without the machine's noise: recorded texts on the clock of a cost table.
 
     python -m benchmarks.replay --record RECORDINGS --name smollm2-135m --model smollm2-135m \\
         --planes 8 --data DIR
@@ -6,9 +6,8 @@
 
 The first records what a model and its draft levels say on each kind of work, and its cost table
 here. The second, which needs no model, replays plain decoding, fixed cascades and `auto` on the
-clock of that table, in the queues of `measure/loop.py`. Each has gone through the queues once
-before. Python's own time is not in it, so a planner cannot do better, and on a machine it does
-worse by what looking and choosing take.
+clock of that table, in the queues of `measure/loop.py`, after one untimed round. Python's own time
+is not in it: on a machine a planner does worse by the time it takes to choose.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ def main() -> None:
 def replay(
     recordings: Seq[Recording], batch: int, tokens: int, target: Level, table: CostTable
 ) -> dict[str, list[float]]:
-    """Tokens a second of each queue, of each variant; the first is plain decoding."""
+    """Tokens per second of each queue, by variant; the first is plain decoding."""
     length = queue_length(batch)
     if len(recordings) < length:
         raise ArgumentError(

@@ -1,8 +1,7 @@
-"""A runtime that says what was recorded and takes as long as a cost table says.
+"""A runtime that answers what was recorded and takes as long as a cost table says.
 
-Time is told by a clock that only its calls move. So what a planner decides can be weighed to the
-last per cent, again and again, on a machine that does something else meanwhile. What Python takes
-beside the runtime is not in it.
+Only its calls move the clock. So what a planner decides can be compared to the last per cent, again
+and again, on a machine that does something else meanwhile. The time Python takes is not in it.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ SHAPE = ModelConfig(
 
 
 class Clock:
-    """Seconds that pass only when somebody says so."""
+    """Seconds that pass only when `now` is moved."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -104,7 +103,7 @@ class RecordedRuntime:
     def forward(
         self, batch: Batch, level: Level, logit_rows: NDArray[np.int32]
     ) -> NDArray[np.float32]:
-        """Time passes; nobody asks for logits."""
+        """Time passes; greedy decoding reads no logits."""
         self._run(batch, level)
         return np.zeros((len(logit_rows), 1), dtype=np.float32)
 

@@ -262,7 +262,9 @@ def _upwards(ticks: Sequence[tuple[float, str]], label: str) -> Axis:
 
 
 def _legend(canvas: Canvas, styles: Sequence[Style]) -> None:
-    shown = list({style.name: style for style in styles}.values())
+    shown = list(
+        {style.name: replace(style, is_hollow=style.is_dashed) for style in styles}.values()
+    )
     each = max(1, (canvas.width - 30) // 150)  # entries per line
     for line in range(0, len(shown), each):
         canvas.legend(30, HEIGHT - 28 + 20 * (line // each), shown[line : line + each])

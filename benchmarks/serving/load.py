@@ -1,4 +1,4 @@
-"""A load: streams that ask for completions one after the other, and when each token came."""
+"""A load: streams that ask for completions one after the other, and when tokens arrived."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTTP by hand: one request a connection, so that the client costs next to nothing."""
+"""HTTP by hand: one request per connection, so that the client costs next to nothing."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def _servers(arguments: argparse.Namespace, most: int) -> list[Server]:
 
 
 def prompt_text(number: int, length: int) -> str:
-    """About `length` tokens that no other request begins with, so that no cache helps anybody."""
+    """About `length` tokens that no other request begins with, so that no cache helps."""
     text = PROMPTS[number % len(PROMPTS)].text
     repeated = (text + " ") * (1 + 5 * length // len(text))
     return f"Case {number * 7919 % 100_003}. {repeated}"[: 4 * length]

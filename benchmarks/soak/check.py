@@ -5,8 +5,8 @@
 Streams, whole answers, conversations, grammars and (`--tools`) calls of many lengths, clients that
 go away, malformed bodies, on a KV pool so short that requests wait and are preempted all the time;
 with `--load N` beside N processes that are always ready to run. Every tenth answer (`--compare N`)
-is held against plain decoding of the same request alone, bit for bit. One row, of requests a
-second, whose details have the counts; exit status 1 if a page is lost, memory grows or an answer
+is held against plain decoding of the same request alone, bit for bit. One row, of requests
+per second; its details have the counts. Exit status 1 if a page is lost, memory grows or an answer
 differs. A stream that hangs or an answer that breaks the API ends the run.
 """
 
@@ -36,7 +36,7 @@ from benchmarks.soak.client import Answered, Client, Tally
 from halfbyte import LLM, SamplingParams
 
 BUSY_SECONDS = 0.25  # before a request that got 429 is followed by another
-CONTEXT = 128  # tokens of the KV pool a stream; the longest request has 344
+CONTEXT = 128  # tokens of the KV pool per stream; the longest request has 344
 MAX_GROWTH_MIB = 32.0  # after the first quarter: the allocator's noise, over thousands of requests
 GAUGES = ("num_pages", "free_pages", "running", "waiting")
 TOTALS = ("preemptions_total", "cached_tokens_total")

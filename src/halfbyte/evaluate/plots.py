@@ -12,12 +12,12 @@ from halfbyte.evaluate.tables import column_of, line_of
 
 # Where less is better; everything else is a share.
 _LESS_IS_BETTER = ("perplexity", "kl", "nll_difference")
-# Colour-blind safe (Okabe and Ito), one a model.
+# Colour-blind safe (Okabe and Ito), one per model.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def write_plots(rows: Sequence[ResultRow], directory: Path) -> list[Path]:
-    """PNG files: `TASK-METRIC.png` a metric, `acceptance.png`. Raises without matplotlib."""
+    """PNG files: `TASK-METRIC.png` per metric, `acceptance.png`. Raises without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -55,7 +55,7 @@ def write_plots(rows: Sequence[ResultRow], directory: Path) -> list[Path]:
 
 
 def _metric(axes: Any, rows: Sequence[ResultRow]) -> None:
-    """A point a model and cascade with its standard error, in the order of the rows."""
+    """One point per model and cascade with its standard error, in the order of the rows."""
     models = list(dict.fromkeys(row.model for row in rows))
     for at, row in enumerate(rows):
         colour = _COLOURS[models.index(row.model) % len(_COLOURS)]

@@ -135,7 +135,7 @@ class Scorer:
 def log_probabilities(
     logits: NDArray[np.float32], tokens: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Log-softmax of [R, V] at one token a row: logit - max - log(sum of exp(logit - max))."""
+    """Log-softmax of [R, V] at one token per row: logit - max - log(sum of exp(logit - max))."""
     top = logits.max(axis=1)
     mass = np.exp(logits - top[:, None]).sum(axis=1, dtype=np.float64)
     chosen = logits[np.arange(len(tokens)), tokens].astype(np.float64)

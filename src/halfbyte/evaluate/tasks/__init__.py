@@ -1,1 +1,1 @@
-"""What can be evaluated: one file a family of tasks, all behind `task.Task`."""
+"""What is measured here: perplexity, agreement, acceptance, identity; other tasks are harness/."""

@@ -92,7 +92,7 @@ class VerifyRecorder:
 
 
 class Acceptance:
-    """Prompts answered greedily, one at a time, once a draft length."""
+    """Prompts answered greedily, one at a time, once per draft length."""
 
     name = "acceptance"
     generates = True
@@ -138,7 +138,7 @@ class Acceptance:
             yield record
 
     def metrics(self, records: Sequence[Record]) -> list[Metric]:
-        """Both rates and tokens a target forward, with standard errors over prompts."""
+        """Both rates and tokens per target forward, with standard errors over prompts."""
         found = []
         for length in DRAFT_LENGTHS:
             counts = [r["lengths"][str(length)] for r in records]
