@@ -98,7 +98,7 @@ SECTIONS = (
         speed_tables.linear_table,
     ),
 )
-QUALITY = """### Quality
+QUALITY = """## Quality
 
 ![Divergence from the source by bits per weight](plots/bits.svg)
 
@@ -124,8 +124,8 @@ def report(rows: Sequence[Row]) -> str:
                 shown += chosen
                 tables.append(_titled(model, machine, chosen, section.make(chosen), rows))
         if tables:
-            parts += [f"### {section.title}\n\n{section.text}", *tables]
-    return "\n\n".join([*parts, QUALITY, "### Where the numbers come from", origin(shown)])
+            parts += [f"## {section.title}\n\n{section.text}", *tables]
+    return "\n\n".join([*parts, QUALITY, "## Where the numbers come from", origin(shown)])
 
 
 def front_table(rows: Sequence[Row]) -> str:
