@@ -173,7 +173,7 @@ def _decode(
 
 
 def _output(sequence: Sequence) -> Output:
-    return list(zip(sequence.emitted, sequence.logprobs, strict=True))
+    return list(zip(sequence.emitted, sequence.output.logprobs, strict=True))
 
 
 def agree(ours: Seq[Seq[object]], theirs: Seq[Seq[object]]) -> bool:

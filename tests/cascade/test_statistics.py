@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from halfbyte.cascade.cycle import CycleReport
 from halfbyte.cascade.proposer import Link
-from halfbyte.cascade.statistics import Statistics, record_cycle
+from halfbyte.cascade.statistics import Statistics, record_step
 from halfbyte.cascade.verify import Outcome
 
 outcome = st.integers(0, 6).flatmap(lambda p: st.tuples(st.just(p), st.integers(0, p)))
@@ -80,9 +80,15 @@ def _outcome(proposed: int, accepted: int) -> Outcome:
     return Outcome([0] * (accepted + 1), [0.0] * (accepted + 1), proposed, accepted)
 
 
+def _record(report: CycleReport, total: Statistics, each: list[Statistics]) -> None:
+    """As a step of sequences that decode, with half a second outside the runtime."""
+    seconds = report.draft_seconds + report.verify_seconds + 0.5
+    record_step(report, [len(o.tokens) for o in report.outcomes], seconds, total, each, [])
+
+
 def test_a_cycle_is_counted_once_in_total_and_once_for_each_that_took_part() -> None:
     total, each = Statistics(), [Statistics() for _ in range(3)]
-    record_cycle(_report(), total, each)
+    _record(_report(), total, each)
     assert total.target_forwards == 1
     assert [s.target_forwards for s in each] == [1, 1, 1]
     assert total.outcomes == {(4, 2): 1, (0, 0): 1, (3, 3): 1}
@@ -92,11 +98,36 @@ def test_a_cycle_is_counted_once_in_total_and_once_for_each_that_took_part() -> 
     assert each[2].links["w4a8 > w8a16"].outcomes == {(3, 3): 1}
     assert each[2].draft_forwards == total.draft_forwards == 3
     assert total.draft_seconds == each[1].draft_seconds == 1.0
+    assert total.host_seconds == each[1].host_seconds == 0.5
+    assert [s.emitted_tokens for s in (total, *each)] == [8, 3, 1, 4]
+
+
+def test_a_step_is_shared_between_prompts_and_cycles_by_rows() -> None:
+    """One sequence decodes, one prompt ends and another goes on: 8 of 10 rows are of prompts."""
+    total, decoding, ended, going_on = (Statistics() for _ in range(4))
+    report = CycleReport([_outcome(1, 1), _outcome(0, 0)], [], 1.0, 5.0, prompt_rows=8, rows=10)
+    record_step(report, [2, 1], 7.0, total, [decoding], [ended, going_on])
+    for one in (total, decoding):
+        assert (one.draft_seconds, one.verify_seconds, one.host_seconds) == (1.0, 1.0, 1.0)
+        assert one.target_forwards == one.cycles == 1
+    assert [s.prefill_seconds for s in (total, decoding, ended, going_on)] == [4.0, 0.0, 4.0, 4.0]
+    assert [s.emitted_tokens for s in (total, decoding, ended, going_on)] == [3, 2, 1, 0]
+    assert [s.prefill_emitted for s in (total, decoding, ended, going_on)] == [1, 0, 1, 0]
+    assert total.seconds == 7.0
+
+
+def test_a_step_without_a_cycle_is_prefill() -> None:
+    total, prompt = Statistics(), Statistics()
+    report = CycleReport([_outcome(0, 0)], [], 0.0, 5.0, prompt_rows=9, rows=10)
+    record_step(report, [1], 7.0, total, [], [prompt])
+    for one in (total, prompt):
+        assert (one.prefill_seconds, one.seconds, one.target_forwards) == (7.0, 7.0, 0)
+        assert (one.emitted_tokens, one.decoded_tokens) == (1, 0)
 
 
 def test_alpha_of_every_link_stands_alone() -> None:
     total = Statistics()
-    record_cycle(_report(), total, [Statistics() for _ in range(3)])
+    _record(_report(), total, [Statistics() for _ in range(3)])
     shown = total.as_dict()["links"]
     assert shown["ngram > w4a8"]["alpha"] == [2 / 3, 1 / 2]
     assert shown["w4a8 > w8a16"]["alpha"] == [1.0, 1.0, 1 / 2]
@@ -105,7 +136,7 @@ def test_alpha_of_every_link_stands_alone() -> None:
 
 def test_time_shares_name_every_stage_and_add_up_to_one() -> None:
     total = Statistics()
-    record_cycle(_report(), total, [Statistics() for _ in range(3)])
+    _record(_report(), total, [Statistics() for _ in range(3)])
     total.host_seconds = 1.0
     shares = total.time_shares
     assert shares == {
@@ -127,7 +158,7 @@ def test_adding_links_equals_one_run_over_both(
         for p, a in outcomes:
             link = Link("a > b", 1, 2, 0.0, [(0, p, a)])
             report = CycleReport([_outcome(p, a)], [link], 0.0, 0.0)
-            record_cycle(report, Statistics(), [statistics])
+            _record(report, Statistics(), [statistics])
         return statistics
 
     total = of(first)

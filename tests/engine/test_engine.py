@@ -103,9 +103,9 @@ def test_output_is_plain_decoding_whatever_the_schedule(
     ):
         plain = _alone(*request)
         assert sequence.emitted == plain.emitted
-        assert sequence.logprobs == plain.logprobs
+        assert sequence.output.logprobs == plain.output.logprobs
         assert sequence.finish_reason == plain.finish_reason == "length"
-        assert len(sequence.emitted) == request[2] == len(sequence.fates)
+        assert len(sequence.emitted) == request[2] == len(sequence.output.fates)
 
 
 @settings(max_examples=40, deadline=None)
@@ -120,7 +120,7 @@ def test_a_stop_token_inside_a_cycle_ends_the_sequence_there(
     expected = plain.emitted if cut is None else plain.emitted[: cut + 1]
     got = _run(FakeRuntime(), "w4a8 > w8a16", options, [request], stops)[0]
     assert got.emitted == expected
-    assert got.logprobs == plain.logprobs[: len(expected)]
+    assert got.output.logprobs == plain.output.logprobs[: len(expected)]
     assert got.finish_reason == ("length" if cut is None else "stop")
 
 
@@ -128,7 +128,7 @@ def test_every_emitted_token_has_a_fate_and_they_match_the_statistics() -> None:
     options = EngineOptions(draft_length=4)
     request = ([3, 1, 4], GREEDY, 50)
     sequence = _run(FakeRuntime(), "w4a8 > w8a16", options, [request])[0]
-    assert sequence.fates.count(Fate.ACCEPTED) == sequence.statistics.accepted_tokens > 0
+    assert sequence.output.fates.count(Fate.ACCEPTED) == sequence.statistics.accepted_tokens > 0
     assert sequence.statistics.emitted_tokens == 50
     assert sequence.statistics.prefill_emitted == 1
     assert sequence.statistics.tau == 49 / sequence.statistics.cycles > 1.0
@@ -242,7 +242,7 @@ def test_what_a_burst_decodes_past_a_stop_is_nobodys() -> None:
     kept = alone[: alone.index(stop) + 1]
     assert sequence.emitted == kept
     assert sequence.finish_reason == "stop"
-    assert len(sequence.logprobs) == len(sequence.fates) == len(kept)
+    assert len(sequence.output.logprobs) == len(sequence.output.fates) == len(kept)
     assert sequence.statistics.cycles == len(kept) - 1
 
 

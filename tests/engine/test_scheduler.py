@@ -56,14 +56,13 @@ class World:
 
     def step(self) -> Step:
         step = self.scheduler.next()
-        for sequence, rows in step.prefill:
-            sequence.committed_len += rows
-            if sequence.committed_len == len(sequence.tokens):
-                sequence.commit([1])
-        for sequence in step.decode:
+        for sequence, rows, is_end in step.parts:
             assert sequence.table.num_pages * PAGE > sequence.committed_len
-            sequence.commit([1])
-        for sequence in [*step.decode, *(s for s, _ in step.prefill)]:
+            assert is_end == (sequence.committed_len + rows == len(sequence.tokens))
+            sequence.committed_len += rows
+            if is_end:
+                sequence.commit([1])
+        for sequence, _, _ in step.parts:
             if sequence.is_prefilled:
                 sequence.table.shrink(sequence.committed_len)
             if sequence.remaining <= 0:
@@ -117,11 +116,14 @@ def test_every_sequence_ends_and_every_page_comes_back(
             break
         step = w.step()
         assert len(w.scheduler.running) <= w.scheduler._limits.max_running
-        assert len(step.decode) + step.prefill_rows <= max_rows
-        assert {s.target for s in step.decode} <= {step.target}
-        assert {s.target for s, _ in step.prefill} <= {step.target}
-        if step.decode:
-            assert step.prefill_rows <= prefill_rows
+        assert sum(part.rows for part in step.parts) <= max_rows
+        assert {part.sequence.target for part in step.parts} <= {step.target}
+        decoding = [part.decodes for part in step.parts]
+        ends = [part.is_end for part in step.parts]
+        assert decoding == sorted(decoding, reverse=True)
+        assert ends == sorted(ends, reverse=True)
+        if any(decoding):
+            assert sum(part.rows for part in step.parts if not part.decodes) <= prefill_rows
         held = sum(s.table.num_pages for s in sequences)
         assert held + w.pool.num_free == w.pool.num_pages
     assert all(s.finish_reason == "length" for s in sequences)

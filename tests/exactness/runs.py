@@ -48,7 +48,7 @@ def run(runtime: Runtime, planner: Planner, choice: Choice) -> list[Sequence]:
 def state(runtime: Runtime, sequence: Sequence) -> list[bytes]:
     """Tokens, logprobs, and the KV of the positions before the last of the TOKENS."""
     count = sequence.prompt_len + TOKENS - 1
-    parts = [bytes(str(sequence.emitted[:TOKENS] + sequence.logprobs[:TOKENS]), "ascii")]
+    parts = [bytes(str(sequence.emitted[:TOKENS] + sequence.output.logprobs[:TOKENS]), "ascii")]
     for at in range(0, count, runtime.page_size):
         used = min(runtime.page_size, count - at)
         for layer in range(runtime.config.num_layers):

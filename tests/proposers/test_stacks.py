@@ -83,7 +83,7 @@ PLAIN = {choice: _plain(choice, 40) for choice in (GREEDY, SEEDED)}
 def _assert_plain(sequences: list[Sequence], choice: Choice) -> None:
     for got, plain in zip(sequences, PLAIN[choice], strict=True):
         assert got.tokens == plain.tokens
-        assert got.logprobs == plain.logprobs
+        assert got.output.logprobs == plain.output.logprobs
 
 
 @pytest.mark.parametrize("choice", [GREEDY, SEEDED], ids=["greedy", "seeded"])

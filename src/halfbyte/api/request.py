@@ -78,8 +78,8 @@ class Request:
         return Chunk(
             token_ids=emitted,
             pieces=pieces,
-            logprobs=sequence.logprobs[told:],
-            fates=sequence.fates[told:],
+            logprobs=sequence.output.logprobs[told:],
+            fates=sequence.output.fates[told:],
             completion=completion,
             top_logprobs=self._tops_since(told),
             tail=tail,
@@ -100,14 +100,14 @@ class Request:
             prompt_token_ids=sequence.tokens[: sequence.prompt_len],
             token_ids=sequence.emitted,
             text=text,
-            logprobs=sequence.logprobs,
-            fates=sequence.fates,
+            logprobs=sequence.output.logprobs,
+            fates=sequence.output.fates,
             finish_reason=sequence.finish_reason,
             seed=self._choice.seed,
             statistics=sequence.statistics,
             top_logprobs=self._tops_since(0),
-            prompt_logprobs=None if wanted is None else [None, *sequence.scores],
-            prompt_top_logprobs=[None, *(t[:wanted] for t in sequence.score_tops)]
+            prompt_logprobs=None if wanted is None else [None, *sequence.output.scores],
+            prompt_top_logprobs=[None, *(t[:wanted] for t in sequence.output.score_tops)]
             if wanted
             else None,
         )
@@ -117,10 +117,10 @@ class Request:
         wanted = self._params.logprobs
         if wanted is None:
             return None
-        sequence = self.sequence
+        output = self.sequence.output
         if wanted == 0:
-            return [[] for _ in sequence.logprobs[count:]]
-        return [tops[:wanted] for tops in sequence.tops[count:]]
+            return [[] for _ in output.logprobs[count:]]
+        return [tops[:wanted] for tops in output.tops[count:]]
 
 
 class _Text:

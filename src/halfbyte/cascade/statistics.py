@@ -207,26 +207,60 @@ class Statistics(Agreement):
         }
 
 
-def record_cycle(report: CycleReport, total: Statistics, each: Seq[Statistics]) -> None:
-    """Count a cycle once for the run, and once for every sequence that waited for it."""
-    for statistics in (total, *each):
-        statistics.target_forwards += report.target_forwards
-        statistics.draft_seconds += report.draft_seconds
-        statistics.verify_seconds += report.verify_seconds
-    for own, outcome in zip(each, report.outcomes, strict=True):
+def record_step(
+    report: CycleReport,
+    kept: Seq[int],
+    seconds: float,
+    total: Statistics,
+    decoding: Seq[Statistics],
+    prompts: Seq[Statistics],
+) -> None:
+    """Count a step of `seconds`, once for the run and once for every sequence that waited for it.
+
+    The report's sequences are those that decode and then those whose prompt ended, the first of
+    `prompts`; each kept so many tokens. The forward's time is shared between prompts and cycles by
+    rows; without a cycle all of the step is prefill.
+    """
+    prefill = 0.0
+    if report.prompt_rows:
+        prefill = report.verify_seconds * report.prompt_rows / report.rows
+    if decoding:
+        host = seconds - report.draft_seconds - report.verify_seconds
+        for statistics in (total, *decoding):
+            statistics.target_forwards += report.target_forwards
+            statistics.draft_seconds += report.draft_seconds
+            statistics.verify_seconds += report.verify_seconds - prefill
+            statistics.host_seconds += host
+    else:
+        prefill = seconds
+    if prompts:
+        total.prefill_seconds += prefill
+    for own in prompts:
+        own.prefill_seconds += prefill
+    for own, outcome, count in zip(decoding, report.outcomes, kept, strict=False):
+        own.emitted_tokens += count
         key = outcome.proposed, outcome.accepted
-        cycles = 1 if outcome.proposed else len(outcome.tokens)
+        cycles = 1 if outcome.proposed else count
         # As `+=`, in less time: this runs for every sequence of every step.
         own.outcomes[key] = own.outcomes.get(key, 0) + cycles
         total.outcomes[key] = total.outcomes.get(key, 0) + cycles
+    total.emitted_tokens += sum(kept)
+    for own, count in zip(prompts, kept[len(decoding) :], strict=False):
+        own.emitted_tokens += count
+        own.prefill_emitted += count
+        total.prefill_emitted += count
     for link in report.links:
-        of_all = total.link(link.name)
-        of_all.count(link)
-        for i in {i for i, _, _ in link.rounds}:
-            each[i].link(link.name).count(link)
-        for i, proposed, accepted in link.rounds:
-            each[i].link(link.name).outcomes[proposed, accepted] += 1
-            of_all.outcomes[proposed, accepted] += 1
+        _record_link(link, total, decoding)
+
+
+def _record_link(link: Link, total: Statistics, each: Seq[Statistics]) -> None:
+    of_all = total.link(link.name)
+    of_all.count(link)
+    for i in {i for i, _, _ in link.rounds}:
+        each[i].link(link.name).count(link)
+    for i, proposed, accepted in link.rounds:
+        each[i].link(link.name).outcomes[proposed, accepted] += 1
+        of_all.outcomes[proposed, accepted] += 1
 
 
 _SUMMED = (

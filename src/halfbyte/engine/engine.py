@@ -10,12 +10,12 @@ from time import perf_counter
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.cycle import PLAIN, CycleReport, Turn, run_cycle
 from halfbyte.cascade.planning import Planner
-from halfbyte.cascade.statistics import Statistics, record_cycle
+from halfbyte.cascade.statistics import Statistics, record_step
 from halfbyte.config import Level
 from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.pages import PagePool
 from halfbyte.engine.prefix import PrefixCache
-from halfbyte.engine.scheduler import Limits, Scheduler, Step
+from halfbyte.engine.scheduler import Limits, Part, Scheduler, Step
 from halfbyte.engine.sequence import Sequence
 from halfbyte.errors import ArgumentError
 from halfbyte.runtime.protocol import Runtime
@@ -104,7 +104,7 @@ class Engine:
             self._drop(sequence)
 
     def step(self) -> list[Sequence]:
-        """One cycle, with chunks of prompts beside it. Returns the sequences that got tokens."""
+        """One cycle, with parts of prompts beside it. Returns the sequences that got tokens."""
         started = perf_counter()
         step = self._scheduler.next()
         self._enter(step)
@@ -112,46 +112,47 @@ class Engine:
             self._check_stuck()
             return []
         closed = self._drop_closed(step)
-        if not step.decode and not step.prefill:
+        if not step.parts:
             return closed
-        by_planner = self._by_planner(step.decode)
-        plan = self._plan(step, by_planner)
+        decoding = [part.sequence for part in step.parts if part.decodes]
+        by_planner = self._by_planner(decoding)
+        plan = self._plan(step, decoding, by_planner)
         self._last = step.target, plan
-        batch, parts = step.decode, []
-        if step.prefill:
-            # The end of a prompt takes part in the cycle with nothing proposed; the rest rides
-            # along.
-            ends = [s for s, rows in step.prefill if s.committed_len + rows == len(s.tokens)]
-            parts = [(s, n) for s, n in step.prefill if s.committed_len + n < len(s.tokens)]
-            batch = step.decode + ends
-        firsts = {s: s.committed_len for s, _ in step.prefill if s.choice.scores_prompt}
-        burst = self._burst(step, plan, by_planner)
-        report = run_cycle(
-            self._runtime,
-            step.target,
-            batch,
-            plan + [PLAIN] * (len(batch) - len(plan)),
-            parts,
-            burst,
-        )
-        if not step.prefill and not report.links:
-            seconds = report.verify_seconds / report.target_forwards
-            self._plain = step.target, len(batch), seconds
-        for sequence, rows in parts:
+        prompts = step.parts[len(decoding) :]
+        if prompts:
+            report, members = self._run_with_prompts(step.target, decoding, plan, prompts)
+        else:
+            burst = self._burst(step.target, decoding, plan, by_planner)
+            report = run_cycle(self._runtime, step.target, decoding, plan, burst=burst)
+            members = decoding
+            if not report.links:
+                seconds = report.verify_seconds / report.target_forwards
+                self._plain = step.target, len(members), seconds
+        self._learn(decoding, plan, report, by_planner)
+        kept = self._settle(members, report)
+        each = [sequence.statistics for sequence in decoding]
+        waited = [part.sequence.statistics for part in prompts]
+        record_step(report, kept, perf_counter() - started, self.statistics, each, waited)
+        return closed + members if closed else members
+
+    def _run_with_prompts(
+        self, target: Level, decoding: list[Sequence], plan: list[Turn], prompts: list[Part]
+    ) -> tuple[CycleReport, list[Sequence]]:
+        """A cycle with parts of prompts beside it, and the sequences that got tokens: the end of a
+        prompt takes part with nothing proposed, the rest rides along."""
+        firsts = [part.sequence.committed_len for part in prompts]
+        members = decoding + [part.sequence for part in prompts if part.is_end]
+        chunks = [(part.sequence, part.rows) for part in prompts if not part.is_end]
+        turns = plan + [PLAIN] * (len(members) - len(decoding))
+        report = run_cycle(self._runtime, target, members, turns, chunks)
+        for sequence, rows in chunks:
             sequence.committed_len += rows
             self._seal(sequence)
-        if firsts:
-            outcomes = [*report.outcomes, *report.chunk_outcomes]
-            for sequence, outcome in zip([*batch, *(s for s, _ in parts)], outcomes, strict=True):
-                if sequence in firsts:
-                    sequence.score(firsts[sequence], outcome)
-        decoding = report.of(range(len(step.decode)))
-        self._learn(step, plan, decoding, by_planner)
-        self._settle(batch, report, len(step.decode))
-        if step.decode:
-            record_cycle(decoding, self.statistics, [s.statistics for s in step.decode])
-        self._clock(step, report, perf_counter() - started)
-        return closed + batch
+        outcomes = [*report.outcomes[len(decoding) :], *report.chunk_outcomes]
+        for part, first, outcome in zip(prompts, firsts, outcomes, strict=True):
+            if outcome.scores:
+                part.sequence.output.add_scores(outcome, first, part.sequence.prompt_len)
+        return report, members
 
     def _enter(self, step: Step) -> None:
         """Tell the planners who came and who had to go."""
@@ -166,23 +167,24 @@ class Engine:
 
     def _drop_closed(self, step: Step) -> list[Sequence]:
         """End those whose grammar can no longer be followed within its limits: `grammar`."""
-        members = [*step.decode, *(s for s, _ in step.prefill)]
+        members = [part.sequence for part in step.parts]
         closed = [s for s in members if s.shaper is not None and not s.shaper.open()]
         if closed:
-            step.decode = [s for s in step.decode if s not in closed]
-            step.prefill = [(s, rows) for s, rows in step.prefill if s not in closed]
+            step.parts = [part for part in step.parts if part.sequence not in closed]
         for sequence in closed:
             self.cancel(sequence, "grammar")
         return closed
 
-    def _plan(self, step: Step, by_planner: dict[Planner, list[Sequence]]) -> list[Turn]:
+    def _plan(
+        self, step: Step, decoding: list[Sequence], by_planner: dict[Planner, list[Sequence]]
+    ) -> list[Turn]:
         """What each planner wants, cut to what rows, pages and need leave room for."""
         turns: dict[Sequence, Turn] = {}
         for planner, members in by_planner.items():
             turns |= zip(members, planner.plan(members), strict=True)
-        spare = self._runtime.max_rows - len(step.decode) - step.prefill_rows
+        spare = self._runtime.max_rows - sum([part.rows for part in step.parts])
         plan = []
-        for sequence in step.decode:
+        for sequence in decoding:
             turn = turns[sequence]
             if turn.length > 0:
                 turn = self._cut(turn, sequence, spare)
@@ -191,21 +193,25 @@ class Engine:
         return plan
 
     def _burst(
-        self, step: Step, plan: list[Turn], by_planner: dict[Planner, list[Sequence]]
+        self,
+        target: Level,
+        decoding: list[Sequence],
+        plan: list[Turn],
+        by_planner: dict[Planner, list[Sequence]],
     ) -> int:
         """Plain cycles for one call of the runtime, with pages taken for them."""
-        target, count, seconds = self._plain
-        if target != step.target or count != len(plan) or step.prefill or self.num_waiting:
+        before, count, seconds = self._plain
+        if before != target or count != len(plan) or self.num_waiting:
             return 1
         burst = min(int(self._options.burst_seconds / max(seconds, 1e-9)), MOST_BURST)
         if burst < 2 or any(turn.length for turn in plan):
             return 1
         burst = min(burst, *(p.plain_for(members) for p, members in by_planner.items()))
-        for sequence in step.decode:
+        for sequence in decoding:
             if sequence.choice.is_special:
                 return 1
             burst = min(burst, sequence.remaining)
-        for sequence in step.decode:
+        for sequence in decoding:
             if burst < 2 or not sequence.table.can_grow(sequence.committed_len + burst):
                 return 1
             sequence.table.grow(sequence.committed_len + burst)
@@ -221,50 +227,33 @@ class Engine:
 
     def _learn(
         self,
-        step: Step,
+        decoding: list[Sequence],
         plan: list[Turn],
-        decoding: CycleReport,
+        report: CycleReport,
         by_planner: dict[Planner, list[Sequence]],
     ) -> None:
         """Let the planners of those that decode see their cycle."""
         for planner, members in by_planner.items():
-            if len(by_planner) == 1:
-                planner.learn(members, plan, decoding)
+            if len(members) == len(report.outcomes):
+                planner.learn(members, plan, report)
                 continue
-            mine = [i for i, s in enumerate(step.decode) if self._planner(s) is planner]
-            planner.learn(members, [plan[i] for i in mine], decoding.of(mine))
+            mine = [i for i, s in enumerate(decoding) if self._planner(s) is planner]
+            planner.learn(members, [plan[i] for i in mine], report.of(mine))
 
-    def _settle(self, batch: list[Sequence], report: CycleReport, decoding: int) -> None:
-        """Keep what each got, name its full pages, free the rest, and end those that are done."""
-        for i, (sequence, outcome) in enumerate(zip(batch, report.outcomes, strict=True)):
-            kept = sequence.settle(outcome)
-            for statistics in (self.statistics, sequence.statistics):
-                statistics.emitted_tokens += kept
-                statistics.prefill_emitted += kept if i >= decoding else 0
+    def _settle(self, members: list[Sequence], report: CycleReport) -> list[int]:
+        """Keep what each got, name its full pages, free the rest, and end those that are done.
+
+        Returns how many tokens each kept.
+        """
+        kept = []
+        for sequence, outcome in zip(members, report.outcomes, strict=True):
+            kept.append(sequence.settle(outcome))
             self._seal(sequence)
             # Pages that only rejected proposals reached are free again.
             sequence.table.shrink(sequence.committed_len)
             if sequence.finish_reason is not None:
                 self._drop(sequence)
-
-    def _clock(self, step: Step, report: CycleReport, seconds: float) -> None:
-        """Time of the run, once, and of each sequence that waited for it.
-
-        The forward's is shared between prompts and cycles by rows; without a cycle all is prefill.
-        """
-        host = seconds - report.draft_seconds - report.verify_seconds
-        prefill = report.verify_seconds * report.prompt_rows / report.rows
-        if not step.decode:
-            prefill, host = seconds, 0.0
-        self.statistics.prefill_seconds += prefill
-        self.statistics.host_seconds += host
-        if step.decode:
-            self.statistics.verify_seconds -= prefill
-        for sequence in step.decode:
-            sequence.statistics.verify_seconds -= prefill
-            sequence.statistics.host_seconds += host
-        for sequence, _ in step.prefill:
-            sequence.statistics.prefill_seconds += prefill
+        return kept
 
     def _planner(self, sequence: Sequence) -> Planner:
         found = self._planner_of.get(sequence)

@@ -11,6 +11,7 @@ from bisect import insort
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from halfbyte.config import Level
 from halfbyte.engine.pages import PagePool
@@ -27,20 +28,28 @@ class Limits:
     prefill_rows: int  # of prompts beside sequences that decode: they wait for these rows
 
 
-@dataclass(slots=True)
-class Step:
-    """Who takes part in the next forward, all at one target level."""
+class Part(NamedTuple):
+    """What a step runs of one sequence."""
 
-    target: Level | None = None  # None: nothing to run
-    decode: list[Sequence] = field(default_factory=list)  # with a page for their pending token
-    prefill: list[tuple[Sequence, int]] = field(default_factory=list)  # rows, from committed_len on
-    admitted: list[Sequence] = field(default_factory=list)
-    preempted: list[Sequence] = field(default_factory=list)  # after it was admitted, possibly
+    sequence: Sequence
+    rows: int  # from committed_len on
+    is_end: bool  # the last token known is among them, so that the sequence gets more
 
     @property
-    def prefill_rows(self) -> int:
-        """Rows of prompts."""
-        return sum(rows for _, rows in self.prefill)
+    def decodes(self) -> bool:
+        """Whether it is the pending token alone, with a page for it: nothing of a prompt."""
+        return self.rows == 1 and self.is_end
+
+
+@dataclass(slots=True)
+class Step:
+    """What the next forward runs, all at one target level."""
+
+    target: Level | None = None  # None: nothing to run
+    # First the sequences that decode, then ends of prompts, then parts that end further on.
+    parts: list[Part] = field(default_factory=list)
+    admitted: list[Sequence] = field(default_factory=list)
+    preempted: list[Sequence] = field(default_factory=list)  # after it was admitted, possibly
 
 
 class Scheduler:
@@ -99,15 +108,23 @@ class Scheduler:
         for sequence in self.running:
             if mixed and sequence.target != step.target:
                 continue
-            (step.decode if sequence.is_prefilled else prompts).append(sequence)
-        if not prompts:
-            return step
-        room = self._limits.max_rows - len(step.decode)
-        if step.decode:
-            room = min(room, self._limits.prefill_rows)
-        rows = share_rows([len(s.tokens) - s.committed_len for s in prompts], room)
-        step.prefill = [(s, n) for s, n in zip(prompts, rows, strict=True) if n > 0]
+            if sequence.is_prefilled:
+                step.parts.append(Part(sequence, 1, True))
+            else:
+                prompts.append(sequence)
+        if prompts:
+            step.parts += self._prompt_parts(prompts, len(step.parts))
         return step
+
+    def _prompt_parts(self, prompts: list[Sequence], decoding: int) -> list[Part]:
+        """Rows of prompts beside so many sequences that decode; those that end come first."""
+        room = self._limits.max_rows - decoding
+        if decoding:
+            room = min(room, self._limits.prefill_rows)
+        needs = [len(s.tokens) - s.committed_len for s in prompts]
+        dealt = zip(prompts, share_rows(needs, room), needs, strict=True)
+        parts = [Part(s, rows, rows == need) for s, rows, need in dealt if rows > 0]
+        return sorted(parts, key=lambda part: not part.is_end)
 
     def _in_turn(self, targets: set[Level]) -> Level:
         """The one that has waited longest."""

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.cascade.cascade import Cascade
-from halfbyte.cascade.scores import Tops
 from halfbyte.cascade.statistics import Statistics
-from halfbyte.cascade.verify import Fate, Outcome
+from halfbyte.cascade.verify import Outcome
 from halfbyte.config import Level
+from halfbyte.engine.output import Output
 from halfbyte.engine.pages import PageTable
 from halfbyte.sampling.choice import Choice
 from halfbyte.sampling.shaper import SequenceShaper
@@ -61,11 +61,7 @@ class Sequence:
         self.page_names: list[bytes] = []  # of its full pages, kept by the prefix cache
         self.num_sealed = 0  # pages that have been named
         self.cached_len = 0  # prompt tokens that the prefix cache had
-        self.logprobs: list[float] = []
-        self.fates: list[Fate] = []
-        self.tops: list[Tops] = []  # beside each emitted token, where the choice asks
-        self.scores: list[float] = []  # of the prompt's tokens but the first, where asked
-        self.score_tops: list[Tops] = []
+        self.output = Output()
         self.finish_reason: str | None = None
         self.statistics = Statistics(prompt_tokens=len(prompt))
 
@@ -132,7 +128,7 @@ class Sequence:
     def settle(self, outcome: Outcome) -> int:
         """Keep a cycle's tokens up to the first that ends the sequence; returns how many.
 
-        The outcome is cut to these: what a burst computed past the end is nobody's.
+        The outcome is cut to these: a burst may have computed more, past the end.
         """
         kept = self._kept(outcome.tokens)
         dropped = len(outcome.tokens) - kept
@@ -141,9 +137,7 @@ class Sequence:
             del outcome.tokens[kept:]
             del outcome.logprobs[kept:]
             self.committed_len = min(self.committed_len, len(self.tokens))
-        self.logprobs += outcome.logprobs
-        self.tops += outcome.tops[:kept]
-        self.fates += outcome.fates()[:kept]
+        self.output.add(outcome)
         if self.finish_reason is None and self.remaining == 0:
             self.finish_reason = "length"
         return kept
@@ -167,12 +161,3 @@ class Sequence:
             return True
         stopped = self.watch is not None and self.watch(token)
         return stopped or (self.shaper is not None and self.shaper.is_complete)
-
-    def score(self, first: int, outcome: Outcome) -> None:
-        """Take the logprobs of the prompt tokens after position `first`.
-
-        What is run again, or is no longer the prompt, is not taken again.
-        """
-        new = slice(len(self.scores) - first, self.prompt_len - 1 - first)
-        self.scores += outcome.scores[new]
-        self.score_tops += outcome.score_tops[new]
