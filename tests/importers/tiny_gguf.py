@@ -58,6 +58,7 @@ class TinyGguf:
     layers: int = 2
     hidden: int = HIDDEN
     inner: int = INNER
+    vocab: int = VOCAB
     parts: int = 1  # files it is split into
     numbers: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=gpt2_tokenizer)
@@ -112,7 +113,7 @@ class TinyGguf:
         kind, outer, vector = self.matrix_type, self.outer_type, Type.F32
         hidden, inner = self.hidden, self.inner
         found: list[tuple[str, tuple[int, ...], Type]] = [
-            ("token_embd.weight", (VOCAB, hidden), outer)
+            ("token_embd.weight", (self.vocab, hidden), outer)
         ]
         for i in range(self.layers):
             found += [
@@ -133,7 +134,7 @@ class TinyGguf:
                 found += [(f"blk.{i}.attn_{x}_norm.weight", (HEAD,), vector) for x in "qk"]
         found.append(("output_norm.weight", (hidden,), vector))
         if not self.tied:
-            found.append(("output.weight", (VOCAB, hidden), outer))
+            found.append(("output.weight", (self.vocab, hidden), outer))
         return found
 
     def _values(self, name: str, shape: tuple[int, ...], kind: Type) -> np.ndarray:

@@ -85,7 +85,7 @@ def convert(
     source = open_source(Path(src)) if isinstance(src, Path | str) else src
     planes, group, exact = _plan(source, planes, group)
     job = _Job(source, planes, group, exact, progress)
-    with CheckpointWriter(Path(dest)) as writer:
+    with np.errstate(all="ignore"), CheckpointWriter(Path(dest)) as writer:
         for name, shape in expected_tensors(source.config):
             if len(shape) == 1:
                 writer.add_vector(name, source.vector(name))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,7 +22,8 @@ def to_f32(raw: NDArray[np.uint8], type_name: str) -> NDArray[np.float32]:
     """[n, row_bytes] -> [n, K]."""
     from gguf import GGMLQuantizationType, quants  # 0.1 s that a converted model does not need
 
-    values: NDArray[np.float32] = quants.dequantize(raw, GGMLQuantizationType[type_name])
+    with np.errstate(all="ignore"):  # damaged scales: who uses the numbers checks them
+        values: NDArray[np.float32] = quants.dequantize(raw, GGMLQuantizationType[type_name])
     return values
 
 
@@ -29,19 +33,11 @@ def to_planes(raw: NDArray[np.uint8], type_name: str) -> Planes | None:
     Scale times code is exact in float32, so one rounding (adding the offset) remains on either
     side, of the same sum.
     """
-    if type_name == "Q4_0":
-        return _from_q4_0(raw)
-    if type_name == "Q4_1":
-        return _from_q4_1(raw)
-    if type_name == "Q8_0":
-        return _from_q8_0(raw)
-    if type_name in ("TQ1_0", "TQ2_0"):
-        return _from_ternary(raw, type_name)
-    if type_name == "IQ4_NL":
-        return _from_iq4_nl(raw)
-    if type_name == "MXFP4":
-        return _from_mxfp4(raw)
-    return None
+    read = _READERS.get(type_name)
+    if read is None:
+        return None
+    with np.errstate(all="ignore"):  # scales that are NaN or too large are not exact, which is said
+        return read(raw)
 
 
 def _from_q4_0(raw: NDArray[np.uint8]) -> Planes | None:
@@ -57,9 +53,8 @@ def _from_q4_1(raw: NDArray[np.uint8]) -> Planes | None:
     """w = d * q + m = d * (q - 8) + (m + 8 d); the last term must be exact in float32."""
     blocks = raw.reshape(raw.shape[0], -1, 20)
     scale, minimum = _f16(blocks[:, :, 0:2]), _f16(blocks[:, :, 2:4])
-    with np.errstate(over="ignore", invalid="ignore"):
-        exact = minimum.astype(np.float64) + 8 * scale.astype(np.float64)
-        offset = exact.astype(np.float32)
+    exact = minimum.astype(np.float64) + 8 * scale.astype(np.float64)
+    offset = exact.astype(np.float32)
     # -0 as the minimum of a negative scale is the one case where the sign of a zero would differ
     odd_zero = (minimum == 0) & np.signbit(minimum) & np.signbit(scale)
     if (
@@ -149,3 +144,14 @@ def _repack_nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _f16(raw: NDArray[np.uint8]) -> NDArray[np.float16]:
     """[N, blocks, 2] bytes -> [N, blocks]."""
     return np.ascontiguousarray(raw).view(np.dtype("<f2"))[:, :, 0]
+
+
+_READERS: dict[str, Callable[[NDArray[np.uint8]], Planes | None]] = {
+    "Q4_0": _from_q4_0,
+    "Q4_1": _from_q4_1,
+    "Q8_0": _from_q8_0,
+    "TQ1_0": partial(_from_ternary, type_name="TQ1_0"),
+    "TQ2_0": partial(_from_ternary, type_name="TQ2_0"),
+    "IQ4_NL": _from_iq4_nl,
+    "MXFP4": _from_mxfp4,
+}
