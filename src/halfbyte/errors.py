@@ -21,12 +21,10 @@ class HalfbyteError(Exception):
 
 
 def _line(part: object) -> str:
-    """One line of bounded length that leaves a terminal as it is: parts quote files and requests."""
+    """One line of bounded length, safe for a terminal: parts quote files and requests."""
     text = " ".join(str(part)[: 4 * MAX_PART_CHARS].splitlines())
     if not text.isprintable():
-        text = "".join(
-            c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
-        )
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return text if len(text) <= MAX_PART_CHARS else text[: MAX_PART_CHARS - 1] + "…"
 
 
