@@ -151,6 +151,13 @@ def test_no_body_makes_a_server_error(http: httpx.Client, path: str, body: Any) 
         assert answer.json()["error"]["message"]
 
 
+def test_a_compressed_body_is_named(http: httpx.Client) -> None:
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    answer = http.post("/v1/completions", content=b"\x1f\x8b", headers=headers)
+    assert answer.status_code == 415
+    assert "gzip" in answer.json()["error"]["message"]
+
+
 def test_unknown_paths_and_methods_have_the_same_shape(http: httpx.Client) -> None:
     for method, path, status in (("GET", "/v1/nothing", 404), ("GET", "/v1/completions", 405)):
         answer = http.request(method, path)

@@ -29,6 +29,13 @@ async def read_body(request: Request, model: type[B], service: Service) -> B:
             f"content-type: got {kind[:80]!r}, expected 'application/json'",
             code="unsupported_media_type",
         )
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("", "identity"):
+        raise ApiError(
+            415,
+            f"content-encoding: got {coding[:40]!r}, expected a body that is not compressed",
+            code="unsupported_media_type",
+        )
     with service.bodies.body() as raw:
         try:
             async with asyncio.timeout(service.options.body_timeout):
