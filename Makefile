@@ -1,6 +1,8 @@
 # make demo   set everything up, then decode with the demo model and show the table
 # make test   the whole default test suite
 # make slow   the tests that need minutes or a large model
+# make asan   the native module under AddressSanitizer and UndefinedBehaviorSanitizer (an hour on 2 cores)
+# make tsan   the same under ThreadSanitizer, with 1 to 5 threads (an hour)
 # make lint   ruff, mypy --strict, clang-format, generated parts of documents
 # make build  the native module again after a change in csrc/
 # make docs   the documentation site, into build/site
@@ -15,7 +17,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 FETCH := $(BIN)/python -c 'from halfbyte.importers.demo_model import demo_model; demo_model()'
 
-.PHONY: setup build demo test slow lint format docs clean
+.PHONY: setup build demo test slow asan tsan lint format docs clean
 
 setup: $(VENV)/.halfbyte
 	$(FETCH)
@@ -31,6 +33,12 @@ test: $(VENV)/.halfbyte-test
 
 slow: $(VENV)/.halfbyte-test
 	$(BIN)/python -m pytest -m slow
+
+asan: $(VENV)/.halfbyte-test
+	VENV=$(VENV) .ci/sanitize address tests/runtime tests/exactness tests/security
+
+tsan: $(VENV)/.halfbyte-test
+	for n in 1 2 3 4 5; do VENV=$(VENV) HALFBYTE_TEST_THREADS=$$n .ci/sanitize thread tests/runtime || exit 1; done
 
 lint: $(VENV)/.halfbyte-lint
 	$(BIN)/ruff check .

@@ -66,6 +66,8 @@ Interrupt::Interrupt() { calls().interrupts.insert(this); }
 Interrupt::~Interrupt() { calls().interrupts.erase(this); }
 
 void register_end_of_calls() {
+    // What a daemon thread holds is not freed; that is no leak to tell users of.
+    nb::set_leak_warnings(false);
     nb::module_::import_("atexit").attr("register")(nb::cpp_function(&end_calls));
 }
 

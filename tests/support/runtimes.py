@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 
 import numpy as np
@@ -20,6 +21,9 @@ TIERS = tuple(_native.tiers())
 NATIVE_KINDS = tuple(f"native-{tier}" for tier in TIERS)
 KINDS = ("reference", *NATIVE_KINDS)
 
+# What a test gets that does not say how many threads it wants: `make tsan` goes through some.
+THREADS = int(os.environ.get("HALFBYTE_TEST_THREADS", "2"))
+
 every_runtime = pytest.mark.parametrize("kind", KINDS)
 every_tier = pytest.mark.parametrize("kind", NATIVE_KINDS)
 
@@ -28,7 +32,7 @@ def build(
     kind: str,
     weights: Weights,
     *,
-    threads: int = 2,
+    threads: int = THREADS,
     num_tokens: int = 2048,
     page_size: int = 16,
     kv_dtype: str = "f16",
@@ -56,7 +60,7 @@ def build(
 
 @lru_cache(maxsize=24)
 def shared(
-    kind: str, model: str, page_size: int = 16, threads: int = 2, kv_dtype: str = "f16"
+    kind: str, model: str, page_size: int = 16, threads: int = THREADS, kv_dtype: str = "f16"
 ) -> Runtime:
     """A runtime over `tiny(model)` that tests share, with what the last one left in its KV pool."""
     return build(

@@ -121,8 +121,7 @@ class AsyncEngine:
         self._command(_Stop())
         await asyncio.to_thread(self._thread.join, END_SECONDS)
         if self._thread.is_alive():
-            what = f"a step that has not ended in {END_SECONDS:g} s"
-            self._fail(_stopped(what))
+            self._fail(_stopped(f"a step that has not ended in {END_SECONDS:g} s"))
 
     async def __aenter__(self) -> AsyncEngine:
         await self.start()
@@ -134,7 +133,8 @@ class AsyncEngine:
     @property
     def is_running(self) -> bool:
         """Whether requests are accepted."""
-        return self._accepting and self._failure is None
+        alive = self._thread is not None and self._thread.is_alive()  # not in a child of a fork
+        return self._accepting and self._failure is None and alive
 
     @property
     def has_failed(self) -> bool:
@@ -272,7 +272,8 @@ class AsyncEngine:
         try:
             while self._obey():
                 if self._jobs:
-                    self._post(self._step())
+                    with self.llm.model.turn:
+                        self._post(self._step())
                 self._turned = time.monotonic()
             self._post([self._end(job, "cancelled") for job in list(self._jobs.values())])
         except BaseException as error:  # a bug: every reader hears of it, none waits forever
@@ -281,7 +282,8 @@ class AsyncEngine:
                 self._loop.call_soon_threadsafe(self._fail, told)
         finally:
             self.llm.model.runtime.interrupt(wanted=False)
-            self._engine.close()
+            with self.llm.model.turn:
+                self._engine.close()
 
     def _obey(self) -> bool:
         """Take every command; wait for one if there is nothing to run. False: stop."""
@@ -317,7 +319,8 @@ class AsyncEngine:
 
     def _end(self, job: _Job, reason: str) -> tuple[_Job, Chunk]:
         """End a job before its time; its pages are free when this returns."""
-        self._engine.cancel(job.request.sequence, reason)
+        with self.llm.model.turn:
+            self._engine.cancel(job.request.sequence, reason)
         return self._tell(job)
 
     def _tell(self, job: _Job) -> tuple[_Job, Chunk]:

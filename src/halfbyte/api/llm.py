@@ -41,7 +41,8 @@ class LLM:
     None) lets a planner choose what proposes, and how much, from measured costs (docs/planner.md);
     its target is the best level the weights have, or L of `auto > L`.
 
-    One caller at a time: not thread-safe.
+    Threads take turns: `generate` and `chat` have the model for the whole call, `stream` for each
+    cycle.
     """
 
     def __init__(
@@ -103,7 +104,8 @@ class LLM:
     def prepare(self, cascade: Cascade) -> None:
         """Refuse a cascade that cannot run here; open the models it names, measure for `auto`."""
         cascade.require(self.model.runtime)
-        self.planner(cascade)
+        with self.model.turn:
+            self.planner(cascade)
 
     def planner(self, cascade: Cascade) -> Planner:
         """What decides for the sequences of a cascade; that of `auto` keeps what it learns."""
@@ -179,12 +181,14 @@ class LLM:
         engine = self._engine([request])
         try:
             while engine.has_work:
-                engine.step()
+                with self.model.turn:
+                    engine.step()
                 chunk = request.take_chunk()
                 if chunk is not None:
                     yield chunk
         finally:
-            engine.close()
+            with self.model.turn:
+                engine.close()
 
     def _complete(
         self, prompts: list[list[int]], params: SamplingParams | Seq[SamplingParams] | None
@@ -195,11 +199,12 @@ class LLM:
             for ids, p in zip(prompts, each, strict=True)
         ]
         engine = self._engine([request for group in requests for request in group])
-        try:
-            while engine.has_work:
-                engine.step()
-        finally:
-            engine.close()
+        with self.model.turn:
+            try:
+                while engine.has_work:
+                    engine.step()
+            finally:
+                engine.close()
         return [
             choose([request.completion() for request in group], p)
             for group, p in zip(requests, each, strict=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from halfbyte.api.turn import Turn
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.stages import Eagle, Model
 from halfbyte.config import ModelConfig
@@ -52,11 +54,17 @@ class LoadedModel:
         default_factory=dict, init=False
     )
     _heads: dict[str, DraftHead] = field(default_factory=dict, init=False)
+    _turn: Turn = field(default_factory=Turn, init=False)
 
     def __post_init__(self) -> None:
         config = self.runtime.config
         self.pool = PagePool(self.runtime.num_pages, self.runtime.page_size)
         self.eos_ids = eos_ids(self.source, config.eos_ids, config.vocab_size)
+
+    @property
+    def turn(self) -> AbstractContextManager[bool]:
+        """Held while anything of the model changes: `with model.turn`. `StoppedError`: see there."""
+        return self._turn.lock()
 
     @property
     def context(self) -> int:
