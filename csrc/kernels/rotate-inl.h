@@ -6,7 +6,7 @@
 //     y[to] = H (sum over from of C[to][from] x[from]) * scale
 //
 // Mixing first lets a thread make some blocks of a row and never touch the others: it needs the
-// row as it was, and no barrier in between. Every sum has one order, so who makes it is no matter.
+// row as it was, and no barrier in between. Every sum has one order, so any thread may compute it.
 #pragma once
 #include "kernels/kernels.h"
 

@@ -190,7 +190,7 @@ void Model::fuse_features(LevelSpec level, int thread) {
     pool_.barrier();
 }
 
-// Between two barriers nobody writes x_ at the start of a layer, nor after the last one.
+// Between two barriers no thread writes x_ at the start of a layer, nor after the last one.
 void Model::keep_tap(int layer, int thread) {
     const ModelShape& s = shape_;
     const int H = s.hidden, M = step_.rows, T = pool_.size(), x_stride = round_up(H, kPanel);

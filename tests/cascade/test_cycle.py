@@ -112,7 +112,7 @@ def test_one_call_for_a_draft_and_its_verify_says_what_two_say(
     lengths: list[int], min_confidence: float
 ) -> None:
     found = []
-    for choice in (GREEDY, replace(GREEDY, tops=1)):  # whoever wants more gets two calls
+    for choice in (GREEDY, replace(GREEDY, tops=1)):  # a request for more takes two calls
         runtime = FakeRuntime(num_pages=128, page_size=4, disagree_percent=30)
         sequence = _sequence(PagePool(128, 4), [5], choice)
         reports = [

@@ -129,7 +129,7 @@ def test_a_draft_table_begins_with_the_pages_that_were_kept_of_its_text(
         same += 1
     expected = min(same // PAGE, (len(second) - 1) // PAGE)
     two, other = DraftTable(pool, 64, level), DraftTable(pool, 64, Level.parse("w4a16"))
-    for pages_held_by in ("the first", "nobody"):
+    for pages_held_by in ("the first", "none"):
         assert two.resume(second) == expected * PAGE, pages_held_by
         assert two.row[:expected].tolist() == one.row[:expected].tolist() or not one.num_pages
         two.grow(len(second))

@@ -1,4 +1,4 @@
-"""The scheduler decides on integers: nobody starves, no page is lost, order is kept."""
+"""The scheduler decides on integers: no request starves, no page is lost, order is kept."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def test_log_probabilities_are_those_of_a_float64_softmax() -> None:
 
 
 def test_scores_are_the_runtimes_own_logits(talking_model: Path) -> None:
-    # Its own LLM: `all_logits` writes to the first pages, whoever holds them.
+    # Its own LLM: `all_logits` writes to the first pages, whichever sequence holds them.
     llm = LLM(talking_model, "w8a16", threads=2, num_tokens=256, page_size=16)
     tokens = list(b"the thin theme")
     with Scorer(llm.model, W8A16, max_tokens=128) as own:

@@ -110,7 +110,7 @@ def test_offers_and_random_times_decode_as_plain(kind: str, head: str, choice: s
 
 
 def test_a_stack_means_the_same_explicitly_and_under_auto() -> None:
-    """What n-grams are sure of goes to the target unjudged, whoever chose the stack."""
+    """What n-grams are sure of goes to the target unjudged, explicit or chosen by `auto`."""
     runtime, table = FakeRuntime(num_pages=64), _table(0.3, 0.01)
     arms = candidates(runtime, proposers(runtime), TARGET, table)
     (stack,) = [arm for arm in arms if arm.name == "ngram > w4a8"]

@@ -80,7 +80,7 @@ def test_a_download_is_resumed_where_it_stopped_and_serves_offline_ever_after(
         f"bytes={10 * MIB}-",
     ]
     assert len(hub.downloads) == len(files) + 1
-    assert _text(_generate(hub, tmp_path)) == first  # nobody listens at hub.url any more
+    assert _text(_generate(hub, tmp_path)) == first  # nothing listens at hub.url any more
     assert _text(_generate(hub, tmp_path, str(repository))) == first
 
 

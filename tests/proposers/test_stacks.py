@@ -1,4 +1,4 @@
-"""Stacks of stages over the fake runtime: exact whatever is proposed, by whom and how long."""
+"""Stacks of stages over the fake runtime: exact whatever any stage proposes, of any length."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ def test_what_a_stage_is_sure_of_goes_to_the_target_unjudged(
     middle = runner if under == "a level" else model_runner(model, Model("m", Level(4, 8)))
     sequences = _run(runtime, FixedPlan(Intermediate(script, middle), 6, 3), choice, 40)
     _assert_plain(sequences, choice)
-    assert not script.observed, "nobody in the middle judged"
+    assert not script.observed, "no stage in the middle judged"
     for sequence in sequences:
         link = sequence.statistics.links[f"{middle.name} > w8a16"]
         assert link.forwards == 0

@@ -153,7 +153,7 @@ def test_what_stands_around_a_body_is_counted_whoever_answers(
 
 
 def test_trailers_are_no_fields_of_a_head(server: Served) -> None:
-    """Nor of the next request's, whoever sent that one through the same proxy."""
+    """Nor of the next request's, whichever client sent that one through the same proxy."""
     body = json.dumps(COMPLETION).encode()
     chunk = b"%x\r\n%s\r\n0\r\nx-request-id: mine\r\nhost: evil\r\n\r\n" % (len(body), body)
     said = _said(server, CHUNKED % b"/v1/completions" + chunk, _last(GET))

@@ -1,4 +1,4 @@
-"""A large body that is refused costs little: one error, a bounded look, and nobody waits for it."""
+"""A large body that is refused costs little: one error, a bounded look, no delay of others."""
 
 from __future__ import annotations
 

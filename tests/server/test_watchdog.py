@@ -82,7 +82,7 @@ def test_a_runtime_that_stands_still_is_reported_until_it_goes_on(
         _until(lambda: http.get("/health").status_code == 200)
         assert _metric(http, "halfbyte_stalled_seconds") == 0
         _until(lambda: any("went on" in r.getMessage() for r in caplog.records))
-        time.sleep(0.5)  # nobody asks: nobody waits
+        time.sleep(0.5)  # no request, so nothing waits
         assert http.get("/health").status_code == 200
     assert answers[0].status_code == 200
     told = [json.loads(JsonFormatter().format(record)) for record in caplog.records]

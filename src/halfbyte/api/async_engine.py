@@ -50,7 +50,7 @@ END_SECONDS = 10.0  # for the step under way, when the engine stops
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """A request and whom to tell."""
+    """A request and the stream that receives its chunks."""
 
     request: Request
     stream: RequestStream
@@ -340,7 +340,7 @@ class AsyncEngine:
         return job, chunk
 
     def _gauge(self) -> None:
-        """Who waits and who runs, and the pages, as they are now."""
+        """Counts of waiting and running requests, and the pages, as they are now."""
         now, pool, engine = time.monotonic(), self.llm.model.pool, self._engine
         for sequence in [s for s in self._queued if s.committed_len > 0 or s.emitted_len > 0]:
             self._recorder.started(now - self._queued.pop(sequence).submitted)

@@ -63,7 +63,7 @@ class LoadedModel:
 
     @property
     def turn(self) -> AbstractContextManager[bool]:
-        """Held while anything of the model changes: `with model.turn`. `StoppedError`: see there."""
+        """Held while the model changes: `with model.turn`. Raises StoppedError, see there."""
         return self._turn.lock()
 
     @property

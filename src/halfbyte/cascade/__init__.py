@@ -1,1 +1,1 @@
-"""Who proposes, who verifies: the cascade string, the cycle, its statistics."""
+"""Which stage proposes, which verifies: the cascade string, the cycle, its statistics."""

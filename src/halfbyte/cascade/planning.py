@@ -49,7 +49,7 @@ class FixedPlan:
         return [self._turn] * len(sequences)
 
     def plain_for(self, sequences: Seq[Decoding]) -> int:
-        """As many as anybody likes, if nothing is ever proposed."""
+        """Unlimited if nothing is ever proposed."""
         return 1 if self._turn.length else EVER
 
     def learn(self, sequences: Seq[Decoding], plan: Seq[Turn], report: CycleReport) -> None:

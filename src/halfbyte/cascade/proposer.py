@@ -62,7 +62,7 @@ class Link:
     looked at proposals.
     """
 
-    name: str  # "ngram > w4a8": who proposed, who judged
+    name: str  # "ngram > w4a8": the proposer and its judge
     forwards: int = 0
     bytes_read: int = 0  # weights
     seconds: float = 0.0  # its own, without the stage before it

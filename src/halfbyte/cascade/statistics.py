@@ -1,4 +1,4 @@
-"""What a run did: who proposed what, how much of it was accepted, and where the time went."""
+"""What a run did: what each stage proposed, how much was accepted, where the time went."""
 
 from __future__ import annotations
 
@@ -106,7 +106,8 @@ class LinkStatistics(Agreement):
 class Statistics(Agreement):
     """Counts and seconds of one sequence, or of a whole run (seconds then counted once).
 
-    Its own outcomes are those of the target, whoever proposed; `links` tells the stages apart.
+    Its own outcomes are those of the target, whichever stage proposed; `links` tells the stages
+    apart.
     """
 
     emitted_tokens: int = 0  # kept, after a stop cut the last cycle short
@@ -152,7 +153,7 @@ class Statistics(Agreement):
 
     @property
     def time_shares(self) -> dict[str, float]:
-        """Decoding time by who used it: each link's proposer, `verify`, and the `host`'s rest."""
+        """Decoding time by consumer: each link's proposer, `verify`, and the rest, `host`."""
         total = self.decode_seconds
         if total <= 0:
             return {}

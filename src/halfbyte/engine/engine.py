@@ -155,7 +155,7 @@ class Engine:
         return report, members
 
     def _enter(self, step: Step) -> None:
-        """Tell the planners who came and who had to go."""
+        """Tell the planners which sequences were admitted and which were preempted."""
         for sequence in step.admitted:
             self._planner(sequence).begin(sequence)
             if sequence.emitted_len == 0:

@@ -1,4 +1,4 @@
-"""KV pages: who holds which, and what a free one still knows. Plain integers; no KV is touched."""
+"""KV pages: which sequence holds which, and what a free one still holds. Plain integers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PagePool:
 
     @property
     def num_free(self) -> int:
-        """Pages nobody holds, named ones included."""
+        """Pages that no sequence holds, named ones included."""
         return len(self._blank) + len(self._left)
 
     @property

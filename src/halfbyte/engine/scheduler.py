@@ -137,7 +137,7 @@ class Scheduler:
         """Take waiting sequences in order while there are places and pages.
 
         The first that does not fit holds up those behind it, so that none is passed for ever. One
-        whose text another is just running waits to share those pages, and holds up nobody. A
+        whose text another is just running waits to share those pages, and holds up no other. A
         sequence of a better priority takes the place of the last that runs.
         """
         cache = self._cache

@@ -98,7 +98,7 @@ class TensorFile:
         return typed.reshape(entry.shape)
 
     def let_go(self) -> None:
-        """Take the pages read so far out of this process; who looks again reads them again."""
+        """Take the pages read so far out of this process; a later access reads them again."""
         self._mapping.madvise(mmap.MADV_DONTNEED)
 
 

@@ -257,8 +257,8 @@ class Runtime(Protocol):
 
         A tap i is the residual stream entering layer i; one equal to the number of layers is the
         output of the final norm. Features are as good as the KV of the same slot: written by
-        whoever wrote it last, and copied with it. To ask again for the same taps does nothing;
-        ArgumentError for others.
+        whichever level wrote it last, and copied with it. To ask again for the same taps does
+        nothing; ArgumentError for others.
         """
 
     def read_features(

@@ -105,7 +105,7 @@ ENDPOINTS = (
 
 def _warm(engine: AsyncEngine) -> None:
     """Start the process that renders conversations, so that the first need not wait for it."""
-    with suppress(HalfbyteError):  # a model without text or chat; who asks for it is told
+    with suppress(HalfbyteError):  # a model without text or chat; a request for it gets the reason
         _ = engine.llm.model.template
     _give_back_freed_memory()
 

@@ -61,7 +61,7 @@ class Connection(asyncio.Protocol):
         self._queue: deque[Exchange] = deque()
         self._dropped = 0  # bytes of what has been answered, or refused
         self._is_surplus = False  # there are as many connections as the machine allows
-        self._is_refused = False  # the client may still be sending what nobody reads
+        self._is_refused = False  # the client may still be sending, and nothing reads it
         self._is_closing = False
         self._timer: asyncio.TimerHandle | None = None  # of what is awaited from the client
         self._awaits_head = False
@@ -86,7 +86,7 @@ class Connection(asyncio.Protocol):
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing is awaited any more; whoever answers learns that the client has gone."""
+        """Nothing is awaited any more; the task that answers learns that the client has gone."""
         self._server.connections.discard(self)
         self._is_closing = True
         self._unset_timer()
@@ -117,7 +117,7 @@ class Connection(asyncio.Protocol):
             log("full", level=logging.WARNING, connections=limit, cause=FULL_CAUSE)
 
     def pause_writing(self) -> None:
-        """The client does not keep up: who writes has to wait."""
+        """The client does not keep up: the writer has to wait."""
         self._writable.clear()
         self._watch_sending()
 
@@ -280,7 +280,7 @@ class Connection(asyncio.Protocol):
         self._awaits_head = True
 
     def _head_is_late(self) -> None:
-        if self._queue:  # it is us who do not read
+        if self._queue:  # the server is what does not read
             self._await_head()
             return
         self._parser.is_over = True

@@ -88,7 +88,7 @@ class Exchange:
         self._changed.set()
 
     def fail(self, fault: ApiError) -> None:
-        """The rest of the body cannot be read: whoever receives it is told why."""
+        """The rest of the body cannot be read: its receiver gets the reason."""
         self.keep_alive = False
         self._fault = fault
         self._changed.set()

@@ -27,7 +27,7 @@ REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One path and method: what it takes, what it gives, who answers."""
+    """One path and method: what it takes, what it returns, which function answers."""
 
     method: str
     path: str

@@ -47,7 +47,7 @@ class Sink(Protocol):
 
 class RequestParser:
     """Counts from the first byte: what is no body is at most 64 KiB in a row, be it a head,
-    trailers or what stands around chunks. Bodies are bounded by who reads them."""
+    trailers or what stands around chunks. Bodies are bounded by their reader."""
 
     def __init__(self, sink: Sink) -> None:
         self.is_over = False  # no request follows: an error, or the client said so

@@ -32,7 +32,7 @@ async def wait_for_disconnect(receive: Receive) -> None:
 
 
 class EventStream:
-    """An ASGI response over `events`; `close` runs as soon as it ends, whoever ended it."""
+    """An ASGI response over `events`; `close` runs as soon as it ends, for whatever reason."""
 
     def __init__(self, events: AsyncIterator[bytes], close: Callable[[], None]) -> None:
         self._events = events

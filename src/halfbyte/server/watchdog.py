@@ -1,6 +1,6 @@
 """Sees from outside when a step does not end: in the log, as a metric, and as a 503 on /health.
 
-It cannot make the engine go on; whoever runs the server can start another one.
+It cannot make the engine go on; the operator can start another one.
 """
 
 from __future__ import annotations

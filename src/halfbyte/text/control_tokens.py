@@ -1,6 +1,6 @@
 """Text of a message is text: control tokens spelled in it do not become control tokens.
 
-A template mixes its own control tokens with texts of strangers, and after that nobody can tell
+A template mixes its own control tokens with untrusted text, and afterwards nothing tells
 them apart. So before, a mark is put inside every control token that a message spells; what the
 template writes whole is its own. Encoding takes the marks out again, with a tokenizer that knows
 the template's control tokens under names of their own and no others.
@@ -66,7 +66,7 @@ class ControlTokens:
         for value in values:
             pattern = _starts(tokens(value))
             if _has(value, pattern):
-                # Digits pass through filters and JSON; nobody can guess twenty of them.
+                # Digits pass through filters and JSON; twenty of them cannot be guessed.
                 mark = mark or f"{secrets.randbelow(10**20):020d}"
                 value = _with_marks(value, pattern, mark)
             result.append(value)

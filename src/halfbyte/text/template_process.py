@@ -1,7 +1,8 @@
 """The process in which a chat template runs (template_worker): started, asked, ended, replaced.
 
-Requests and replies carry numbers, and a process that has been asked is nobody's until its reply
-has been read: whatever interrupts a caller, no later one gets the prompt of an earlier one.
+Requests and replies carry numbers, and a process that has been asked serves no other request until
+its reply has been read: whatever interrupts a caller, no later one gets the prompt of an earlier
+one.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class TemplateProcess:
         """Templates by name; all but `default` may be broken until they are asked for."""
         self._sources = json.dumps({"sources": dict(sources)}).encode()
         self._lock = threading.Lock()
-        self._idle: _Worker | None = None  # loaded, and owing nobody a reply
+        self._idle: _Worker | None = None  # loaded, and owing no reply
         _processes.add(self)
 
     def load(self) -> dict[str, Any]:

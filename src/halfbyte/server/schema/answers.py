@@ -35,7 +35,7 @@ class Statistics(BaseModel):
 
 
 class Speculation(BaseModel):
-    """One entry a token: its text, and who proposed it (`return_fates`)."""
+    """One entry per token: its text, and which stage proposed it (`return_fates`)."""
 
     pieces: list[str]
     fates: list[Literal["accepted", "recovered", "bonus", "plain"]]

@@ -123,5 +123,5 @@ class SamplingBody(Body):
         None, description="One of the cascades the server allows; the output is the same."
     )
     return_fates: bool | None = Field(
-        False, description="Say per token who proposed it and whether it was accepted."
+        False, description="Say per token which stage proposed it and whether it was accepted."
     )

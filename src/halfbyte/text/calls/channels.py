@@ -1,4 +1,4 @@
-"""Answers made of messages with headers: each says on which channel it is and to whom."""
+"""Answers made of messages with headers: each names its channel and recipient."""
 
 from __future__ import annotations
 
