@@ -51,18 +51,14 @@ class Vocabulary(Protocol):
 class TokenGrammar:
     """One text under a grammar. See `sampling.shaper.Grammar`.
 
-    Whether it can be followed within its limits depends on the text alone: a matcher that fails,
-    after whatever was looked at and taken back, is made anew, and only if that fails too is the
-    end reached.
+    Its limits are of a step and of all steps so far: a matcher that has looked at other texts as
+    well may reach them elsewhere. So each text has one of its own, a copy of few microseconds.
     """
 
-    def __init__(self, compiled: LLMatcher, control: Words) -> None:
-        """`compiled` stands at the beginning and stays there. `control`: bits of tokens that are
-        none of a text."""
-        self._compiled = compiled
+    def __init__(self, matcher: LLMatcher, control: Words) -> None:
+        """`control`: bits of tokens that are none of a text."""
+        self._matcher = matcher
         self._control = control
-        self._taken: list[int] = []
-        self._matcher = compiled.deep_copy()
 
     @property
     def is_complete(self) -> bool:
@@ -71,32 +67,6 @@ class TokenGrammar:
 
     def mask(self) -> Words | None:
         """Tokens that may come next; a text that could end here may take an end token."""
-        words = self._mask()
-        if words is None:
-            self._renew()
-            words = self._mask()
-        return words
-
-    def push(self, token: int) -> bool:
-        """Take a token if it is allowed."""
-        taken = self._matcher.try_consume_tokens([token]) == 1
-        if self._matcher.is_error():
-            self._renew()
-            taken = self._matcher.try_consume_tokens([token]) == 1
-            if self._matcher.is_error():
-                self._renew()
-                taken = False
-        if taken:
-            self._taken.append(token)
-        return taken
-
-    def pop(self, count: int) -> None:
-        """Take back the last tokens."""
-        del self._taken[len(self._taken) - count :]
-        if not self._matcher.rollback(count):
-            self._renew()
-
-    def _mask(self) -> Words | None:
         if self._matcher.is_error():
             return None
         words: Words = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint32)
@@ -106,16 +76,19 @@ class TokenGrammar:
         named = words & self._control
         return self._without_unfit(words, named) if named.any() else words
 
+    def push(self, token: int) -> bool:
+        """Take a token if it is allowed and can be taken within the limits."""
+        return bool(self._matcher.try_consume_tokens([token]) == 1)
+
+    def fork(self) -> TokenGrammar:
+        """Another text that begins as this one."""
+        return TokenGrammar(self._matcher.deep_copy(), self._control)
+
     def _without_unfit(self, words: Words, named: Words) -> Words:
         """Less the control tokens that only look as if their bytes were text to the grammar."""
         bits = np.unpackbits(named.view(np.uint8), bitorder="little")
         unfit = [t for t in np.flatnonzero(bits).tolist() if not self._matcher.validate_tokens([t])]
         return words & ~words_of(unfit, 32 * len(words)) if unfit else words
-
-    def _renew(self) -> None:
-        """A matcher that has seen nothing but the text."""
-        self._matcher = self._compiled.deep_copy()
-        self._matcher.try_consume_tokens(self._taken)
 
 
 class GrammarCompiler:
@@ -142,7 +115,7 @@ class GrammarCompiler:
         self._library = llguidance
         control = [t for t in range(vocab_size) if vocabulary.is_control(t) and t not in ends]
         self._control = words_of(control, vocab_size)
-        tokens = _Tokens(vocabulary, vocab_size, [*control, *ends], ends[0])
+        tokens = _Tokens(vocabulary, vocab_size, control, ends)
         self._tokenizer = llguidance.LLTokenizer(cast(Any, tokens), eos_token=ends)
         self._limits = llguidance.LLParserLimits(
             max_grammar_size=MAX_GRAMMAR_SIZE,
@@ -167,7 +140,7 @@ class GrammarCompiler:
             self._ready.move_to_end(wanted)
             if len(self._ready) > MAX_COMPILED:
                 self._ready.popitem(last=False)
-        return TokenGrammar(matcher, self._control)
+        return TokenGrammar(matcher.deep_copy(), self._control)
 
     def _compiled(self, wanted: StructuredOutputs) -> LLMatcher:
         form = self._grammar(wanted)
@@ -195,11 +168,13 @@ class _Tokens:
     bos_token_id = None
 
     def __init__(
-        self, vocabulary: Vocabulary, vocab_size: int, special_ids: list[int], end_id: int
+        self, vocabulary: Vocabulary, vocab_size: int, control: list[int], ends: list[int]
     ) -> None:
         self.tokens = [vocabulary.token_bytes(token) for token in range(vocab_size)]
-        self.special_token_ids = special_ids
-        self.eos_token_id = end_id
+        for token in ends:
+            self.tokens[token] = b""  # no text: one may come where the text may end
+        self.special_token_ids = control
+        self.eos_token_id = ends[0]
 
     def __call__(self, text: bytes | str) -> NoReturn:
         raise NotImplementedError("a constraint chooses no tokens")

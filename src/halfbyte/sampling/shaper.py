@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,10 +29,10 @@ class Grammar(Protocol):
         """Tokens that may come next; None: the grammar cannot be followed within its limits."""
 
     def push(self, token: int) -> bool:
-        """Take a token; False: it is not allowed, and nothing changed."""
+        """Take a token; False: it is not allowed, or cannot be followed within the limits."""
 
-    def pop(self, count: int) -> None:
-        """Take back the last tokens."""
+    def fork(self) -> Self:
+        """Another text that begins as this one; what becomes of it does not change this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,15 @@ class Rules:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """A proposal that may be emitted: the text up to it, and what may follow."""
+
+    token: int
+    grammar: Grammar
+    mask: Words
+
+
 class SequenceShaper:
     """See `cascade.shaping.Shaper`. One entry a token that was ever seen or named."""
 
@@ -93,27 +102,35 @@ class SequenceShaper:
         stops = rules.stop_ids if rules.min_tokens else ()
         self._stop_slots = [self._slot(token) for token in sorted(stops)]
         self._allowed = None if rules.allowed is None else words_of(rules.allowed, vocab_size)
-        self._next: Words | None = None  # the mask after the pending token, once made
+        self._grammar = rules.grammar
+        self._next: Words | None = None  # the mask after the pending token
+        self._knows_next = False
+        self._ahead: list[_Ahead] = []  # of the proposals admitted last
         self._masks: list[Words | None] = [self._allowed]  # of the rows admitted last
 
     @property
     def is_complete(self) -> bool:
         """Whether the grammar lets nothing follow."""
-        return self._rules.grammar is not None and self._rules.grammar.is_complete
+        return self._grammar is not None and self._grammar.is_complete
 
     def open(self) -> bool:
         """Whether some token may come next; to be asked before every cycle."""
-        if self._rules.grammar is None:
+        if self._grammar is None:
             return True
-        self._next = self._mask()
+        if not self._knows_next:
+            self._next, self._knows_next = self._mask(self._grammar), True
         self._masks = [self._next]
         return self._next is not None
 
     def advance(self, token: int) -> bool:
         """Follow a token that was sampled; False: the grammar cannot, and it is not emitted."""
-        grammar = self._rules.grammar
-        if grammar is not None and not grammar.push(token):
-            return False
+        if self._ahead and self._ahead[0].token == token:
+            step = self._ahead.pop(0)
+            self._grammar, self._next = step.grammar, step.mask
+        elif self._grammar is not None:
+            self._ahead, self._knows_next = [], False
+            if not self._grammar.push(token):
+                return False
         self._emitted += 1
         if self._rules.penalties.any:
             slot = self._slot(token)  # may make the arrays anew
@@ -121,29 +138,29 @@ class SequenceShaper:
         return True
 
     def admit(self, proposed: Seq[int]) -> int:
-        """See the protocol; also makes the masks of the rows up to there."""
-        grammar = self._rules.grammar
-        masks = [self._allowed if grammar is None else self._next]
-        count = 0
+        """See the protocol; also makes the masks of the rows up to there.
+
+        The text of every proposal has a grammar of its own, which does as it would in plain
+        decoding: take a token, make a mask. One that is emitted is the text's from then on.
+        """
+        self._ahead = []
+        grammar, masks = self._grammar, [self._allowed if self._grammar is None else self._next]
         for token in proposed:
-            if not allows(masks[-1], token):
+            mask = masks[-1]
+            if not allows(mask, token):
                 break
             if grammar is not None:
-                if grammar.is_complete or not grammar.push(token):
-                    break
                 # Past the end of the grammar no row is of use: the text ends there.
-                after = self._mask()
-                if after is None:
-                    grammar.pop(1)
+                if grammar.is_complete:
                     break
-                masks.append(after)
-            else:
-                masks.append(self._allowed)
-            count += 1
-        if grammar is not None and count:
-            grammar.pop(count)
+                grammar = grammar.fork()
+                mask = self._mask(grammar) if grammar.push(token) else None
+                if mask is None:
+                    break
+                self._ahead.append(_Ahead(token, grammar, mask))
+            masks.append(mask)
         self._masks = masks
-        return count
+        return len(masks) - 1
 
     def changes(self, proposed: Seq[int]) -> list[Changes]:
         """See the protocol; `admit` has let all of these pass."""
@@ -174,10 +191,9 @@ class SequenceShaper:
             mask=self._masks[offset],
         )
 
-    def _mask(self) -> Words | None:
+    def _mask(self, grammar: Grammar) -> Words | None:
         """The grammar's, less what is not allowed; None: nothing may come next."""
-        assert self._rules.grammar is not None
-        mask = self._rules.grammar.mask()
+        mask = grammar.mask()
         if mask is not None and self._allowed is not None:
             mask = mask & self._allowed
         return mask if mask is not None and mask.any() else None
