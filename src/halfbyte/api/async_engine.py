@@ -23,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import queue
 import sys
 import threading
@@ -87,6 +88,7 @@ class AsyncEngine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._accepting = False
+        self._process = os.getpid()
         self._failure: BaseException | None = None
         self._busy_since = 0.0  # when there last was something to do after a pause
         self._turned = 0.0  # when the worker last came by; its own to write
@@ -133,8 +135,8 @@ class AsyncEngine:
     @property
     def is_running(self) -> bool:
         """Whether requests are accepted."""
-        alive = self._thread is not None and self._thread.is_alive()  # not in a child of a fork
-        return self._accepting and self._failure is None and alive
+        ours = self._process == os.getpid()  # a child of a fork has no worker
+        return self._accepting and self._failure is None and ours
 
     @property
     def has_failed(self) -> bool:
