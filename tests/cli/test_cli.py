@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
@@ -81,7 +82,7 @@ def test_verbs_show_every_option_of_the_library_with_its_default(
 def test_generate_json_is_the_library_output(
     capsys: pytest.CaptureFixture[str], talking_model: Path
 ) -> None:
-    arguments = ["generate", str(talking_model), "-p", "the end", "-n", "24", *SMALL]
+    arguments = ["generate", str(talking_model), "-p", "the end", "-n", "24", "--no-chat", *SMALL]
     got = _json(capsys, *arguments, "--ignore-eos", "--temperature", "0.7", "--seed", "5")
     params = SamplingParams(temperature=0.7, seed=5, max_tokens=24, ignore_eos=True)
     expected = LLM(talking_model, "w8a16", num_tokens=512).generate("the end", params)[0]
@@ -163,6 +164,32 @@ def test_generate_streams_the_text_to_stdout_and_the_rest_to_stderr(
     captured = capsys.readouterr()
     assert captured.out == expected["text"] + "\n"
     assert "auto > w8a16: 9 tokens" in captured.err
+
+
+@pytest.mark.parametrize("how", ["option", "argument", "stdin", "dash"])
+def test_a_model_with_a_chat_template_is_asked_however_the_prompt_comes(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    talking_model: Path,
+    how: str,
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("the end"))
+    given = {"option": ["-p", "the end"], "argument": ["the end"], "stdin": [], "dash": ["-"]}[how]
+    got = _json(capsys, "generate", str(talking_model), *given, "-n", "9", *SMALL)
+    messages = [{"role": "user", "content": "the end"}]
+    params = SamplingParams(temperature=0.0, max_tokens=9)
+    expected = LLM(talking_model, "w8a16", num_tokens=512).chat(messages, params)[0]
+    assert got["prompt_token_ids"] == expected.prompt_token_ids
+    assert got["token_ids"] == expected.token_ids
+
+
+def test_a_model_without_a_chat_template_completes(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    base = write_talking_model(tmp_path / "base", template=None)
+    got = _json(capsys, "generate", str(base), "the", "-n", "2", *SMALL)
+    llm = LLM(base, "w8a16", num_tokens=512)
+    assert got["prompt_token_ids"] == llm.model.codec.encode("the")
 
 
 def test_generate_picks_a_level_the_weights_have(
@@ -274,7 +301,8 @@ def test_doctor_reports_tier_threads_and_bandwidth(
         ["generate", "MODEL", "-p", "x", "--inner-length", "-1"],
         ["generate", "MODEL", "-p", "x", "--cascade", "model:no/such@w4a8 > w8a16"],
         ["generate", "MODEL", "-p", "x", "--cascade", "model:MODEL@f32 > w8a16"],
-        ["generate", "MODEL", "-p", "x", "--system", "be brief"],
+        ["generate", "MODEL", "-p", "x", "--no-chat", "--system", "be brief"],
+        ["generate", "MODEL", "x", "-p", "x"],
         ["report", "/dev/null"],
         ["train-eagle", "MODEL", "head", "--work", __file__],
         ["serve", "x" * 5000],

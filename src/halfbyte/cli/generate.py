@@ -20,16 +20,29 @@ if TYPE_CHECKING:
 @with_options(without=("max_batch", "prefill_rows"))
 def generate(
     ckpt: Ckpt,
+    text: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(
+            metavar="[PROMPT]",
+            help="The prompt; '-' reads it from stdin, and so does none where text is piped in.",
+            show_default=False,
+        ),
+    ] = None,
     *,
     prompt: Annotated[
-        str, typer.Option("--prompt", "-p", help="The prompt; '-' reads it from stdin.")
-    ],
+        Optional[str],  # noqa: UP045
+        typer.Option("--prompt", "-p", help="The prompt, as an option."),
+    ] = None,
     chat: Annotated[
-        bool, typer.Option("--chat", help="Write the prompt out by the model's chat template.")
-    ] = False,
+        Optional[bool],  # noqa: UP045
+        typer.Option(
+            "--chat/--no-chat",
+            help="Write the prompt out by the model's chat template.  [default: if it has one]",
+        ),
+    ] = None,
     system: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="System message, with --chat."),
+        typer.Option(help="System message of a chat."),
     ] = None,
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="Most new tokens.")] = 256,
     cascade: Annotated[
@@ -58,7 +71,9 @@ def generate(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Complete a prompt and stream the text to stdout.
+    """Answer or complete a prompt and stream the text to stdout.
+
+    A model that comes with a chat template gets the prompt as a user's message.
 
     The output is that of plain decoding at the cascade's last level, whatever drafts for it.
     """
@@ -74,13 +89,13 @@ def generate(
         stop=tuple(stop or ()),
         ignore_eos=ignore_eos,
     )
-    if system is not None and not chat:
-        raise ArgumentError("--system", got="no --chat", expected="both", fix="add --chat")
-    text = read_standard_input() if prompt == "-" else prompt
+    said = _prompt(text, prompt)
+    if system is not None and chat is False:
+        raise ArgumentError("--system", got="--no-chat", expected="a chat", fix="drop one of them")
     llm = llm_options.open(ckpt, cascade)
-    asked: Any = text
-    if chat:
-        asked = [{"role": "user", "content": text}]
+    asked: Any = said
+    if chat or system is not None or (chat is None and llm.model.source.chat_template is not None):
+        asked = [{"role": "user", "content": said}]
         if system is not None:
             asked.insert(0, {"role": "system", "content": system})
     completion = None
@@ -99,6 +114,28 @@ def generate(
         f"{llm.cascade}: {s.emitted_tokens} tokens, {s.tokens_per_second:.1f} tokens/s, "
         f"tau {s.tau:.2f}, prefill of {s.prompt_tokens} in {s.prefill_seconds * 1e3:.0f} ms"
     )
+
+
+def _prompt(argument: str | None, option: str | None) -> str:
+    """The prompt, wherever it stands."""
+    if argument is not None and option is not None:
+        raise ArgumentError(
+            "prompt", got="an argument and --prompt", expected="one of them", fix="drop one"
+        )
+    given = option if argument is None else argument
+    if given is None and (sys.stdin is None or sys.stdin.isatty()):
+        raise ArgumentError(
+            "prompt",
+            got="none",
+            expected="a prompt after the model, with -p, or piped in",
+            fix='say: halfbyte generate MODEL "What is gravity?"',
+        )
+    text = read_standard_input() if given in (None, "-") else str(given)
+    if given is None and not text.strip():
+        raise ArgumentError(
+            "prompt", got="nothing on standard input", expected="a text", fix="pipe one in"
+        )
+    return text
 
 
 def _as_dict(llm: LLM, completion: Completion) -> dict[str, object]:
