@@ -14,6 +14,7 @@ from halfbyte.text.calls.call import Offer
 from halfbyte.text.calls.derive import PROBE_TOOLS, Profile, Render, profile_of, show
 from halfbyte.text.calls.reader import AnswerReader
 from tests.support.conversations import function, template
+from tests.text.calls.reading import cut
 
 # Template -> form, and how it wants earlier calls.
 FORMS = {
@@ -136,7 +137,7 @@ SHOWN = [name for name in FORMS if name not in ("chatml", "no_system")]
 
 
 @pytest.mark.parametrize("name", SHOWN)
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(calls=_calls, places=st.lists(st.integers(0, 600), max_size=6))
 def test_what_a_template_shows_for_calls_is_what_is_read_back(
     name: str, calls: list[tuple[str, dict[str, Any]]], places: list[int]
@@ -148,8 +149,7 @@ def test_what_a_template_shows_for_calls_is_what_is_read_back(
     shown = show(calls, profile.replay, _render(name, TOOLS), profile.style.reasoning)
     assert shown is not None
     reader = AnswerReader(profile.style, OFFER, thinking=shown.thinking)
-    ends = sorted({min(p, len(shown.text)) for p in places} | {0, len(shown.text)})
-    found = [reader.add(shown.text[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+    found = [reader.add(piece) for piece in cut(shown.text, places)]
     found.append(reader.finish())
     got = [(c.name, json.loads(c.arguments)) for part in found for c in part.calls]
     assert got == calls

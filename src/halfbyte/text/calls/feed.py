@@ -31,15 +31,17 @@ class TextFeed:
         self._text = ""
         self._at = 0  # characters before it are read
         self._ended = False
-        self._held: list[str] | None = None  # read since `hold`, but for those still in `_text`
+        self._held: list[str] | None = None  # read since `hold`, but for what `_text` still has
         self._held_chars = 0
+        self._held_from = 0  # of `_text`
         self._reread_chars = 0
 
     def add(self, text: str) -> None:
         """More of it."""
         if self._held is not None:
-            self._held.append(self._text[: self._at])
-            self._held_chars += self._at
+            self._held.append(self._text[self._held_from : self._at])
+            self._held_chars += self._at - self._held_from
+            self._held_from = 0
         self._text = self._text[self._at :] + text
         self._at = 0
 
@@ -56,9 +58,7 @@ class TextFeed:
 
     def hold(self) -> None:
         """Keep what is read from here on; Mismatch where it becomes too much."""
-        self._text = self._text[self._at :]
-        self._at = 0
-        self._held, self._held_chars = [], 0
+        self._held, self._held_chars, self._held_from = [], 0, self._at
 
     def drop(self) -> None:
         """What was read since `hold` is done with."""
@@ -67,9 +67,11 @@ class TextFeed:
     def rewind(self) -> None:
         """Back to where `hold` was called."""
         assert self._held is not None
-        self._reread_chars += min(self._held_chars + self._at, MAX_HELD_CHARS)
-        self._text = "".join(self._held) + self._text
-        self._at = 0
+        self._reread_chars += min(self._read_since_hold(), MAX_HELD_CHARS)
+        if self._held:
+            self._text = "".join(self._held) + self._text[self._held_from :]
+            self._held_from = 0
+        self._at = self._held_from
         self._held = None
 
     # Reading
@@ -187,18 +189,18 @@ class TextFeed:
 
     def _read_to(self, at: int) -> None:
         self._at = at
-        if self._held is not None and self._held_chars + at > MAX_HELD_CHARS:
+        if self._held is not None and self._read_since_hold() > MAX_HELD_CHARS:
             raise Mismatch
+
+    def _read_since_hold(self) -> int:
+        return self._held_chars + self._at - self._held_from
 
     def _undecided(self, literals: Sequence[str]) -> int:
         """Where the earliest literal may begin that the text is too short to tell."""
-        size = len(self._text)
+        size, begun = len(self._text), _beginnings(tuple(literals))
         longest = max(map(len, literals))
-        for at in range(max(self._at, size - longest + 1), size):
-            end = self._text[at:]
-            if any(len(x) > len(end) and x.startswith(end) for x in literals):
-                return at
-        return size
+        at = max(self._at, size - longest + 1)
+        return next((i for i in range(at, size) if self._text[i:] in begun), size)
 
 
 _SPACE = re.compile(r"\s*")
@@ -208,6 +210,11 @@ _SPACE = re.compile(r"\s*")
 def _pattern(literals: tuple[str, ...]) -> re.Pattern[str]:
     longest_first = sorted(literals, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)))
+
+
+@lru_cache(maxsize=256)
+def _beginnings(literals: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(text[:size] for text in literals for size in range(1, len(text)))
 
 
 def first_of(literals: Sequence[str]) -> re.Pattern[str]:

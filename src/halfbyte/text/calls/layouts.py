@@ -106,7 +106,7 @@ class JsonCalls:
             elif bare and key in (*self.names, "function"):
                 found[key] = _unquoted((yield from feed.one_of(_quoted(offer.functions))))
             else:
-                found[key] = yield from value(feed)
+                found[key] = yield from value(feed, after=",}")
             yield from feed.space()
             if not (yield from feed.take(",")):
                 yield from feed.expect("}")
@@ -293,7 +293,7 @@ class PythonCalls:
                 yield from feed.expect("=")
             else:
                 key = offer.parameter_at(name, len(arguments))
-            arguments[key] = yield from value(feed, self.syntax)
+            arguments[key] = yield from value(feed, self.syntax, ",)")
             yield from feed.space()
             if not (yield from feed.take(",")):
                 yield from feed.expect(")")

@@ -236,13 +236,25 @@ class AnswerReader:
                 self.add_calls(more)
             yield from self._end_calls()
             return
-        for tag in self._form.tags:
+        fenced = list[Tag]()
+        yield from self._attempt(self._look_into_fence(fenced))
+        for tag in fenced:
             for layout in tag.layouts:
                 calls = yield from self._attempt(self._bare(layout, tag.open, tag.close, last=last))
                 if calls is not None:
                     self.add_calls(calls)
                     yield from self._end_calls()
                     return
+
+    def _look_into_fence(self, tags: list[Tag]) -> Steps[list[Call]]:
+        """Note the tags that begin after the line that opens a code fence; it is never read."""
+        yield from self._feed.space()
+        if (yield from open_fence(self._feed)):
+            yield from self._feed.space()
+            for tag in self._form.tags:
+                if (yield from self._feed.at(tag.open)):
+                    tags.append(tag)
+        raise Mismatch
 
     def _bare(self, layout: Layout, begin: str, end: str, *, last: bool) -> Steps[list[Call]]:
         """Calls that begin here; between `begin` and `end` only in a fence, else see `_tagged`."""

@@ -25,7 +25,6 @@ _SCALAR = re.compile(r"[A-Za-z0-9_+.\-]*")
 _NUMBER = re.compile(r"[+-]?(\d+)(\.\d*)?([eE][+-]?\d+)?")
 _BARE_KEY = re.compile(r"[^\s:,{}\[\]()\"']*")
 _HEX = frozenset("0123456789abcdefABCDEF")
-_AFTER_STRING = frozenset(",:]})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +44,17 @@ class Syntax:
 JSON = Syntax()
 
 
-def value(feed: TextFeed, syntax: Syntax = JSON, depth: int = 0) -> Steps[Any]:
-    """The value that comes next; Mismatch where none does."""
+def value(feed: TextFeed, syntax: Syntax = JSON, after: str = "", depth: int = 0) -> Steps[Any]:
+    """The value that comes next; Mismatch where none does.
+
+    `after`: characters that may follow a string here; others leave its quote a part of it.
+    """
     if depth > MAX_DEPTH:
         raise Mismatch
     yield from feed.space()
     quote = yield from feed.one_of(syntax.quotes)
     if quote is not None:
-        found: Any = yield from string(feed, quote, raw=syntax.is_raw(quote, depth))
+        found: Any = yield from string(feed, quote, after, raw=syntax.is_raw(quote, depth))
         return found
     first = yield from feed.peek()
     if first == "{":
@@ -66,8 +68,8 @@ def value(feed: TextFeed, syntax: Syntax = JSON, depth: int = 0) -> Steps[Any]:
     return found
 
 
-def string(feed: TextFeed, quote: str, *, raw: bool) -> Steps[str]:
-    """The rest of a string whose opening quote is read."""
+def string(feed: TextFeed, quote: str, after: str, *, raw: bool) -> Steps[str]:
+    """The rest of a string whose opening quote is read, and the white space after it."""
     stops = (quote,) if raw else (quote, "\\")
     pieces = list[str]()
     while True:
@@ -81,7 +83,7 @@ def string(feed: TextFeed, quote: str, *, raw: bool) -> Steps[str]:
         else:
             space = yield from feed.space()
             following = yield from feed.peek()
-            if not following or following in _AFTER_STRING:
+            if not following or following in after:
                 return _paired("".join(pieces))
             pieces += (quote, space)
 
@@ -115,7 +117,7 @@ def _members(feed: TextFeed, syntax: Syntax, depth: int) -> Steps[dict[str, Any]
             return found
         key = yield from key_of(feed, syntax, depth + 1)
         yield from feed.expect(":")
-        found[key] = yield from value(feed, syntax, depth + 1)
+        found[key] = yield from value(feed, syntax, ",}", depth + 1)
         yield from feed.space()
         if not (yield from feed.take(",")):
             yield from feed.expect("}")
@@ -126,7 +128,7 @@ def key_of(feed: TextFeed, syntax: Syntax = JSON, depth: int = 0) -> Steps[str]:
     """A key and the white space after it."""
     quote = yield from feed.one_of(syntax.quotes)
     if quote is not None:
-        key = yield from string(feed, quote, raw=syntax.is_raw(quote, depth))
+        key = yield from string(feed, quote, ":", raw=syntax.is_raw(quote, depth))
     else:
         key = yield from feed.run(_BARE_KEY)
         if not (key and syntax.bare_keys):
@@ -141,7 +143,7 @@ def _items(feed: TextFeed, end: str, syntax: Syntax, depth: int) -> Steps[list[A
         yield from feed.space()
         if (yield from feed.take(end)):
             return found
-        found.append((yield from value(feed, syntax, depth + 1)))
+        found.append((yield from value(feed, syntax, "," + end, depth + 1)))
         yield from feed.space()
         if not (yield from feed.take(",")):
             yield from feed.expect(end)
