@@ -157,7 +157,7 @@ class NativeModel {
                  const Array<std::int32_t, 1>& logit_rows,
                  const std::optional<Array<std::int32_t, 2>>& paths,
                  const std::int32_t* forwards = nullptr, bool head = false) const;
-    // One row a sequence; `starts` is 0 .. B and outlives the step, `forwards` as above.
+    // One row per sequence; `starts` is 0 .. B and outlives the step, `forwards` as above.
     Step checked_roots(const Array<std::int32_t, 1>& tokens, const Array<std::int32_t, 1>& first,
                        const Array<std::int32_t, 2>& pages, const std::vector<std::int32_t>& starts,
                        const std::vector<std::int32_t>& forwards) const;

@@ -12,8 +12,7 @@ namespace halfbyte {
 
 // For the time it exists the GIL is not held, and `of` is.
 //
-//     GIL given up  ->  forks kept off  ->  model locked  ->  work  ->  unlocked  ->  GIL taken
-//     back
+//     give up the GIL -> keep off forks -> lock the model -> work -> unlock -> take back the GIL
 //
 // No thread waits for the GIL while it holds anything, so none of these waits can be a circle:
 // between the arrows no Python object (an nb::ndarray neither) may be made, copied or dropped.

@@ -79,7 +79,7 @@ std::tuple<Result<std::int32_t>, Result<float>> NativeModel::decode(
         const Call call(mutex_);
         decoded = model_->draft(roots, at, wanted, std::move(how), 0, &interrupt_.wanted);
     }
-    // Nobody stops before the others.
+    // All sequences end after the same number of tokens.
     const std::size_t n = static_cast<std::size_t>(decoded.counts[0]);
     std::vector<std::int32_t> ids(B * n);
     std::vector<float> logprobs(B * n);

@@ -8,7 +8,7 @@ namespace {
 
 constexpr std::size_t kFirstPlaces = 64;
 
-// Nobody outside the process knows it, so no prompt can be made of tokens that collide.
+// It is not known outside the process, so no prompt can be made of tokens that collide.
 std::uint64_t secret() {
     static const std::uint64_t value = [] {
         std::random_device device;

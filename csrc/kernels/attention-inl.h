@@ -1,10 +1,11 @@
 // Attention of a block of queries over one chunk of a paged KV cache, over any tier's F32x16.
 //
-// A page of one KV head:   K [D][S]   16 positions of one dimension are one vector, so a score
-// needs no
-//                                     sum across lanes and one K vector serves every query of the
-//                                     block
+// clang-format off
+// A page of one KV head:   K [D][S]   16 positions of one dimension are one vector, so a score needs
+//                                     no sum across lanes, and one K vector serves every query of
+//                                     the block
 //                          V [S][D]   16 dimensions of one position
+// clang-format on
 //
 // Every query is its own chain of operations (scores: d ascending; output: position ascending), so
 // neither the number of queries nor how they are blocked can change a bit of the result.

@@ -7,13 +7,14 @@
 
 namespace halfbyte {
 
-constexpr int kPanel = 32;  // output rows of a packed panel: two tiles of 16
-constexpr int kAttentionChunk =
-    256;                        // positions reduced together; part of the numbers, docs/numerics.md
-constexpr int kRowBlock = 8;    // rows that share one pass over K and V
-constexpr int kMostGroup = 64;  // query heads that share a KV head
+// clang-format off
+constexpr int kPanel = 32;            // output rows of a packed panel: two tiles of 16
+constexpr int kAttentionChunk = 256;  // positions reduced together; part of the numbers, docs/numerics.md
+constexpr int kRowBlock = 8;          // rows that share one pass over K and V
+constexpr int kMostGroup = 64;        // query heads that share a KV head
 constexpr int kMostQueries = kRowBlock * kMostGroup;  // of one attention call
-constexpr int kLogitChunk = 1024;  // vocabulary entries reduced together, likewise
+constexpr int kLogitChunk = 1024;     // vocabulary entries reduced together, likewise
+// clang-format on
 
 // How scales and offsets are stored: as f16 and f32, or both as int8, counted in a unit of the row.
 enum class Scales { kF16, kF16Offset, kInt8, kInt8Offset };

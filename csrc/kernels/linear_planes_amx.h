@@ -2,7 +2,7 @@
 //
 // tdpbsud multiplies a tile of 16 rows x 64 signed bytes with one of 64 unsigned bytes x 16
 // outputs. The panel unpacked to bytes (linear_planes_avx512.h) already has that layout: four
-// inputs of 16 outputs a row. Integers inside a group are exact and groups are added in the same
+// inputs of 16 outputs per row. Integers inside a group are exact and groups are added in the same
 // order with the same roundings, so the bits are those of the AVX-512 tier. The vector units, which
 // scale and add every group, are the limit here (about 50 cycles for 16 x 16 outputs of a group of
 // 32 against 18 for the tile product).

@@ -15,12 +15,12 @@ struct AttentionItem {
 };
 
 struct AttentionPlan {
-    // false: an item covers every chunk of its rows and finishes them. true: one chunk an item, so
+    // false: an item covers every chunk of its rows and finishes them. true: one chunk per item, so
     // that one long row keeps every thread busy; partial states are merged after a barrier.
     bool split = false;
     std::vector<AttentionItem> items;
     std::vector<int> row_state;   // split: [M] first state of the row: [heads][chunks of the row]
-    std::vector<int> row_chunks;  // split: [M] number of chunks, from row_first_chunk
+    std::vector<int> row_chunks;  // split: [M] number of chunks of the row
     int states = 0;
 };
 

@@ -25,8 +25,8 @@ void Model::transform(const Transform& t, const float* x, int begin, int end, fl
 }
 
 // The input of `down`. As it is, each thread quantizes the part `made` by itself. A transform needs
-// whole rows, so it waits for everyone; then the threads share rows and parts of rows. That is one
-// more barrier a layer, and nothing is computed twice.
+// whole rows, so it waits for all threads; then they share rows and parts of rows. That is one
+// more barrier per layer, and nothing is computed twice.
 Model::Input Model::hidden_input(const Linear& down, LevelSpec level, Slice made, int thread) {
     const int M = step_.rows, F = shape_.intermediate, T = pool_.size();
     const int group = down.dense ? 1 : down.planes.group;

@@ -96,8 +96,7 @@ std::size_t Model::bytes_read(LevelSpec level, const ReducedHead* reduced) const
     return total;
 }
 
-// ---- one step
-// -------------------------------------------------------------------------------------
+// ---- one step -----------------------------------------------------------------------------------
 
 void Model::reserve(const Step& step) {
     const std::size_t rows = std::max(step.num_logit_rows, 1);

@@ -154,7 +154,7 @@ class Model {
     void forward(const Step& step, LevelSpec level);
     std::vector<Choice> forward_sample(const Step& step, LevelSpec level,
                                        const std::vector<SamplingRow>& sampling);
-    // step has one row a sequence; sampling[b].position is that of the first token drafted. It
+    // step has one row per sequence; sampling[b].position is that of the first token drafted. It
     // ends early when `interrupt` becomes true, after the forward it is in.
     Draft draft(const Step& step, LevelSpec level, const std::vector<std::int32_t>& lengths,
                 std::vector<SamplingRow> sampling, float min_confidence,
