@@ -1,8 +1,8 @@
 # make demo   set everything up, then decode with the demo model and show the table
 # make test   the whole default test suite
 # make slow   the tests that need minutes or a large model
-# make asan   the native module under AddressSanitizer and UndefinedBehaviorSanitizer (an hour on 2 cores)
-# make tsan   the same under ThreadSanitizer, with 1 to 5 threads (an hour)
+# make asan   the native module under AddressSanitizer and UndefinedBehaviorSanitizer
+# make tsan   the same under ThreadSanitizer, with 1 to 5 threads
 # make lint   ruff, mypy --strict, clang-format, generated parts of documents
 # make build  the native module again after a change in csrc/
 # make docs   the documentation site, into build/site
