@@ -17,6 +17,7 @@ from halfbyte.config import Level, ModelConfig, RopeConfig
 from halfbyte.formats.planes import dequantize, pack, pack_pairs
 from halfbyte.formats.weights import Dense, Planes
 from halfbyte.runtime import reference_ops as ops
+from halfbyte.runtime.norm import rms_norm
 from halfbyte.runtime.protocol import KvBits, Runtime
 from tests.support.runtimes import (
     all_logits,
@@ -323,7 +324,7 @@ def test_attention_over_the_runtime_s_own_cache_is_the_twin_s(
     logits = all_logits(runtime, tokens, Level.parse("f32"))
 
     x = _values(weights, "embed")[tokens]
-    normed = ops.rms_norm(x, weights.vector("layers.0.norm.attn"), config.norm_eps)
+    normed = rms_norm(x, weights.vector("layers.0.norm.attn"), config.norm_eps)
     q = ops.linear_dense(_values(weights, "layers.0.attn.q"), normed)
     positions = np.arange(500, dtype=np.int32)
     angles = ops.rope_angles(positions, config.rope.inverse_frequencies(config.head_dim))
@@ -333,7 +334,7 @@ def test_attention_over_the_runtime_s_own_cache_is_the_twin_s(
     for m in (0, 1, 23, 24, 25, 255, 256, 257, 300, 499):
         first = max(0, m - window + 1) if window else 0
         attended = ops.attend(q[m].reshape(2, 4, 32), keys, values, first, m).reshape(-1)
-        expected = ops.rms_norm(x[m] + attended, weights.vector("norm.final"), config.norm_eps)
+        expected = rms_norm(x[m] + attended, weights.vector("norm.final"), config.norm_eps)
         assert relative_error(logits[m], expected) <= 1e-6
 
 
