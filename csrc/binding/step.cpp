@@ -192,10 +192,10 @@ Step NativeModel::checked(const Array<std::int32_t, 1>& tokens,
                "every sequence needs rows and a position");
         std::int64_t beyond = 0, last = first(b) + (forwards ? forwards[b] : end - begin) - 1;
         if (paths && checked_paths(*paths, begin, end, beyond)) last = first(b) + beyond;
-        expect(last < kMostPositions, "a position beyond 2^30");
         const std::int64_t columns = last < 0 ? 0 : last / model_->page_size() + 1;
         expect(columns <= static_cast<std::int64_t>(pages.shape(1)),
                "page table too short for the positions");
+        expect(last < kMostPositions, "a position beyond 2^30");
         for (std::int64_t c = 0; c < columns; ++c)
             expect(pages(b, c) >= 0 && pages(b, c) < model_->pages(), "page table names no page");
     }

@@ -35,7 +35,7 @@ def test_every_endpoint_is_described_and_every_reference_exists(http: httpx.Clie
 
 def test_what_is_ignored_is_said_to_be(http: httpx.Client) -> None:
     fields = http.get("/openapi.json").json()["components"]["schemas"]["ChatBody"]["properties"]
-    for name in ("user", "store", "metadata", "service_tier", "reasoning_effort"):
+    for name in ("user", "store", "metadata", "service_tier"):
         assert "ignored" in fields[name]["description"]
 
 
