@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from halfbyte import _native
 from halfbyte.config import Level
 from halfbyte.runtime import native, native_head
-from halfbyte.runtime.protocol import Adjustments, Batch, Sampling
+from halfbyte.runtime.protocol import Adjustments, Batch, DraftRun, Sampling
 from tests.support.runtimes import prefix_batch, random_tokens
 from tests.support.tiny_heads import HEADS, make_head
 from tests.support.tiny_models import tiny
@@ -146,12 +146,14 @@ def _use(name: str, text: str) -> tuple[list[Call], list[Call]]:
     runtime.forward(prefix_batch(tokens, 16), level, rows)
     runtime.forward(tree, level, rows)
     runtime.forward_sample(tree, level, rows, _sampling(4, vocab))
-    runtime.draft(two, level, lengths, _sampling(2, vocab), 0.1)
+    run = DraftRun(level, lengths, 0.1)
+    runtime.draft(two, run, _sampling(2, vocab))
     runtime.decode(two, level, 4, _sampling(2, vocab))
-    runtime.draft_and_verify(two, level, lengths, level, _sampling(2, vocab), 0.1)
+    runtime.draft_and_verify(two, run, level, _sampling(2, vocab))
     ids = np.arange(0, vocab, 3, dtype=np.int32)
     if text != "f32":
-        runtime.draft(two, level, lengths, _sampling(2, vocab), 0.0, runtime.reduce_head(ids))
+        reduced = DraftRun(level, lengths, head=runtime.reduce_head(ids))
+        runtime.draft(two, reduced, _sampling(2, vocab))
     runtime.copy_kv(two.page_tables[0], np.array([17, 20], np.int32), np.array([3, 4], np.int32))
     starts = np.array([0, 3, 5], np.int32)
     width = weights.config.hidden_size
