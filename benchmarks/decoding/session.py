@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from halfbyte.config import Level
 from halfbyte.runtime.protocol import Batch, DraftRun, Runtime, Sampling
-from halfbyte.sampling.choice import GREEDY
+from halfbyte.sampling.choice import GREEDY, sampling_of
 
 _NO_ROWS = np.empty(0, dtype=np.int32)
 
@@ -76,4 +76,4 @@ class Session:
 
 def _greedy(position: int, count: int) -> Sampling:
     positions = np.arange(position, position + count, dtype=np.int32)
-    return Sampling(*GREEDY.rows(count), positions=positions)
+    return sampling_of([GREEDY], positions, [count])

@@ -18,8 +18,8 @@ from benchmarks.measure.workloads import Workload, token_ids
 from halfbyte import LLM, SamplingParams
 from halfbyte.config import Level
 from halfbyte.errors import SourceError
-from halfbyte.runtime.protocol import Batch, DraftRun, Runtime, Sampling
-from halfbyte.sampling.choice import GREEDY
+from halfbyte.runtime.protocol import Batch, DraftRun, Runtime
+from halfbyte.sampling.choice import GREEDY, sampling_of
 
 TOGETHER = 16  # texts recorded at a time
 
@@ -123,7 +123,7 @@ def _backwards(
         starts = np.arange(count + 1, dtype=np.int32)
         lengths = np.full(count, length, dtype=np.int32)
         batch = Batch(roots, starts, firsts, tables)
-        drawing = Sampling(*GREEDY.rows(count), positions=firsts + 1)
+        drawing = sampling_of([GREEDY], firsts + 1, [count])
         drafted = runtime.draft(batch, DraftRun(level, lengths), drawing)
         for own, tokens in zip(found, drafted.tokens.tolist(), strict=True):
             own.append(tokens)

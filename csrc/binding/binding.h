@@ -18,6 +18,7 @@
 
 #include "binding/array.h"
 #include "binding/call.h"
+#include "binding/fields.h"
 #include "model/model.h"
 
 namespace halfbyte {
@@ -42,18 +43,72 @@ Result<T> to_numpy(std::vector<T> values, std::vector<std::size_t> shape) {
 using PlanePart = std::tuple<Array<std::uint8_t, 2>, std::optional<Array<std::uint8_t, 2>>,
                              AnyMatrix, std::optional<AnyMatrix>, std::optional<Array<float, 1>>>;
 
-// starts [R + 1], ids, adds, factors, subtracts [E], mask_rows [R], masks [K][V / 32]: see
-// halfbyte/runtime/protocol.py.
-using AdjustmentArrays =
-    std::tuple<Array<std::int32_t, 1>, Array<std::int32_t, 1>, Array<float, 1>, Array<float, 1>,
-               Array<float, 1>, Array<std::int32_t, 1>, Array<std::uint32_t, 2>>;
+// Adjustments, Batch and DraftRun of halfbyte/runtime/protocol.py, which say what the arrays are.
+struct AdjustmentArrays {
+    Array<std::int32_t, 1> starts, ids;
+    Array<float, 1> adds, factors, subtracts;
+    Array<std::int32_t, 1> mask_rows;
+    Array<std::uint32_t, 2> masks;
+    static constexpr std::tuple kFields{std::pair{"starts", &AdjustmentArrays::starts},
+                                        std::pair{"ids", &AdjustmentArrays::ids},
+                                        std::pair{"adds", &AdjustmentArrays::adds},
+                                        std::pair{"factors", &AdjustmentArrays::factors},
+                                        std::pair{"subtracts", &AdjustmentArrays::subtracts},
+                                        std::pair{"mask_rows", &AdjustmentArrays::mask_rows},
+                                        std::pair{"masks", &AdjustmentArrays::masks}};
+};
+
+struct BatchArrays {
+    Array<std::int32_t, 1> tokens, row_starts, first_positions;
+    Array<std::int32_t, 2> page_tables;
+    std::optional<Array<std::int32_t, 2>> paths;
+    static constexpr std::tuple kFields{std::pair{"tokens", &BatchArrays::tokens},
+                                        std::pair{"row_starts", &BatchArrays::row_starts},
+                                        std::pair{"first_positions", &BatchArrays::first_positions},
+                                        std::pair{"page_tables", &BatchArrays::page_tables},
+                                        std::pair{"paths", &BatchArrays::paths}};
+};
+
+struct DraftArrays {
+    Array<std::int32_t, 1> lengths;
+    float min_confidence = 0;
+    int head = 0;
+    static constexpr std::tuple kFields{std::pair{"lengths", &DraftArrays::lengths},
+                                        std::pair{"min_confidence", &DraftArrays::min_confidence},
+                                        std::pair{"head", &DraftArrays::head}};
+};
+
+// CoreShape of halfbyte/runtime/native.py.
+struct ShapeFields {
+    int vocab = 0, hidden = 0, intermediate = 0, layers = 0, heads = 0, kv_heads = 0, head_dim = 0;
+    float norm_eps = 0;
+    int sliding_window = 0;
+    bool tied_head = false;
+    Array<float, 1> inverse_frequencies;
+    int features = 0, embedding_rows = 0;
+    bool wide = false;
+    static constexpr std::tuple kFields{
+        std::pair{"vocab", &ShapeFields::vocab},
+        std::pair{"hidden", &ShapeFields::hidden},
+        std::pair{"intermediate", &ShapeFields::intermediate},
+        std::pair{"layers", &ShapeFields::layers},
+        std::pair{"heads", &ShapeFields::heads},
+        std::pair{"kv_heads", &ShapeFields::kv_heads},
+        std::pair{"head_dim", &ShapeFields::head_dim},
+        std::pair{"norm_eps", &ShapeFields::norm_eps},
+        std::pair{"sliding_window", &ShapeFields::sliding_window},
+        std::pair{"tied_head", &ShapeFields::tied_head},
+        std::pair{"inverse_frequencies", &ShapeFields::inverse_frequencies},
+        std::pair{"features", &ShapeFields::features},
+        std::pair{"embedding_rows", &ShapeFields::embedding_rows},
+        std::pair{"wide", &ShapeFields::wide}};
+};
 
 // Weight, activation and head bits.
 using LevelBits = std::tuple<int, int, int>;
 
-// temperatures, top_ks, top_ps, min_ps, seeds, positions [R].
-using SamplingArrays = std::tuple<Array<float, 1>, Array<std::int32_t, 1>, Array<float, 1>,
-                                  Array<float, 1>, Array<std::uint64_t, 1>, Array<std::int32_t, 1>>;
+// Records of SamplingRow, one per row, as their bytes.
+using SamplingBytes = Array<std::uint8_t, 1>;
 
 using Speculated =
     std::tuple<std::vector<std::vector<std::int32_t>>, std::vector<std::vector<float>>,
@@ -61,7 +116,10 @@ using Speculated =
 
 constexpr std::size_t kMostTops = 1 << 28;  // most likely tokens that a call may ask for
 
-std::vector<SamplingRow> sampling_rows(std::size_t R, const SamplingArrays& arrays);
+// How R rows are drawn.
+std::vector<Sampling> sampling_rows(std::size_t R, const SamplingBytes& bytes);
+// The same for roots, which report nothing and are held to nothing.
+std::vector<Sampling> root_sampling(std::size_t R, const SamplingBytes& bytes);
 
 void bind_suffixes(nb::module_& m);
 
@@ -69,10 +127,7 @@ void bind_suffixes(nb::module_& m);
 // From any thread: a call waits for the one under way.
 class NativeModel {
   public:
-    NativeModel(int vocab, int hidden, int intermediate, int layers, int heads, int kv_heads,
-                int head_dim, float norm_eps, int sliding_window, bool tied_head,
-                Array<float, 1> inverse_frequencies, const std::string& tier, int threads,
-                int max_rows, int features, int embedding_rows, bool wide);
+    NativeModel(const ShapeFields& shape, const std::string& tier, int threads, int max_rows);
     // The last `wide` groups need `lo` at every level; parts may have it for those alone.
     void set_planes(const std::string& slot, int layer, std::vector<PlanePart> parts, int group,
                     int wide);
@@ -85,34 +140,23 @@ class NativeModel {
     void set_vector(const std::string& slot, int layer, Array<float, 1> values);
     void allocate_kv(int pages, int page_size, const std::string& dtype);
 
-    Result<float> forward(Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> row_starts,
-                          Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages,
-                          LevelBits level, Array<std::int32_t, 1> logit_rows,
-                          std::optional<Array<std::int32_t, 2>> paths);
+    Result<float> forward(const BatchArrays& batch, LevelBits level,
+                          Array<std::int32_t, 1> logit_rows);
     std::tuple<Result<std::int32_t>, Result<float>, Result<std::int32_t>, Result<float>>
-    forward_sample(Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> row_starts,
-                   Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages, LevelBits level,
-                   Array<std::int32_t, 1> logit_rows, const SamplingArrays& sampling,
-                   std::optional<Array<std::int32_t, 2>> paths,
-                   const std::optional<AdjustmentArrays>& adjustments,
-                   const std::optional<Array<std::int32_t, 1>>& forced,
-                   const std::optional<Array<std::int32_t, 1>>& tops);
+    forward_sample(const BatchArrays& batch, LevelBits level, Array<std::int32_t, 1> logit_rows,
+                   const SamplingBytes& sampling,
+                   const std::optional<AdjustmentArrays>& adjustments);
     std::tuple<Result<std::int32_t>, Result<std::int32_t>> draft(
-        Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages,
-        LevelBits level, Array<std::int32_t, 1> lengths, const SamplingArrays& sampling,
-        const std::optional<AdjustmentArrays>& adjustments, float min_confidence, int head);
+        const BatchArrays& roots, const DraftArrays& run, LevelBits level,
+        const SamplingBytes& sampling, const std::optional<AdjustmentArrays>& adjustments);
     // `length` tokens of each sequence and their logprobs; it may be interrupted.
-    std::tuple<Result<std::int32_t>, Result<float>> decode(Array<std::int32_t, 1> tokens,
-                                                           Array<std::int32_t, 1> first,
-                                                           Array<std::int32_t, 2> pages,
+    std::tuple<Result<std::int32_t>, Result<float>> decode(const BatchArrays& roots,
                                                            LevelBits level, int length,
-                                                           const SamplingArrays& sampling);
+                                                           const SamplingBytes& sampling);
     // A draft at one level and the verify of it at another: tokens and logprobs of each sequence,
     // how many it proposed, the draft's forwards and seconds.
-    Speculated draft_and_verify(Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> first,
-                                Array<std::int32_t, 2> pages, LevelBits level,
-                                Array<std::int32_t, 1> lengths, LevelBits target,
-                                const SamplingArrays& sampling, float min_confidence, int head);
+    Speculated draft_and_verify(const BatchArrays& roots, const DraftArrays& run, LevelBits level,
+                                LevelBits target, const SamplingBytes& sampling);
     // True: a `decode` ends after the forward it is in, as does any from now on. Any thread.
     void interrupt(bool wanted) { interrupt_.wanted = wanted; }
     void copy_kv(Array<std::int32_t, 1> pages, Array<std::int32_t, 1> sources,
@@ -132,9 +176,7 @@ class NativeModel {
     void keep_features(std::vector<int> taps);
     Result<float> read_features(Array<std::int32_t, 1> pages, Array<std::int32_t, 1> positions);
     std::tuple<Result<std::int32_t>, Result<float>, Result<float>> forward_best(
-        Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> row_starts,
-        Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages, LevelBits level,
-        Array<std::int32_t, 1> logit_rows, std::optional<Array<std::int32_t, 2>> paths,
+        const BatchArrays& batch, LevelBits level, Array<std::int32_t, 1> logit_rows,
         Array<float, 2> features, int k);
 
     std::size_t bytes_read(LevelBits level, int head);
@@ -152,21 +194,18 @@ class NativeModel {
     void finish(const std::string& slot);
 
     // forwards[b]: steps of one row that sequence b goes on for (a draft); null: this one only.
-    Step checked(const Array<std::int32_t, 1>& tokens, const Array<std::int32_t, 1>& row_starts,
-                 const Array<std::int32_t, 1>& first, const Array<std::int32_t, 2>& pages,
-                 const Array<std::int32_t, 1>& logit_rows,
-                 const std::optional<Array<std::int32_t, 2>>& paths,
+    Step checked(const BatchArrays& batch, const Array<std::int32_t, 1>& logit_rows,
                  const std::int32_t* forwards = nullptr, bool head = false) const;
-    // One row per sequence; `starts` is 0 .. B and outlives the step, `forwards` as above.
-    Step checked_roots(const Array<std::int32_t, 1>& tokens, const Array<std::int32_t, 1>& first,
-                       const Array<std::int32_t, 2>& pages, const std::vector<std::int32_t>& starts,
+    // One row per sequence; `rows` is 0 .. B - 1 and outlives the step, `forwards` as above.
+    Step checked_roots(const BatchArrays& roots, const std::vector<std::int32_t>& rows,
                        const std::vector<std::int32_t>& forwards) const;
+    DraftRun checked_run(const DraftArrays& run, LevelBits level, std::size_t B) const;
     const ReducedHead* reduced_head(int number) const;
     // `reduced`: the head that is used, null for the whole one.
     LevelSpec checked_level(LevelBits level, const ReducedHead* reduced = nullptr) const;
-    void adjust_rows(const AdjustmentArrays& arrays, std::vector<SamplingRow>& rows) const;
-    void force_rows(const Array<std::int32_t, 1>& forced, std::vector<SamplingRow>& rows) const;
-    std::size_t most_tops(const Array<std::int32_t, 1>& tops, std::size_t rows) const;
+    void adjust_rows(const AdjustmentArrays& arrays, std::vector<Sampling>& rows) const;
+    void check_forced(const std::vector<Sampling>& rows) const;
+    std::size_t most_tops(const std::vector<Sampling>& rows) const;
 
     std::unique_ptr<Model> model_;
     std::vector<const ReducedHead*> reduced_;
@@ -176,3 +215,14 @@ class NativeModel {
 };
 
 }  // namespace halfbyte
+
+namespace nanobind::detail {
+template <>
+struct type_caster<halfbyte::AdjustmentArrays> : fields_caster<halfbyte::AdjustmentArrays> {};
+template <>
+struct type_caster<halfbyte::BatchArrays> : fields_caster<halfbyte::BatchArrays> {};
+template <>
+struct type_caster<halfbyte::DraftArrays> : fields_caster<halfbyte::DraftArrays> {};
+template <>
+struct type_caster<halfbyte::ShapeFields> : fields_caster<halfbyte::ShapeFields> {};
+}  // namespace nanobind::detail

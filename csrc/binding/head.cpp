@@ -67,14 +67,13 @@ Result<float> NativeModel::read_features(Array<std::int32_t, 1> pages,
 }
 
 std::tuple<Result<std::int32_t>, Result<float>, Result<float>> NativeModel::forward_best(
-    Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> row_starts, Array<std::int32_t, 1> first,
-    Array<std::int32_t, 2> pages, LevelBits level, Array<std::int32_t, 1> logit_rows,
-    std::optional<Array<std::int32_t, 2>> paths, Array<float, 2> features, int k) {
-    Step step = checked(tokens, row_starts, first, pages, logit_rows, paths, nullptr, true);
+    const BatchArrays& batch, LevelBits level, Array<std::int32_t, 1> logit_rows,
+    Array<float, 2> features, int k) {
+    Step step = checked(batch, logit_rows, nullptr, true);
     const LevelSpec at = checked_level(level);
     const ModelShape& s = model_->shape();
     const std::size_t width = features.shape(1), R = step.num_logit_rows, H = s.hidden;
-    expect(s.features > 0 && features.shape(0) == tokens.shape(0) &&
+    expect(s.features > 0 && features.shape(0) == batch.tokens.shape(0) &&
                (width == static_cast<std::size_t>(s.features) || width == H),
            "a draft head needs the features of every row");
     expect(k > 0 && k <= s.vocab && R * k <= kMostTops,

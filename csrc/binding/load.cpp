@@ -54,11 +54,11 @@ void check_scales(const std::string& slot, std::size_t count, std::size_t groups
 
 }  // namespace
 
-NativeModel::NativeModel(int vocab, int hidden, int intermediate, int layers, int heads,
-                         int kv_heads, int head_dim, float norm_eps, int sliding_window,
-                         bool tied_head, Array<float, 1> inverse_frequencies,
-                         const std::string& tier, int threads, int max_rows, int features,
-                         int embedding_rows, bool wide) {
+NativeModel::NativeModel(const ShapeFields& shape, const std::string& tier, int threads,
+                         int max_rows) {
+    const auto& [vocab, hidden, intermediate, layers, heads, kv_heads, head_dim, norm_eps,
+                 sliding_window, tied_head, inverse_frequencies, features, embedding_rows, wide] =
+        shape;
     // The bounds are far above any model's, and keep every product of sizes below 2^63.
     expect(vocab > 0 && vocab <= 1 << 24, "vocab must be 1..16777216");
     expect(layers > 0 && layers <= 1 << 12, "layers must be 1..4096");
@@ -85,11 +85,21 @@ NativeModel::NativeModel(int vocab, int hidden, int intermediate, int layers, in
     expect(kernels != nullptr, "tier " + tier + " cannot run on this processor");
     std::vector<float> frequencies(inverse_frequencies.data(),
                                    inverse_frequencies.data() + head_dim / 2);
-    model_ =
-        std::make_unique<Model>(ModelShape{vocab, hidden, intermediate, layers, heads, kv_heads,
-                                           head_dim, norm_eps, sliding_window, tied_head,
-                                           std::move(frequencies), features, embedding_rows, wide},
-                                *kernels, threads, max_rows);
+    model_ = std::make_unique<Model>(ModelShape{.vocab = vocab,
+                                                .hidden = hidden,
+                                                .intermediate = intermediate,
+                                                .layers = layers,
+                                                .heads = heads,
+                                                .kv_heads = kv_heads,
+                                                .head_dim = head_dim,
+                                                .norm_eps = norm_eps,
+                                                .sliding_window = sliding_window,
+                                                .tied_head = tied_head,
+                                                .inverse_frequencies = std::move(frequencies),
+                                                .features = features,
+                                                .embedding_rows = embedding_rows,
+                                                .wide = wide},
+                                     *kernels, threads, max_rows);
     model_->layers.resize(layers);
 }
 

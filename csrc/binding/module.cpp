@@ -95,12 +95,8 @@ NB_MODULE(_native, m) {
           "offsets"_a, "lo_weight"_a);
     bind_suffixes(m);
     nb::class_<NativeModel>(m, "NativeModel")
-        .def(nb::init<int, int, int, int, int, int, int, float, int, bool, Array<float, 1>,
-                      const std::string&, int, int, int, int, bool>(),
-             "vocab"_a, "hidden"_a, "intermediate"_a, "layers"_a, "heads"_a, "kv_heads"_a,
-             "head_dim"_a, "norm_eps"_a, "sliding_window"_a, "tied_head"_a, "inverse_frequencies"_a,
-             "tier"_a, "threads"_a, "max_rows"_a, "features"_a = 0, "embedding_rows"_a = 0,
-             "wide"_a = false)
+        .def(nb::init<const ShapeFields&, const std::string&, int, int>(), "shape"_a, "tier"_a,
+             "threads"_a, "max_rows"_a)
         .def("set_planes", &NativeModel::set_planes, "slot"_a, "layer"_a, "parts"_a, "group"_a,
              "wide"_a)
         .def("set_rotation", &NativeModel::set_rotation, "slot"_a, "layer"_a, "matrix"_a, "block"_a,

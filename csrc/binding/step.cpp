@@ -1,5 +1,6 @@
 // The steps of a NativeModel: what a forward and the KV pool are asked for is checked first.
 #include <algorithm>
+#include <cstring>
 
 #include "binding/binding.h"
 
@@ -36,22 +37,27 @@ bool allows_any(const std::uint32_t* mask, std::size_t vocab) {
 
 }  // namespace
 
-std::vector<SamplingRow> sampling_rows(std::size_t R, const SamplingArrays& arrays) {
-    const auto& [temperatures, top_ks, top_ps, min_ps, seeds, positions] = arrays;
-    expect(temperatures.shape(0) == R && top_ks.shape(0) == R && top_ps.shape(0) == R &&
-               min_ps.shape(0) == R && seeds.shape(0) == R && positions.shape(0) == R,
-           "sampling needs one entry a row");
-    std::vector<SamplingRow> rows(R);
+std::vector<Sampling> sampling_rows(std::size_t R, const SamplingBytes& bytes) {
+    expect(bytes.shape(0) == R * sizeof(SamplingRow), "sampling needs one record per row");
+    std::vector<Sampling> rows(R);
     for (std::size_t r = 0; r < R; ++r)
-        rows[r] = {temperatures(r), top_ks(r), top_ps(r), min_ps(r), seeds(r), positions(r)};
+        std::memcpy(static_cast<SamplingRow*>(&rows[r]), bytes.data() + r * sizeof(SamplingRow),
+                    sizeof(SamplingRow));
     return rows;
 }
 
-Result<float> NativeModel::forward(Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> row_starts,
-                                   Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages,
-                                   LevelBits level, Array<std::int32_t, 1> logit_rows,
-                                   std::optional<Array<std::int32_t, 2>> paths) {
-    const Step step = checked(tokens, row_starts, first, pages, logit_rows, paths);
+std::vector<Sampling> root_sampling(std::size_t R, const SamplingBytes& bytes) {
+    std::vector<Sampling> rows = sampling_rows(R, bytes);
+    for (Sampling& row : rows) {
+        row.forced = -1;
+        row.tops = 0;
+    }
+    return rows;
+}
+
+Result<float> NativeModel::forward(const BatchArrays& batch, LevelBits level,
+                                   Array<std::int32_t, 1> logit_rows) {
+    const Step step = checked(batch, logit_rows);
     const LevelSpec at = checked_level(level);
     const std::size_t V = model_->shape().vocab, R = step.num_logit_rows;
     std::vector<float> out(R * V);
@@ -64,38 +70,32 @@ Result<float> NativeModel::forward(Array<std::int32_t, 1> tokens, Array<std::int
 }
 
 std::tuple<Result<std::int32_t>, Result<float>, Result<std::int32_t>, Result<float>>
-NativeModel::forward_sample(Array<std::int32_t, 1> tokens, Array<std::int32_t, 1> row_starts,
-                            Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages,
-                            LevelBits level, Array<std::int32_t, 1> logit_rows,
-                            const SamplingArrays& sampling,
-                            std::optional<Array<std::int32_t, 2>> paths,
-                            const std::optional<AdjustmentArrays>& adjustments,
-                            const std::optional<Array<std::int32_t, 1>>& forced,
-                            const std::optional<Array<std::int32_t, 1>>& tops) {
-    const Step step = checked(tokens, row_starts, first, pages, logit_rows, paths);
+NativeModel::forward_sample(const BatchArrays& batch, LevelBits level,
+                            Array<std::int32_t, 1> logit_rows, const SamplingBytes& sampling,
+                            const std::optional<AdjustmentArrays>& adjustments) {
+    const Step step = checked(batch, logit_rows);
     const LevelSpec at = checked_level(level);
     const std::size_t R = step.num_logit_rows;
     auto rows = sampling_rows(R, sampling);
     if (adjustments) adjust_rows(*adjustments, rows);
-    if (forced) force_rows(*forced, rows);
-    const std::size_t N = tops ? most_tops(*tops, R) : 0;
+    check_forced(rows);
+    const std::size_t N = most_tops(rows);
     std::vector<std::int32_t> top_ids(R * N, -1);
     std::vector<float> top_logprobs(R * N);
     for (std::size_t r = 0; N && r < R; ++r) {
-        rows[r].tops = (*tops)(r);
         rows[r].top_ids = top_ids.data() + r * N;
         rows[r].top_logprobs = top_logprobs.data() + r * N;
     }
-    std::vector<Choice> chosen;
+    std::vector<Drawn> drawn;
     {
         const Call call(mutex_);
-        chosen = model_->forward_sample(step, at, rows);
+        drawn = model_->forward_sample(step, at, rows);
     }
     std::vector<std::int32_t> ids(R);
     std::vector<float> logprobs(R);
     for (std::size_t r = 0; r < R; ++r) {
-        ids[r] = chosen[r].token;
-        logprobs[r] = chosen[r].logprob;
+        ids[r] = drawn[r].token;
+        logprobs[r] = drawn[r].logprob;
     }
     return {to_numpy(std::move(ids), {R}), to_numpy(std::move(logprobs), {R}),
             to_numpy(std::move(top_ids), {R, N}), to_numpy(std::move(top_logprobs), {R, N})};
@@ -113,8 +113,11 @@ NativeModel::capture_layer(int layer, Array<float, 2> x, Array<std::int32_t, 1> 
     const std::vector<std::int32_t> tokens(M, 0);
     const std::size_t none = 0;
     const Array<std::int32_t, 1> no_rows(tokens.data(), 1, &none);
-    const Step step = checked(Array<std::int32_t, 1>(tokens.data(), 1, &M), row_starts, first,
-                              pages, no_rows, std::nullopt);
+    const Step step = checked({.tokens = Array<std::int32_t, 1>(tokens.data(), 1, &M),
+                               .row_starts = row_starts,
+                               .first_positions = first,
+                               .page_tables = pages},
+                              no_rows);
     const LevelSpec level = checked_level({weight_bits, act_bits, weight_bits});
     std::vector<float> qkv(M * hidden), o(M * attended), gate_up(M * hidden), down(M * inner),
         out(M * hidden);
@@ -169,12 +172,9 @@ std::size_t NativeModel::bytes_read(LevelBits level, int head) {
     return model_->bytes_read(checked_level(level, reduced), reduced);
 }
 
-Step NativeModel::checked(const Array<std::int32_t, 1>& tokens,
-                          const Array<std::int32_t, 1>& row_starts,
-                          const Array<std::int32_t, 1>& first, const Array<std::int32_t, 2>& pages,
-                          const Array<std::int32_t, 1>& logit_rows,
-                          const std::optional<Array<std::int32_t, 2>>& paths,
+Step NativeModel::checked(const BatchArrays& batch, const Array<std::int32_t, 1>& logit_rows,
                           const std::int32_t* forwards, bool head) const {
+    const auto& [tokens, row_starts, first, pages, paths] = batch;
     const std::size_t M = tokens.shape(0), B = first.shape(0);
     expect_running();
     expect(model_->shape().features == 0 || head, "a draft head runs forward_best only");
@@ -204,17 +204,17 @@ Step NativeModel::checked(const Array<std::int32_t, 1>& tokens,
     for (std::size_t r = 0; r < logit_rows.shape(0); ++r)
         expect(logit_rows(r) >= 0 && logit_rows(r) < static_cast<std::int32_t>(M),
                "logit row outside the step");
-    return {static_cast<int>(M),
-            static_cast<int>(B),
-            tokens.data(),
-            row_starts.data(),
-            first.data(),
-            pages.data(),
-            static_cast<int>(pages.shape(1)),
-            logit_rows.data(),
-            static_cast<int>(logit_rows.shape(0)),
-            paths ? paths->data() : nullptr,
-            paths ? static_cast<int>(paths->shape(1)) : 0};
+    return {.rows = static_cast<int>(M),
+            .sequences = static_cast<int>(B),
+            .tokens = tokens.data(),
+            .row_starts = row_starts.data(),
+            .first = first.data(),
+            .pages = pages.data(),
+            .page_columns = static_cast<int>(pages.shape(1)),
+            .logit_rows = logit_rows.data(),
+            .num_logit_rows = static_cast<int>(logit_rows.shape(0)),
+            .paths = paths ? paths->data() : nullptr,
+            .path_width = paths ? static_cast<int>(paths->shape(1)) : 0};
 }
 
 const ReducedHead* NativeModel::reduced_head(int number) const {
@@ -236,8 +236,7 @@ LevelSpec NativeModel::checked_level(LevelBits level, const ReducedHead* reduced
     return {weight_bits, act_bits, head_bits};
 }
 
-void NativeModel::adjust_rows(const AdjustmentArrays& arrays,
-                              std::vector<SamplingRow>& rows) const {
+void NativeModel::adjust_rows(const AdjustmentArrays& arrays, std::vector<Sampling>& rows) const {
     const auto& [starts, ids, adds, factors, subtracts, mask_rows, masks] = arrays;
     const std::size_t R = rows.size(), E = ids.shape(0), K = masks.shape(0);
     const std::size_t vocab = model_->shape().vocab, words = (vocab + 31) / 32;
@@ -253,12 +252,11 @@ void NativeModel::adjust_rows(const AdjustmentArrays& arrays,
     for (std::size_t r = 0; r < R; ++r) {
         expect(starts(r) <= starts(r + 1), "adjustments: starts must not fall");
         const std::size_t at = starts(r);
-        rows[r].adjust = {ids.data() + at,
-                          adds.data() + at,
-                          factors.data() + at,
-                          subtracts.data() + at,
-                          static_cast<std::size_t>(starts(r + 1) - starts(r)),
-                          nullptr};
+        rows[r].adjust = {.ids = ids.data() + at,
+                          .adds = adds.data() + at,
+                          .factors = factors.data() + at,
+                          .subtracts = subtracts.data() + at,
+                          .count = static_cast<std::size_t>(starts(r + 1) - starts(r))};
         if (mask_rows(r) < 0) continue;
         expect(static_cast<std::size_t>(mask_rows(r)) < K, "mask_rows names no mask");
         rows[r].adjust.mask = masks.data() + mask_rows(r) * words;
@@ -266,23 +264,18 @@ void NativeModel::adjust_rows(const AdjustmentArrays& arrays,
     }
 }
 
-void NativeModel::force_rows(const Array<std::int32_t, 1>& forced,
-                             std::vector<SamplingRow>& rows) const {
-    expect(forced.shape(0) == rows.size(), "forced: one entry a row");
-    for (std::size_t r = 0; r < rows.size(); ++r) {
-        expect(forced(r) < model_->shape().vocab, "forced token outside the vocabulary");
-        rows[r].forced = forced(r);
-    }
+void NativeModel::check_forced(const std::vector<Sampling>& rows) const {
+    for (const Sampling& row : rows)
+        expect(row.forced < model_->shape().vocab, "forced token outside the vocabulary");
 }
 
-std::size_t NativeModel::most_tops(const Array<std::int32_t, 1>& tops, std::size_t rows) const {
-    expect(tops.shape(0) == rows, "tops: one entry per row");
+std::size_t NativeModel::most_tops(const std::vector<Sampling>& rows) const {
     std::int32_t most = 0;
-    for (std::size_t r = 0; r < rows; ++r) {
-        expect(tops(r) >= 0 && tops(r) <= model_->shape().vocab, "tops must be 0..vocabulary");
-        most = std::max(most, tops(r));
+    for (const Sampling& row : rows) {
+        expect(row.tops >= 0 && row.tops <= model_->shape().vocab, "tops must be 0..vocabulary");
+        most = std::max(most, row.tops);
     }
-    expect(most * rows <= kMostTops, "tops must be fewer than 2^28 in all rows");
+    expect(most * rows.size() <= kMostTops, "tops must be fewer than 2^28 in all rows");
     return most;
 }
 

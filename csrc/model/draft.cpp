@@ -7,10 +7,9 @@
 
 namespace halfbyte {
 
-Draft Model::draft(const Step& step, LevelSpec level, const std::vector<std::int32_t>& lengths,
-                   std::vector<SamplingRow> sampling, float min_confidence,
-                   const std::atomic<bool>* interrupt) {
-    const int B = step.sequences;
+Draft Model::draft(const Step& roots, const DraftRun& run, std::vector<Sampling> sampling) {
+    const int B = roots.sequences;
+    const std::vector<std::int32_t>& lengths = run.lengths;
     const int most = *std::max_element(lengths.begin(), lengths.end());
     Draft result;
     result.tokens.assign(static_cast<std::size_t>(B) * most, 0);
@@ -19,8 +18,8 @@ Draft Model::draft(const Step& step, LevelSpec level, const std::vector<std::int
 
     // The sequences still drafting, compacted: which one, its rows and its pages.
     std::vector<std::int32_t> active, tokens, starts, first, pages, rows;
-    std::vector<SamplingRow> how;
-    std::vector<Choice> drawn(B);
+    std::vector<Sampling> how;
+    std::vector<Drawn> drawn(B);
     const auto compact = [&](auto&& keep) {
         std::size_t n = 0;
         for (std::size_t i = 0; i < active.size(); ++i) {
@@ -40,30 +39,29 @@ Draft Model::draft(const Step& step, LevelSpec level, const std::vector<std::int
         const int n = static_cast<int>(active.size());
         starts.resize(n + 1);
         rows.resize(n);
-        pages.resize(static_cast<std::size_t>(n) * step.page_columns);
+        pages.resize(static_cast<std::size_t>(n) * roots.page_columns);
         for (int i = 0; i <= n; ++i) starts[i] = i;
         for (int i = 0; i < n; ++i) {
             rows[i] = i;
-            std::copy_n(step.pages + static_cast<std::size_t>(active[i]) * step.page_columns,
-                        step.page_columns,
-                        pages.begin() + static_cast<std::size_t>(i) * step.page_columns);
+            std::copy_n(roots.pages + static_cast<std::size_t>(active[i]) * roots.page_columns,
+                        roots.page_columns,
+                        pages.begin() + static_cast<std::size_t>(i) * roots.page_columns);
         }
-        Step one{n,
-                 n,
-                 tokens.data(),
-                 starts.data(),
-                 first.data(),
-                 pages.data(),
-                 step.page_columns,
-                 rows.data(),
-                 n};
-        one.reduced = step.reduced;
-        begin_step(one);
+        begin_step({.rows = n,
+                    .sequences = n,
+                    .tokens = tokens.data(),
+                    .row_starts = starts.data(),
+                    .first = first.data(),
+                    .pages = pages.data(),
+                    .page_columns = roots.page_columns,
+                    .logit_rows = rows.data(),
+                    .num_logit_rows = n,
+                    .reduced = run.reduced});
     };
     for (int b = 0; b < B; ++b) {
         active.push_back(b);
-        tokens.push_back(step.tokens[b]);
-        first.push_back(step.first[b]);
+        tokens.push_back(roots.tokens[b]);
+        first.push_back(roots.first[b]);
         how.push_back(sampling[b]);
     }
     compact([&](std::size_t i) { return lengths[active[i]] > 0; });
@@ -72,16 +70,16 @@ Draft Model::draft(const Step& step, LevelSpec level, const std::vector<std::int
     next();
     pool_.run([&](int thread) {
         while (true) {
-            run_layers(level, thread);
-            run_head(level, thread);
+            run_layers(run.level, thread);
+            run_head(run.level, thread);
             sample_rows(how, drawn, thread);
             pool_.barrier();
             if (thread == 0) {
                 compact([&](std::size_t i) {
                     const int b = active[i];
                     const bool sure =
-                        drawn[i].token >= 0 &&
-                        (min_confidence <= 0 || std::exp(drawn[i].logprob) >= min_confidence);
+                        drawn[i].token >= 0 && (run.min_confidence <= 0 ||
+                                                std::exp(drawn[i].logprob) >= run.min_confidence);
                     if (!sure) return false;
                     const std::size_t at = static_cast<std::size_t>(b) * most + result.counts[b]++;
                     result.tokens[at] = drawn[i].token;
@@ -92,7 +90,7 @@ Draft Model::draft(const Step& step, LevelSpec level, const std::vector<std::int
                     how[i].adjust.mask = nullptr;  // it was made for the first token
                     return result.counts[b] < lengths[b];
                 });
-                if (interrupt && interrupt->load(std::memory_order_relaxed)) active.clear();
+                if (run.interrupt && run.interrupt->load(std::memory_order_relaxed)) active.clear();
                 if (!active.empty()) next();
             }
             pool_.barrier();
@@ -102,12 +100,10 @@ Draft Model::draft(const Step& step, LevelSpec level, const std::vector<std::int
     return result;
 }
 
-Speculation Model::draft_and_verify(const Step& roots, LevelSpec level,
-                                    const std::vector<std::int32_t>& lengths, LevelSpec target,
-                                    const std::vector<SamplingRow>& sampling,
-                                    float min_confidence) {
+Speculation Model::draft_and_verify(const Step& roots, const DraftRun& run, LevelSpec target,
+                                    const std::vector<Sampling>& sampling) {
     const auto started = std::chrono::steady_clock::now();
-    Draft drafted = draft(roots, level, lengths, sampling, min_confidence);
+    Draft drafted = draft(roots, run, sampling);
     Speculation done;
     done.draft_seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
@@ -115,12 +111,12 @@ Speculation Model::draft_and_verify(const Step& roots, LevelSpec level,
     // Each root and what was drafted after it; every row is sampled.
     const std::size_t most = drafted.tokens.size() / roots.sequences;
     std::vector<std::int32_t> tokens, starts{0}, rows;
-    std::vector<SamplingRow> how;
+    std::vector<Sampling> how;
     for (int b = 0; b < roots.sequences; ++b) {
         const std::int32_t* proposed = drafted.tokens.data() + b * most;
         const std::int32_t count = drafted.counts[b];
         // One that stopped early ran a forward more than it proposed.
-        done.forwards = std::max(done.forwards, std::min(count + 1, lengths[b]));
+        done.forwards = std::max(done.forwards, std::min(count + 1, run.lengths[b]));
         tokens.push_back(roots.tokens[b]);
         tokens.insert(tokens.end(), proposed, proposed + count);
         starts.push_back(static_cast<std::int32_t>(tokens.size()));
@@ -135,8 +131,7 @@ Speculation Model::draft_and_verify(const Step& roots, LevelSpec level,
     step.tokens = tokens.data();
     step.row_starts = starts.data();
     step.logit_rows = rows.data();
-    step.reduced = nullptr;
-    const std::vector<Choice> sampled = forward_sample(step, target, how);
+    const std::vector<Drawn> sampled = forward_sample(step, target, how);
 
     for (int b = 0; b < roots.sequences; ++b) {
         auto& got = done.tokens.emplace_back();

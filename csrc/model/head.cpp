@@ -21,13 +21,13 @@ Best Model::forward_best(const Step& step, LevelSpec level, int k, float* hidden
     Best best;
     best.tokens.resize(R * k);
     best.logprobs.resize(R * k);
-    std::vector<SamplingRow> tops(R);
+    std::vector<Sampling> tops(R);
     for (std::size_t r = 0; r < R; ++r) {
         tops[r].tops = k;
         tops[r].top_ids = best.tokens.data() + r * k;
         tops[r].top_logprobs = best.logprobs.data() + r * k;
     }
-    std::vector<Choice> first(R);
+    std::vector<Drawn> first(R);
     pool_.run([&](int thread) {
         run_layers(level, thread);
         run_head(level, thread);

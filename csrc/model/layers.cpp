@@ -240,14 +240,14 @@ void Model::run_head(LevelSpec level, int thread) {
     pool_.barrier();
 }
 
-void Model::sample_rows(const std::vector<SamplingRow>& sampling, std::vector<Choice>& out,
+void Model::sample_rows(const std::vector<Sampling>& sampling, std::vector<Drawn>& out,
                         int thread) {
     const Vocabulary vocab = step_vocabulary();
     const int chunks = (vocab.size + kLogitChunk - 1) / kLogitChunk;
     for (int r = thread; r < step_.num_logit_rows; r += pool_.size()) {
         const ChunkStats* stats = chunk_stats_.data() + static_cast<std::size_t>(r) * chunks;
-        out[r] = choose(logits(r), vocab, {stats, static_cast<std::size_t>(chunks)}, sampling[r],
-                        threads_[thread].sampling);
+        out[r] = draw_token(logits(r), vocab, {stats, static_cast<std::size_t>(chunks)},
+                            sampling[r], threads_[thread].sampling);
     }
 }
 

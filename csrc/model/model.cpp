@@ -140,11 +140,11 @@ void Model::forward(const Step& step, LevelSpec level) {
     });
 }
 
-std::vector<Choice> Model::forward_sample(const Step& step, LevelSpec level,
-                                          const std::vector<SamplingRow>& sampling) {
+std::vector<Drawn> Model::forward_sample(const Step& step, LevelSpec level,
+                                         const std::vector<Sampling>& sampling) {
     reserve(step);
     begin_step(step);
-    std::vector<Choice> out(step.num_logit_rows);
+    std::vector<Drawn> out(step.num_logit_rows);
     pool_.run([&](int thread) {
         run_layers(level, thread);
         run_head(level, thread);

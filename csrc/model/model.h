@@ -90,6 +90,15 @@ struct LayerRows {
     float *qkv, *o, *gate_up, *down, *out;
 };
 
+// How sequences are drafted for from their roots.
+struct DraftRun {
+    LevelSpec level;
+    std::vector<std::int32_t> lengths;             // [B] tokens at most
+    float min_confidence = 0;                      // a token less likely ends its draft
+    const ReducedHead* reduced = nullptr;          // null: the whole head
+    const std::atomic<bool>* interrupt = nullptr;  // true: end after the forward under way
+};
+
 struct Draft {
     std::vector<std::int32_t> tokens;  // [B][most]
     std::vector<float> logprobs;       // [B][most]
@@ -152,17 +161,13 @@ class Model {
 
     // Writes KV of every row; logits of the rows asked for are left in logits().
     void forward(const Step& step, LevelSpec level);
-    std::vector<Choice> forward_sample(const Step& step, LevelSpec level,
-                                       const std::vector<SamplingRow>& sampling);
-    // step has one row per sequence; sampling[b].position is that of the first token drafted. It
-    // ends early when `interrupt` becomes true, after the forward it is in.
-    Draft draft(const Step& step, LevelSpec level, const std::vector<std::int32_t>& lengths,
-                std::vector<SamplingRow> sampling, float min_confidence,
-                const std::atomic<bool>* interrupt = nullptr);
+    std::vector<Drawn> forward_sample(const Step& step, LevelSpec level,
+                                      const std::vector<Sampling>& sampling);
+    // `roots` has one row per sequence; sampling[b].position is that of the first token drafted.
+    Draft draft(const Step& roots, const DraftRun& run, std::vector<Sampling> sampling);
     // `draft`, then `forward_sample` at `target` of the roots and what was drafted after each.
-    Speculation draft_and_verify(const Step& roots, LevelSpec level,
-                                 const std::vector<std::int32_t>& lengths, LevelSpec target,
-                                 const std::vector<SamplingRow>& sampling, float min_confidence);
+    Speculation draft_and_verify(const Step& roots, const DraftRun& run, LevelSpec target,
+                                 const std::vector<Sampling>& sampling);
 
     // Runs layer l over rows x [M][hidden] of the residual stream in place of embedded tokens.
     void capture_layer(const Step& step, LevelSpec level, int l, const float* x,
@@ -213,8 +218,7 @@ class Model {
     Input hidden_input(const Linear& down, LevelSpec level, Slice made, int thread);
     Slice slice(int panels, int unit, int thread) const;
     Input make_input(int rows);
-    void sample_rows(const std::vector<SamplingRow>& sampling, std::vector<Choice>& out,
-                     int thread);
+    void sample_rows(const std::vector<Sampling>& sampling, std::vector<Drawn>& out, int thread);
     KvView kv_view(int layer) const;
     Vocabulary step_vocabulary() const {
         if (!step_.reduced) return {shape_.vocab, nullptr};

@@ -55,7 +55,7 @@ void keep_top_p(std::vector<Candidate>& c, double top, double p) {
 // Gumbel-max. `first` (the largest l) is tried first: a good early best rules most others out
 // cheaply.
 std::int32_t draw(const std::vector<Candidate>& c, const Candidate& first, Vocabulary vocab,
-                  const SamplingRow& how) {
+                  const Sampling& how) {
     const std::uint64_t base =
         mix(mix(how.seed) + static_cast<std::uint64_t>(static_cast<std::int64_t>(how.position)));
     Candidate best{first.first + gumbel(uniform(base, vocab.id(first.second))), first.second};
@@ -123,7 +123,7 @@ void gather_candidates(const float* logits, Vocabulary vocab, double t, const st
 }
 
 std::int32_t sample(const float* logits, Vocabulary vocab, const Candidate& best,
-                    const SamplingRow& how, std::vector<Candidate>& candidates) {
+                    const Sampling& how, std::vector<Candidate>& candidates) {
     const double t = how.temperature;
     const Candidate largest{best.first / t, best.second};
     const double floor =
@@ -142,7 +142,7 @@ std::int32_t sample(const float* logits, Vocabulary vocab, const Candidate& best
 
 // The `tops` largest raw logits, best first. A chunk whose largest cannot enter is not looked at.
 void find_tops(const float* logits, int vocab, std::span<const ChunkStats> chunks, double top,
-               double log_sum, const SamplingRow& how, std::vector<Candidate>& found) {
+               double log_sum, const Sampling& how, std::vector<Candidate>& found) {
     const std::size_t wanted = how.tops;
     found.clear();
     for (std::size_t c = 0; c < chunks.size(); ++c) {
@@ -172,8 +172,8 @@ std::int32_t Vocabulary::index(std::int32_t id) const {
     return at != ids + size && *at == id ? static_cast<std::int32_t>(at - ids) : -1;
 }
 
-Choice choose(const float* logits, Vocabulary vocab, std::span<const ChunkStats> chunks,
-              const SamplingRow& how, SamplingScratch& scratch) {
+Drawn draw_token(const float* logits, Vocabulary vocab, std::span<const ChunkStats> chunks,
+                 const Sampling& how, SamplingScratch& scratch) {
     const ChunkStats* top = &chunks[0];
     for (const ChunkStats& c : chunks)
         if (c.max > top->max) top = &c;

@@ -16,18 +16,23 @@ struct Adjustments {
     const std::uint32_t* mask = nullptr;  // [V / 32] bits of the ids allowed; null: all
 };
 
+// How a row turns logits into a token: as SamplingRow in halfbyte/runtime/protocol.py, field by
+// field.
 struct SamplingRow {
+    std::uint64_t seed = 0;
     float temperature = 0.0f;
     std::int32_t top_k = 0;
     float top_p = 1.0f;
     float min_p = 0.0f;
-    std::uint64_t seed = 0;
     std::int32_t position = 0;
-    Adjustments adjust;
     std::int32_t forced = -1;  // >= 0: this token, whatever the logits say
-    // Where the `tops` most likely tokens of the raw logits go, best first.
-    int tops = 0;
-    std::int32_t* top_ids = nullptr;
+    std::int32_t tops = 0;     // so many most likely tokens of the raw logits are reported
+};
+
+// A row's way, with what belongs to the call.
+struct Sampling : SamplingRow {
+    Adjustments adjust;
+    std::int32_t* top_ids = nullptr;  // [tops] best first
     float* top_logprobs = nullptr;
 };
 
@@ -47,7 +52,7 @@ struct ChunkStats {
     float sum;
 };
 
-struct Choice {
+struct Drawn {
     std::int32_t token;
     float logprob;
 };
@@ -59,7 +64,7 @@ struct SamplingScratch {
 };
 
 // `chunks` in ascending order. Token -1: the mask allows none of the vocabulary.
-Choice choose(const float* logits, Vocabulary vocab, std::span<const ChunkStats> chunks,
-              const SamplingRow& how, SamplingScratch& scratch);
+Drawn draw_token(const float* logits, Vocabulary vocab, std::span<const ChunkStats> chunks,
+                 const Sampling& how, SamplingScratch& scratch);
 
 }  // namespace halfbyte

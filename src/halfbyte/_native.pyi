@@ -5,10 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from halfbyte.runtime.native import CoreShape
+from halfbyte.runtime.protocol import Adjustments, Batch, DraftRun
+
 _I32 = NDArray[np.int32]
 _F32 = NDArray[np.float32]
-_Adjustments = tuple[_I32, _I32, _F32, _F32, _F32, _I32, NDArray[np.uint32]]
-_Sampling = tuple[_F32, _I32, _F32, _F32, NDArray[np.uint64], _I32]
+_Records = NDArray[np.uint8]  # of halfbyte.runtime.protocol.SAMPLING_ROW
 _LevelBits = tuple[int, int, int]  # weights, activations, head
 _Scales = NDArray[np.uint16] | NDArray[np.int8]  # bits of f16; int8 with a unit
 _Offsets = _F32 | NDArray[np.int8] | None
@@ -49,26 +51,7 @@ class SuffixIndex:
     def nodes(self) -> int: ...
 
 class NativeModel:
-    def __init__(
-        self,
-        vocab: int,
-        hidden: int,
-        intermediate: int,
-        layers: int,
-        heads: int,
-        kv_heads: int,
-        head_dim: int,
-        norm_eps: float,
-        sliding_window: int,
-        tied_head: bool,
-        inverse_frequencies: _F32,
-        tier: str,
-        threads: int,
-        max_rows: int,
-        features: int = 0,
-        embedding_rows: int = 0,
-        wide: bool = False,
-    ) -> None: ...
+    def __init__(self, shape: CoreShape, tier: str, threads: int, max_rows: int) -> None: ...
     def set_planes(
         self, slot: str, layer: int, parts: list[_Part], group: int, wide: int
     ) -> None: ...
@@ -85,62 +68,33 @@ class NativeModel:
     ) -> None: ...
     def set_vector(self, slot: str, layer: int, values: _F32) -> None: ...
     def allocate_kv(self, pages: int, page_size: int, dtype: str) -> None: ...
-    def forward(
-        self,
-        tokens: _I32,
-        row_starts: _I32,
-        first_positions: _I32,
-        page_tables: _I32,
-        level: _LevelBits,
-        logit_rows: _I32,
-        paths: _I32 | None,
-    ) -> _F32: ...
+    def forward(self, batch: Batch, level: _LevelBits, logit_rows: _I32) -> _F32: ...
     def forward_sample(
         self,
-        tokens: _I32,
-        row_starts: _I32,
-        first_positions: _I32,
-        page_tables: _I32,
+        batch: Batch,
         level: _LevelBits,
         logit_rows: _I32,
-        sampling: _Sampling,
-        paths: _I32 | None,
-        adjustments: _Adjustments | None,
-        forced: _I32 | None,
-        tops: _I32 | None,
+        sampling: _Records,
+        adjustments: Adjustments | None,
     ) -> tuple[_I32, _F32, _I32, _F32]: ...
     def draft(
         self,
-        tokens: _I32,
-        first_positions: _I32,
-        page_tables: _I32,
+        roots: Batch,
+        run: DraftRun,
         level: _LevelBits,
-        lengths: _I32,
-        sampling: _Sampling,
-        adjustments: _Adjustments | None,
-        min_confidence: float,
-        head: int,
+        sampling: _Records,
+        adjustments: Adjustments | None,
     ) -> tuple[_I32, _I32]: ...
     def decode(
-        self,
-        tokens: _I32,
-        first_positions: _I32,
-        page_tables: _I32,
-        level: _LevelBits,
-        length: int,
-        sampling: _Sampling,
+        self, roots: Batch, level: _LevelBits, length: int, sampling: _Records
     ) -> tuple[_I32, _F32]: ...
     def draft_and_verify(
         self,
-        tokens: _I32,
-        first_positions: _I32,
-        page_tables: _I32,
+        roots: Batch,
+        run: DraftRun,
         level: _LevelBits,
-        lengths: _I32,
         target: _LevelBits,
-        sampling: _Sampling,
-        min_confidence: float,
-        head: int,
+        sampling: _Records,
     ) -> tuple[list[list[int]], list[list[float]], list[int], int, float]: ...
     def interrupt(self, wanted: bool) -> None: ...
     def copy_kv(self, pages: _I32, sources: _I32, targets: _I32) -> None: ...
@@ -158,16 +112,7 @@ class NativeModel:
     def keep_features(self, taps: list[int]) -> None: ...
     def read_features(self, pages: _I32, positions: _I32) -> _F32: ...
     def forward_best(
-        self,
-        tokens: _I32,
-        row_starts: _I32,
-        first_positions: _I32,
-        page_tables: _I32,
-        level: _LevelBits,
-        logit_rows: _I32,
-        paths: _I32 | None,
-        features: _F32,
-        k: int,
+        self, batch: Batch, level: _LevelBits, logit_rows: _I32, features: _F32, k: int
     ) -> tuple[_I32, _F32, _F32]: ...
     def read_kv(self, layer: int, page: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]: ...
     def reduce_head(self, ids: _I32) -> int: ...

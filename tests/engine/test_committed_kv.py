@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.sequence import Sequence
-from halfbyte.runtime.protocol import Runtime
+from halfbyte.runtime.protocol import Runtime, SamplingRow
 from halfbyte.sampling.choice import GREEDY, Choice
 from tests.support.engines import engine_of
 from tests.support.runtimes import NATIVE_KINDS, build, random_tokens
@@ -46,7 +46,7 @@ def _committed(runtime: Runtime, sequence: Sequence) -> list[NDArray[np.generic]
     return result
 
 
-@pytest.mark.parametrize("choice", [GREEDY, Choice(0.8, 40, 0.95, 0.0, 11)])
+@pytest.mark.parametrize("choice", [GREEDY, Choice(SamplingRow(11, 0.8, 40, 0.95))])
 @pytest.mark.parametrize("draft", ["w4a4", "w4a8"])
 def test_committed_kv_equals_that_of_plain_decoding(draft: str, choice: Choice) -> None:
     speculated = _run(f"{draft} > w8a16", EngineOptions(draft_length=3), choice)

@@ -16,7 +16,7 @@ from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.sequence import Sequence
 from halfbyte.errors import ArgumentError
-from halfbyte.runtime.protocol import Batch, Decoded, Sampled, Sampling
+from halfbyte.runtime.protocol import Batch, Decoded, Sampled, Sampling, SamplingRow
 from halfbyte.sampling.choice import GREEDY, Choice
 from tests.support.engines import engine_of
 from tests.support.fake_runtime import VOCAB, FakeRuntime
@@ -26,11 +26,13 @@ prompts = st.lists(
 )
 choices = st.builds(
     Choice,
-    st.sampled_from([0.0, 0.8]),
-    st.sampled_from([0, 5]),
-    st.sampled_from([1.0, 0.9]),
-    st.sampled_from([0.0, 0.1]),
-    st.integers(0, 2**64 - 1),
+    st.tuples(
+        st.integers(0, 2**64 - 1),
+        st.sampled_from([0.0, 0.8]),
+        st.sampled_from([0, 5]),
+        st.sampled_from([1.0, 0.9]),
+        st.sampled_from([0.0, 0.1]),
+    ).map(lambda values: SamplingRow(*values)),
 )
 
 
@@ -214,7 +216,7 @@ def test_a_burst_takes_no_longer_than_it_may(seconds: float) -> None:
 
 
 def test_nobody_who_waits_or_wants_more_is_kept_by_a_burst() -> None:
-    for choice, count in ((PLAIN, 3), (Choice(0.0, 0, 1.0, 0.0, 0, tops=2), 1)):
+    for choice, count in ((PLAIN, 3), (Choice(tops=2), 1)):
         runtime = SlowRuntime()
         options = EngineOptions(burst_seconds=1.0, max_batch=2)
         # Two run, of the same length, and with three the last one waits until they are done.

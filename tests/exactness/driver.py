@@ -13,25 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.config import Level
-from halfbyte.runtime.protocol import Batch, DraftRun, Runtime, Sampling
+from halfbyte.runtime.protocol import Batch, DraftRun, Runtime, Sampling, SamplingRow
 
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """How a sequence's tokens are chosen."""
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    seed: int = 0
+GREEDY = SamplingRow()
 
 
 @dataclass(slots=True)
 class Request:
     prompt: list[int]
     max_tokens: int
-    choice: Choice = Choice()
+    choice: SamplingRow = GREEDY
     draft_length: int | Callable[[int], int] = 0  # or a function of the cycle
     chunk: int = 512  # rows of a prefill step
 
@@ -158,15 +149,8 @@ class Driver:
 
 def sampling_of(requests: Sequence[Request], positions: Sequence[int]) -> Sampling:
     """One sampling row for each request named (a request may be named more than once)."""
-    choices = [r.choice for r in requests]
-    return Sampling(
-        temperatures=np.array([c.temperature for c in choices], np.float32),
-        top_ks=np.array([c.top_k for c in choices], np.int32),
-        top_ps=np.array([c.top_p for c in choices], np.float32),
-        min_ps=np.array([c.min_p for c in choices], np.float32),
-        seeds=np.array([c.seed for c in choices], np.uint64),
-        positions=np.array(positions, np.int32),
-    )
+    pairs = zip(requests, positions, strict=True)
+    return Sampling.of([r.choice._replace(position=at) for r, at in pairs])
 
 
 def committed_kv(runtime: Runtime, request: Request) -> bytes:

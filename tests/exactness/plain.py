@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from functools import cache
 
 from halfbyte.config import Level
-from halfbyte.runtime.protocol import Runtime
-from tests.exactness.driver import Choice, Driver, Request, committed_kv
+from halfbyte.runtime.protocol import Runtime, SamplingRow
+from tests.exactness.driver import GREEDY, Driver, Request, committed_kv
 from tests.support.runtimes import random_tokens, shared
 from tests.support.tiny_models import tiny
 
-GREEDY = Choice()
-SAMPLED = Choice(temperature=1.0, seed=2**63 + 5)
-FILTERED = Choice(temperature=0.8, top_k=40, top_p=0.95, min_p=0.02, seed=3)
+SAMPLED = SamplingRow(temperature=1.0, seed=2**63 + 5)
+FILTERED = SamplingRow(temperature=0.8, top_k=40, top_p=0.95, min_p=0.02, seed=3)
 CHOICES = {"greedy": GREEDY, "sampled": SAMPLED, "filtered": FILTERED}
 
 # target, draft; the last pair reads equal bytes, the first and third nest.
@@ -46,7 +45,13 @@ def prompt_of(model: str, length: int, seed: int) -> list[int]:
 
 @cache
 def plain(
-    kind: str, model: str, target: str, choice: Choice, prompt_len: int, seed: int, max_tokens: int
+    kind: str,
+    model: str,
+    target: str,
+    choice: SamplingRow,
+    prompt_len: int,
+    seed: int,
+    max_tokens: int,
 ) -> Outcome:
     """One thread, pages of 64, the prompt in one forward, one token a step, no company."""
     runtime = shared(kind, model, page_size=64, threads=1)

@@ -11,7 +11,7 @@ from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.sequence import Sequence
 from halfbyte.formats.weights import Weights
-from halfbyte.runtime.protocol import Runtime
+from halfbyte.runtime.protocol import Runtime, SamplingRow
 from halfbyte.sampling.choice import GREEDY, Choice
 from tests.support.runtimes import build, random_tokens
 from tests.support.tiny_models import CONFIGS, Kind, make, tiny
@@ -19,7 +19,7 @@ from tests.support.tiny_models import CONFIGS, Kind, make, tiny
 TOKENS = 40
 CHOICES = {
     "greedy": GREEDY,
-    "seeded": Choice(0.8, 40, 0.95, 0.02, 2**63 + 11),
+    "seeded": Choice(SamplingRow(2**63 + 11, 0.8, 40, 0.95, 0.02)),
 }
 
 

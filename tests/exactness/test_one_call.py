@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from halfbyte.config import Level
-from halfbyte.runtime.protocol import Batch, Decoded, DraftRun, Runtime, Sampling
+from halfbyte.runtime.protocol import Batch, Decoded, DraftRun, Runtime, Sampling, SamplingRow
 from halfbyte.runtime.stepwise import decode_stepwise, draft_and_verify_stepwise
 from tests.support.runtimes import build, every_runtime, every_tier, random_tokens
 from tests.support.tiny_models import tiny
@@ -32,15 +31,13 @@ def _prefill(runtime: Runtime, level: Level, vocab: int) -> tuple[Batch, Samplin
     first = np.array([n - 1 for n in PROMPTS], dtype=np.int32)
     roots = np.array([text[-1] for text in texts], dtype=np.int32)
     batch = Batch(roots, np.arange(len(PROMPTS) + 1, dtype=np.int32), first, pages)
-    sampling = Sampling(
-        temperatures=np.array([0.0, 1.0, 0.8], dtype=np.float32),
-        top_ks=np.array([0, 0, 20], dtype=np.int32),
-        top_ps=np.array([1.0, 1.0, 0.9], dtype=np.float32),
-        min_ps=np.array([0.0, 0.0, 0.01], dtype=np.float32),
-        seeds=np.array([0, 2**63 + 5, 7], dtype=np.uint64),
-        positions=first + np.int32(1),
-    )
-    return batch, sampling
+    ways = [
+        SamplingRow(),
+        SamplingRow(2**63 + 5, 1.0),
+        SamplingRow(7, 0.8, top_k=20, top_p=0.9, min_p=0.01),
+    ]
+    pairs = zip(ways, first.tolist(), strict=True)
+    return batch, Sampling.of([way._replace(position=at + 1) for way, at in pairs])
 
 
 def _runtime(kind: str) -> Runtime:
@@ -96,8 +93,7 @@ def test_another_thread_ends_a_burst_that_runs(kind: str) -> None:
     pages = np.arange(256, dtype=np.int32)[None]
     one = np.zeros(1, dtype=np.int32)
     batch = Batch(one + 3, np.array([0, 1], np.int32), one, pages)
-    floats = np.ones(1, dtype=np.float32)
-    sampling = Sampling(floats * 0, one, floats, floats * 0, one.astype(np.uint64), one + 1)
+    sampling = Sampling.of([SamplingRow(position=1)])
     timer = threading.Timer(0.02, lambda: runtime.interrupt(wanted=True))
     timer.start()
     decoded = runtime.decode(batch, level, length, sampling)
@@ -157,11 +153,9 @@ def test_the_core_accepts_what_the_rule_in_python_does(kind: str) -> None:
     for case in range(60):
         lengths = rng.integers(0, 7, len(PROMPTS)).astype(np.int32)
         run = DraftRun(Level.parse(("w4a4", "w4a8")[case % 2]), lengths)
-        how = replace(
-            sampling,
-            temperatures=rng.uniform(0.2, 2.0, len(PROMPTS)).astype(np.float32),
-            seeds=rng.integers(0, 1 << 63, len(PROMPTS)).astype(np.uint64),
-        )
+        how = sampling.shifted(0)
+        how.rows["temperature"] = rng.uniform(0.2, 2.0, len(PROMPTS))
+        how.rows["seed"] = rng.integers(0, 1 << 63, len(PROMPTS))
         done = runtime.draft_and_verify(batch, run, target, how)
         expected = draft_and_verify_stepwise(runtime, batch, run, target, how)
         assert done.tokens == expected.tokens

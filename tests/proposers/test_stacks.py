@@ -18,6 +18,7 @@ from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.sequence import Sequence
 from halfbyte.proposers.intermediate import Intermediate
 from halfbyte.proposers.runner import SharedRunner
+from halfbyte.runtime.protocol import SamplingRow
 from halfbyte.sampling.choice import GREEDY, Choice
 from tests.support.fake_runtime import VOCAB, FakeRuntime
 from tests.support.proposers import (
@@ -31,7 +32,7 @@ from tests.support.proposers import (
 )
 
 TARGET = Cascade.parse("w8a16")
-SEEDED = Choice(0.8, 5, 0.9, 0.1, 42)
+SEEDED = Choice(SamplingRow(42, 0.8, 5, 0.9, 0.1))
 PROMPTS = [[5, 1, 2, 5, 1], [11], [3] * 9]
 STACKS = [
     "w4a8 > w8a16",

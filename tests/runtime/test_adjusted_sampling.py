@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from halfbyte.config import Level
-from halfbyte.runtime.protocol import Adjustments, Batch, DraftRun, Sampling
+from halfbyte.runtime.protocol import Adjustments, Batch, DraftRun, Sampling, SamplingRow
 from halfbyte.runtime.reference_sampling import adjusted, sample_rows, sample_token
 from tests.support.runtimes import (
     KINDS,
@@ -21,6 +22,7 @@ from tests.support.runtimes import (
     random_tokens,
     shared,
 )
+from tests.support.sampling import sampling
 
 LEVEL = Level.parse("w8a8")
 ROWS = 8
@@ -58,14 +60,19 @@ def random_adjustments(rng: np.random.Generator, rows: int, vocab: int) -> Adjus
     )
 
 
-def random_sampling(rng: np.random.Generator, rows: int) -> Sampling:
-    return Sampling(
-        temperatures=rng.choice([0.0, 0.0, 0.7, 1.5], rows).astype(np.float32),
-        top_ks=rng.choice([0, 0, 1, 5, 200], rows).astype(np.int32),
-        top_ps=rng.choice([1.0, 0.8, 0.3], rows).astype(np.float32),
-        min_ps=rng.choice([0.0, 0.05], rows).astype(np.float32),
-        seeds=rng.integers(0, 2**64, rows, dtype=np.uint64),
-        positions=rng.integers(0, 2**31 - 1, rows).astype(np.int32),
+def random_sampling(
+    rng: np.random.Generator, rows: int, adjustments: Adjustments, **fields: Any
+) -> Sampling:
+    return sampling(
+        rows,
+        adjustments,
+        temperature=rng.choice([0.0, 0.0, 0.7, 1.5], rows),
+        top_k=rng.choice([0, 0, 1, 5, 200], rows),
+        top_p=rng.choice([1.0, 0.8, 0.3], rows),
+        min_p=rng.choice([0.0, 0.05], rows),
+        seed=rng.integers(0, 2**64, rows, dtype=np.uint64),
+        position=rng.integers(0, 2**31 - 1, rows),
+        **fields,
     )
 
 
@@ -79,22 +86,22 @@ def test_adjusted_tokens_and_tops_equal_the_twin_s(
     vocab = runtime.config.vocab_size
     batch = prefix_batch(random_tokens(ROWS, seed=int(rng.integers(9))), runtime.page_size)
     rows = np.arange(ROWS, dtype=np.int32)
-    sampling = replace(
-        random_sampling(rng, ROWS),
-        adjustments=random_adjustments(rng, ROWS, vocab),
-        forced=np.where(rng.random(ROWS) < 0.2, rng.integers(0, vocab, ROWS), -1).astype(np.int32),
-        tops=rng.choice([0, 1, 5, 20, vocab], ROWS).astype(np.int32),
+    how = random_sampling(
+        rng,
+        ROWS,
+        random_adjustments(rng, ROWS, vocab),
+        forced=np.where(rng.random(ROWS) < 0.2, rng.integers(0, vocab, ROWS), -1),
+        tops=rng.choice([0, 1, 5, 20, vocab], ROWS),
     )
-    expected = sample_rows(runtime.forward(batch, LEVEL, rows), sampling)
-    got = runtime.forward_sample(batch, LEVEL, rows, sampling)
+    expected = sample_rows(runtime.forward(batch, LEVEL, rows), how)
+    got = runtime.forward_sample(batch, LEVEL, rows, how)
     assert got.tokens.tolist() == expected.tokens.tolist()
     assert np.allclose(got.logprobs, expected.logprobs, rtol=1e-6, atol=1e-6)
-    assert sampling.tops is not None
     assert got.top_ids is not None
     assert got.top_logprobs is not None
     assert expected.top_ids is not None
     assert expected.top_logprobs is not None
-    for r, count in enumerate(sampling.tops.tolist()):
+    for r, count in enumerate(how.rows["tops"].tolist()):
         assert got.top_ids[r, :count].tolist() == expected.top_ids[r, :count].tolist()
         assert np.allclose(
             got.top_logprobs[r, :count], expected.top_logprobs[r, :count], rtol=1e-6, atol=1e-6
@@ -105,9 +112,9 @@ def test_adjusted_tokens_and_tops_equal_the_twin_s(
 def test_no_token_outside_its_mask_is_ever_drawn(seed: int) -> None:
     rng = np.random.default_rng(seed)
     a = random_adjustments(rng, ROWS, 131)
-    sampling = replace(random_sampling(rng, ROWS), adjustments=a)
+    how = random_sampling(rng, ROWS, a)
     logits = rng.normal(0, 4, (ROWS, 131)).astype(np.float32)
-    for r, token in enumerate(sample_rows(logits, sampling).tokens.tolist()):
+    for r, token in enumerate(sample_rows(logits, how).tokens.tolist()):
         if a.mask_rows[r] >= 0:
             assert a.masks[a.mask_rows[r], token // 32] >> (token % 32) & 1
 
@@ -127,12 +134,12 @@ def test_adjustments_follow_the_documented_order() -> None:
     # (1 + 1) / 2 - .25, -1 * 2 - .5, (2 - 3) * 4 - 1, forbidden
     assert out[:3].tolist() == [0.75, -2.5, -5.0]
     assert np.isnan(out[3])
-    assert sample_token(out, 0.0, 0, 1.0, 0.0, 0, 0) == 0
+    assert sample_token(out, SamplingRow()) == 0
 
 
 def test_a_token_forbidden_by_an_add_stays_when_nothing_else_remains() -> None:
     logits = np.array([np.nan, -np.inf, np.nan], dtype=np.float32)
-    assert sample_token(logits, 0.8, 0, 0.9, 0.1, 3, 4) == 1
+    assert sample_token(logits, SamplingRow(3, 0.8, 0, 0.9, 0.1, 4)) == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -150,13 +157,9 @@ def test_a_draft_takes_entries_for_every_token_and_the_mask_for_its_first(kind: 
     only = np.zeros(vocab, dtype=bool)
     only[50] = True
     banned = np.arange(100, dtype=np.int32)
-    sampling = Sampling(
-        temperatures=np.zeros(1, np.float32),
-        top_ks=np.zeros(1, np.int32),
-        top_ps=np.ones(1, np.float32),
-        min_ps=np.zeros(1, np.float32),
-        seeds=np.zeros(1, np.uint64),
-        positions=np.array([9], np.int32),
+    how = sampling(
+        1,
+        position=9,
         adjustments=Adjustments(
             starts=np.array([0, 100], np.int32),
             ids=banned,
@@ -167,7 +170,7 @@ def test_a_draft_takes_entries_for_every_token_and_the_mask_for_its_first(kind: 
             masks=words_of(only)[None],
         ),
     )
-    drafted = runtime.draft(batch, DraftRun(LEVEL, np.array([6], np.int32)), sampling)
+    drafted = runtime.draft(batch, DraftRun(LEVEL, np.array([6], np.int32)), how)
     first, *rest = drafted.tokens[0].tolist()
     assert first == 50
     assert all(t >= 100 for t in rest)
@@ -182,7 +185,7 @@ def test_arrays_that_do_not_fit_are_refused(kind: str, fault: str) -> None:
     rng = np.random.default_rng(1)
     a = random_adjustments(rng, ROWS, 131)
     a.mask_rows[:] = 0
-    sampling = replace(random_sampling(rng, ROWS), adjustments=a)
+    how = random_sampling(rng, ROWS, a)
     if fault == "id":
         a.ids[-1] = 131
     elif fault == "factor":
@@ -195,11 +198,11 @@ def test_arrays_that_do_not_fit_are_refused(kind: str, fault: str) -> None:
         a.masks[0] = 0
         a.masks[0, -1] = 1 << 31  # a bit past the vocabulary is none
     elif fault == "mask width":
-        sampling = replace(sampling, adjustments=replace(a, masks=a.masks[:, :-1].copy()))
+        how.adjustments = replace(a, masks=a.masks[:, :-1].copy())
     elif fault == "forced":
-        sampling = replace(sampling, forced=np.full(ROWS, 131, np.int32))
+        how.rows["forced"] = 131
     else:
-        sampling = replace(sampling, tops=np.full(ROWS, 132, np.int32))
+        how.rows["tops"] = 132
     batch = prefix_batch(random_tokens(ROWS), runtime.page_size)
     with pytest.raises(ValueError, match=r"."):
-        runtime.forward_sample(batch, LEVEL, np.arange(ROWS, dtype=np.int32), sampling)
+        runtime.forward_sample(batch, LEVEL, np.arange(ROWS, dtype=np.int32), how)

@@ -11,24 +11,21 @@ from halfbyte.config import Level
 from halfbyte.runtime.protocol import Sampling
 from halfbyte.runtime.reference_sampling import sample_rows
 from tests.support.runtimes import NATIVE_KINDS, every_tier, prefix_batch, random_tokens, shared
+from tests.support.sampling import sampling
 
 LEVEL = Level.parse("w8a8")
 ROWS = 24
 
 
-def _check(kind: str, model: str, prompt_seed: int, sampling: Sampling) -> None:
+def _check(kind: str, model: str, prompt_seed: int, how: Sampling) -> None:
     runtime = shared(kind, model)
     batch = prefix_batch(random_tokens(ROWS, seed=prompt_seed), runtime.page_size)
     rows = np.arange(ROWS, dtype=np.int32)
     logits = runtime.forward(batch, LEVEL, rows)
-    expected = sample_rows(logits, sampling)
-    sampled = runtime.forward_sample(batch, LEVEL, rows, sampling)
+    expected = sample_rows(logits, how)
+    sampled = runtime.forward_sample(batch, LEVEL, rows, how)
     assert sampled.tokens.tolist() == expected.tokens.tolist()
     assert np.allclose(sampled.logprobs, expected.logprobs, rtol=1e-6, atol=1e-6)
-
-
-def _rows(values: list[float], dtype: type) -> np.ndarray:
-    return np.resize(np.array(values), ROWS).astype(dtype)
 
 
 @every_tier
@@ -38,15 +35,16 @@ def test_tokens_equal_the_twin_s_over_a_grid_of_settings(
     kind: str, model: str, prompt_seed: int
 ) -> None:
     rng = np.random.default_rng(prompt_seed)
-    sampling = Sampling(
-        temperatures=_rows([0.0, 0.5, 1.0, 2.0, 5.0], np.float32),
-        top_ks=rng.choice([0, 0, 1, 3, 40, 130, 131, 5000], ROWS).astype(np.int32),
-        top_ps=rng.choice([1.0, 1.0, 0.0, 0.3, 0.9, 0.999], ROWS).astype(np.float32),
-        min_ps=rng.choice([0.0, 0.0, 0.01, 0.3, 1.0], ROWS).astype(np.float32),
-        seeds=rng.integers(0, 2**64, ROWS, dtype=np.uint64),
-        positions=rng.integers(0, 2**31 - 1, ROWS).astype(np.int32),
+    how = sampling(
+        ROWS,
+        temperature=np.resize([0.0, 0.5, 1.0, 2.0, 5.0], ROWS),
+        top_k=rng.choice([0, 0, 1, 3, 40, 130, 131, 5000], ROWS),
+        top_p=rng.choice([1.0, 1.0, 0.0, 0.3, 0.9, 0.999], ROWS),
+        min_p=rng.choice([0.0, 0.0, 0.01, 0.3, 1.0], ROWS),
+        seed=rng.integers(0, 2**64, ROWS, dtype=np.uint64),
+        position=rng.integers(0, 2**31 - 1, ROWS),
     )
-    _check(kind, model, prompt_seed, sampling)
+    _check(kind, model, prompt_seed, how)
 
 
 @settings(max_examples=60, deadline=None)
@@ -70,12 +68,13 @@ def test_tokens_equal_the_twin_s_for_any_settings(
     seed: int,
     position: int,
 ) -> None:
-    sampling = Sampling(
-        temperatures=_rows(temperatures, np.float32),
-        top_ks=np.full(ROWS, top_k, np.int32),
-        top_ps=np.full(ROWS, top_p, np.float32),
-        min_ps=np.full(ROWS, min_p, np.float32),
-        seeds=np.full(ROWS, seed, np.uint64),
-        positions=(position + np.arange(ROWS)).astype(np.int32),
+    how = sampling(
+        ROWS,
+        temperature=np.resize(temperatures, ROWS),
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        seed=seed,
+        position=position + np.arange(ROWS),
     )
-    _check(kind, "llama-2500-words", prompt_seed, sampling)
+    _check(kind, "llama-2500-words", prompt_seed, how)

@@ -15,20 +15,14 @@ from tests.support.runtimes import (
     random_tokens,
     shared,
 )
+from tests.support.sampling import sampling
 from tests.support.tiny_models import DENSE_MODELS, MODELS, tiny
 
 W4A8, W4A16, W8A16, F32 = (Level.parse(x) for x in ("w4a8", "w4a16", "w8a16", "f32"))
 
 
 def _sampling(rows: int, position: int, *, temperature: float = 0.0, seed: int = 0) -> Sampling:
-    return Sampling(
-        temperatures=np.full(rows, temperature, np.float32),
-        top_ks=np.zeros(rows, np.int32),
-        top_ps=np.ones(rows, np.float32),
-        min_ps=np.zeros(rows, np.float32),
-        seeds=np.full(rows, seed, np.uint64),
-        positions=np.full(rows, position, np.int32),
-    )
+    return sampling(rows, position=position, temperature=temperature, seed=seed)
 
 
 @every_runtime
@@ -102,9 +96,8 @@ def test_a_drafting_run_is_decoding_one_token_at_a_time(kind: str, temperature: 
     ends = np.array([len(p) for p in prompts], np.int32)
     pending = np.array([7, 8, 9], np.int32)
     many = Batch(pending, np.arange(4, dtype=np.int32), ends, tables)
-    sampling = _sampling(3, 0, temperature=temperature, seed=11)
-    sampling.positions[:] = ends + 1
-    drafted = runtime.draft(many, DraftRun(W4A8, lengths), sampling)
+    how = sampling(3, position=ends + 1, temperature=temperature, seed=11)
+    drafted = runtime.draft(many, DraftRun(W4A8, lengths), how)
     assert drafted.tokens.shape == (3, 7)
     assert drafted.counts.tolist() == lengths.tolist()
     for b, length in enumerate(lengths):

@@ -11,23 +11,20 @@ from halfbyte.errors import ArgumentError
 from halfbyte.runtime.protocol import Adjustments, Batch, DraftRun, Runtime, Sampling
 from halfbyte.runtime.reference_sampling import sample_rows
 from tests.support.runtimes import build, every_runtime, prefix_batch, random_tokens
+from tests.support.sampling import sampling
 from tests.support.tiny_models import DENSE_MODELS, MODELS, tiny
 
 PROMPTS = [19, 33]
 STEPS = 6
 
 
-def _sampling(temperature: float, positions: list[int], **more: object) -> Sampling:
+def _sampling(
+    temperature: float, positions: list[int], adjustments: Adjustments | None = None
+) -> Sampling:
     rows = len(positions)
-    return Sampling(
-        temperatures=np.full(rows, temperature, np.float32),
-        top_ks=np.full(rows, 30, np.int32),
-        top_ps=np.full(rows, 0.95, np.float32),
-        min_ps=np.full(rows, 0.01, np.float32),
-        seeds=np.arange(rows, dtype=np.uint64) + np.uint64(7),
-        positions=np.array(positions, np.int32),
-        **more,  # type: ignore[arg-type]
-    )
+    seeds = np.arange(rows, dtype=np.uint64) + np.uint64(7)
+    ways = {"temperature": temperature, "top_k": 30, "top_p": 0.95, "min_p": 0.01}
+    return sampling(rows, adjustments, seed=seeds, position=positions, **ways)
 
 
 def _ids(vocab: int, share: float, seed: int = 0) -> NDArray[np.int32]:
@@ -62,7 +59,7 @@ def _by_definition(
     runtime: Runtime,
     level: Level,
     tokens: NDArray[np.int32],
-    sampling: Sampling,
+    how: Sampling,
     ids: NDArray[np.int32],
 ) -> list[list[int]]:
     """Step by step: all logits, and the slow twin's sampling over those of `ids`."""
@@ -71,16 +68,7 @@ def _by_definition(
     for step in range(STEPS):
         batch = Batch(tokens, np.arange(3, dtype=np.int32), first + step, _tables(runtime))
         logits = runtime.forward(batch, level, np.arange(2, dtype=np.int32))
-        at = Sampling(
-            sampling.temperatures,
-            sampling.top_ks,
-            sampling.top_ps,
-            sampling.min_ps,
-            sampling.seeds,
-            sampling.positions + np.int32(step),
-            sampling.adjustments,
-        )
-        tokens = sample_rows(logits, at, ids).tokens
+        tokens = sample_rows(logits, how.shifted(step), ids).tokens
         for out, token in zip(drafted, tokens.tolist(), strict=True):
             out.append(token)
     return drafted
@@ -97,7 +85,7 @@ def test_a_draft_over_a_reduced_head_draws_from_its_tokens_as_the_whole_would(
     for share in (0.02, 0.4, 1.0):
         ids = _ids(runtime.config.vocab_size, share)
         head = runtime.reduce_head(ids)
-        sampling = _sampling(temperature, positions)
+        how = _sampling(temperature, positions)
         batch = Batch(
             last,
             np.arange(3, dtype=np.int32),
@@ -105,12 +93,12 @@ def test_a_draft_over_a_reduced_head_draws_from_its_tokens_as_the_whole_would(
             _tables(runtime),
         )
         lengths = np.full(2, STEPS, np.int32)
-        drafted = runtime.draft(batch, DraftRun(level, lengths, head=head), sampling)
-        expected = _by_definition(runtime, level, last, sampling, ids)
+        drafted = runtime.draft(batch, DraftRun(level, lengths, head=head), how)
+        expected = _by_definition(runtime, level, last, how, ids)
         assert drafted.counts.tolist() == [STEPS, STEPS]
         assert drafted.tokens.tolist() == expected
         if share == 1.0 and len(ids) == runtime.config.vocab_size:
-            whole = runtime.draft(batch, DraftRun(level, lengths), sampling)
+            whole = runtime.draft(batch, DraftRun(level, lengths), how)
             assert drafted.tokens.tolist() == whole.tokens.tolist()
 
 
@@ -136,8 +124,8 @@ def test_adjustments_and_masks_name_tokens_of_the_whole_vocabulary(kind: str) ->
             mask_rows=np.array(mask_rows, np.int32),
             masks=masks,
         )
-        sampling = _sampling(0.0, list(PROMPTS), adjustments=adjustments)
-        result = runtime.draft(batch, DraftRun(level, one, head=head), sampling)
+        how = _sampling(0.0, list(PROMPTS), adjustments=adjustments)
+        result = runtime.draft(batch, DraftRun(level, one, head=head), how)
         return [r[:n] for r, n in zip(result.tokens.tolist(), result.counts, strict=True)]
 
     words = (vocab + 31) // 32

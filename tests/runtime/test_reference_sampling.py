@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from halfbyte.runtime.protocol import SamplingRow
 from halfbyte.runtime.reference_sampling import (
     gumbel_noise,
     kept_ids,
@@ -47,7 +48,9 @@ def test_draws_follow_the_filtered_softmax(
     counts = np.zeros(V)
     for i in range(DRAWS):
         seed, position = (7, i) if vary == "position" else (i, 7)
-        counts[sample_token(LOGITS, temperature, top_k, top_p, min_p, seed, position)] += 1
+        counts[
+            sample_token(LOGITS, SamplingRow(seed, temperature, top_k, top_p, min_p, position))
+        ] += 1
     assert counts[kept].sum() == DRAWS
     # Cells expecting under 5 draws are pooled, as the test's approximation asks.
     expected, observed = probability * DRAWS, counts[kept]
@@ -121,10 +124,10 @@ def test_filters_keep_a_prefix_of_the_ranking(
 def test_one_kept_token_is_greedy(
     logits: NDArray[np.float32], seed: int, temperature: float
 ) -> None:
-    greedy = sample_token(logits, 0, 0, 1.0, 0.0, seed, 5)
+    greedy = sample_token(logits, SamplingRow(seed, position=5))
     assert greedy == int(np.argmax(logits))
-    assert sample_token(logits, temperature, 1, 1.0, 0.0, seed, 5) == greedy
-    assert sample_token(logits, temperature, 0, 0.0, 0.0, seed, 5) == greedy
+    assert sample_token(logits, SamplingRow(seed, temperature, top_k=1, position=5)) == greedy
+    assert sample_token(logits, SamplingRow(seed, temperature, top_p=0.0, position=5)) == greedy
 
 
 @given(logits=logit_arrays, **settings, seed=st.integers(0, 1000))
@@ -136,19 +139,20 @@ def test_sampled_token_is_one_of_the_kept(
     min_p: float,
     seed: int,
 ) -> None:
-    token = sample_token(logits, temperature, top_k, top_p, min_p, seed, 3)
+    token = sample_token(logits, SamplingRow(seed, temperature, top_k, top_p, min_p, 3))
     assert token in kept_ids(logits.astype(np.float64) / temperature, top_k, top_p, min_p)
 
 
 def test_equal_logits_go_to_the_lower_id() -> None:
     flat = np.zeros(6, np.float32)
-    assert sample_token(flat, 0, 0, 1.0, 0.0, 0, 0) == 0
+    assert sample_token(flat, SamplingRow()) == 0
     assert kept_ids(flat.astype(np.float64), 3, 1.0, 0.0).tolist() == [0, 1, 2]
     assert kept_ids(flat.astype(np.float64), 0, 0.5, 0.0).tolist() == [0, 1, 2]
 
 
 def test_small_temperatures_do_not_overflow() -> None:
-    assert sample_token(np.array([10, 80, 3], np.float32), 1e-38, 0, 0.9, 0.1, 1, 1) == 1
+    peaked = np.array([10, 80, 3], np.float32)
+    assert sample_token(peaked, SamplingRow(1, 1e-38, 0, 0.9, 0.1, 1)) == 1
 
 
 @given(logits=logit_arrays)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from halfbyte import _native
+from halfbyte.runtime.native import CoreShape
+from halfbyte.runtime.protocol import Batch
 
 
 def _run(seed: int, count: int, seconds: float) -> None:
@@ -31,7 +33,7 @@ def test_many_wrong_calls_end_in_an_exception_or_an_answer(seed: int) -> None:
 
 
 def _model() -> _native.NativeModel:
-    return _native.NativeModel(
+    shape = CoreShape(
         vocab=64,
         hidden=64,
         intermediate=64,
@@ -43,10 +45,8 @@ def _model() -> _native.NativeModel:
         sliding_window=0,
         tied_head=True,
         inverse_frequencies=np.ones(8, np.float32),
-        tier="scalar",
-        threads=1,
-        max_rows=8,
     )
+    return _native.NativeModel(shape, "scalar", 1, 8)
 
 
 ZERO = np.zeros(1, np.int32)
@@ -61,7 +61,7 @@ ZERO = np.zeros(1, np.int32)
         lambda: _model().keep_features([0]),
         lambda: _model().reduce_head(ZERO),
         lambda: _model().allocate_kv(1, 16, "f16"),
-        lambda: _model().forward(ZERO, ZERO, ZERO, ZERO[None], (4, 16, 4), ZERO, None),
+        lambda: _model().forward(Batch(ZERO, ZERO, ZERO, ZERO[None]), (4, 16, 4), ZERO),
         lambda: _native.read_bandwidth(1, 0),
         lambda: _native.read_bandwidth(0, 1 << 20),
         lambda: _native.read_bandwidth(1, 1 << 60),

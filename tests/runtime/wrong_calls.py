@@ -12,8 +12,9 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from halfbyte.config import Level
 from halfbyte.runtime import native, native_head
 from halfbyte.runtime.protocol import Adjustments, Batch, DraftRun, Sampling
 from tests.support.runtimes import prefix_batch, random_tokens
+from tests.support.sampling import sampling
 from tests.support.tiny_heads import HEADS, make_head
 from tests.support.tiny_models import tiny
 
@@ -68,9 +70,9 @@ class Recorder:
     def __init__(self) -> None:
         self.calls: list[Call] = []
 
-    def NativeModel(self, **named: Any) -> Any:  # noqa: N802
-        self.calls.append(Call(None, "NativeModel", (), named))
-        return _Recorded(_native.NativeModel(**named), self.calls)
+    def NativeModel(self, *positional: Any) -> Any:  # noqa: N802
+        self.calls.append(Call(None, "NativeModel", positional, {}))
+        return _Recorded(_native.NativeModel(*positional), self.calls)
 
 
 class _Recorded:
@@ -92,13 +94,15 @@ class _Recorded:
 
 def _sampling(rows: int, vocab: int) -> Sampling:
     one = np.ones((1, -(-vocab // 32)), np.uint32)
-    return Sampling(
-        temperatures=np.linspace(0, 1.5, rows).astype(np.float32),
-        top_ks=np.full(rows, 20, np.int32),
-        top_ps=np.full(rows, 0.9, np.float32),
-        min_ps=np.full(rows, 0.05, np.float32),
-        seeds=np.arange(rows, dtype=np.uint64),
-        positions=np.arange(rows, dtype=np.int32),
+    return sampling(
+        rows,
+        temperature=np.linspace(0, 1.5, rows),
+        top_k=20,
+        top_p=0.9,
+        min_p=0.05,
+        seed=np.arange(rows),
+        position=np.arange(rows),
+        tops=3,
         adjustments=Adjustments(
             starts=np.arange(rows + 1, dtype=np.int32),
             ids=np.arange(rows, dtype=np.int32),
@@ -108,8 +112,6 @@ def _sampling(rows: int, vocab: int) -> Sampling:
             mask_rows=np.where(np.arange(rows) % 2, 0, -1).astype(np.int32),
             masks=one,
         ),
-        forced=np.full(rows, -1, np.int32),
-        tops=np.full(rows, 3, np.int32),
     )
 
 
@@ -213,6 +215,8 @@ class Changes:
             return pick((*SLOTS, "f32", "bf16", "avx2", "x" * 10_000))
         if isinstance(right, tuple | list):
             return self._items(right)
+        if is_dataclass(right) and not isinstance(right, type):
+            return self._attributes(right)
         return pick(OTHERS)
 
     def call(self, right: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -230,6 +234,16 @@ class Changes:
         if self._random.random() < 0.03:
             positional = positional[:-1] if self._random.random() < 0.5 else [*positional, 1]
         return tuple(positional), named
+
+    def _attributes(self, right: Any) -> Any:
+        """The same object with one attribute wrong, or missing."""
+        values = {f.name: getattr(right, f.name) for f in fields(right)}
+        at = self._random.choice(list(values))
+        if self._random.random() < 0.1:
+            del values[at]
+        else:
+            values[at] = self.value(values[at])
+        return SimpleNamespace(**values)
 
     def _items(self, right: tuple[Any, ...] | list[Any]) -> Any:
         items = list(right)
@@ -288,16 +302,22 @@ def _attempt(call: Callable[..., Any], positional: tuple[Any, ...], named: dict[
     return True
 
 
+def _fewer_threads(arguments: tuple[Any, ...], at: int) -> tuple[Any, ...]:
+    """255 is a right number of them, but slow here."""
+    return tuple(
+        9 if i == at and type(a) is int and a == 255 else a for i, a in enumerate(arguments)
+    )
+
+
 def _load_wrongly(loading: list[Call], changes: Changes, random: Random) -> bool:
     """The calls that make one model, one of them wrong (or left out), and a forward at the end."""
     first = loading[0]
     ours = [c for c in loading[1:] if c.model is loading[1].model and c.name != "share"]
     wrong = random.randrange(len(ours) + 1)
-    arguments = changes.call(first)[1] if wrong == 0 else first.named
-    if arguments["threads"] == 255:  # a right number, but slow here
-        arguments["threads"] = 9
+    arguments = changes.call(first)[0] if wrong == 0 else first.positional
+    arguments = _fewer_threads(arguments, 2)
     try:
-        model = _native.NativeModel(**arguments)
+        model = _native.NativeModel(*arguments)
     except Exception:
         return False
     ended = True
@@ -309,9 +329,8 @@ def _load_wrongly(loading: list[Call], changes: Changes, random: Random) -> bool
             positional, named = changes.call(call)
         ended = _attempt(getattr(model, call.name), positional, named)
     batch, rows = prefix_batch(random_tokens(5), 16), np.arange(5, dtype=np.int32)
-    where = (batch.tokens, batch.row_starts, batch.first_positions, batch.page_tables)
     for level in ((4, 8, 4), (8, 16, 8), (32, 32, 32)):
-        _attempt(model.forward, (*where, level, rows, None), {})
+        _attempt(model.forward, (batch, level, rows), {})
     return ended
 
 
@@ -334,6 +353,8 @@ def main(seed: int, count: int) -> None:
             continue
         right = random.choice(running)
         positional, named = changes.call(right)
+        if right.name in ("read_bandwidth", "linear_rate"):
+            positional = _fewer_threads(positional, 0)
         of = right.model if right.model is not None else _native
         answered += _attempt(getattr(of, right.name), positional, named)
         if i % 50 == 0:

@@ -19,6 +19,7 @@ from halfbyte.runtime.protocol import (
     DraftRun,
     Sampled,
     Sampling,
+    SamplingRow,
     Speculated,
 )
 from halfbyte.runtime.reference import own_slots, row_contexts
@@ -98,12 +99,12 @@ class FakeRuntime:
         strict = self.target in (None, str(level))
         hashes = self._hashes(batch, level, strict=strict)
         following = np.array([len(context) for context in row_contexts(batch)])
-        assert (sampling.positions == following[logit_rows]).all()
+        assert (sampling.rows["position"] == following[logit_rows]).all()
         tokens, logprobs = [], []
         for i, row in enumerate(logit_rows.tolist()):
             token, logprob = self._draw(hashes[row], sampling, i)
             if not strict:
-                token = self._disagree(hashes[row], token, int(sampling.positions[i]))
+                token = self._disagree(hashes[row], token, int(sampling.rows["position"][i]))
             tokens.append(token)
             logprobs.append(logprob)
         return Sampled(np.array(tokens, dtype=np.int32), np.array(logprobs, dtype=np.float32))
@@ -113,7 +114,7 @@ class FakeRuntime:
         level, lengths = run.level, run.lengths
         scored = self.heads[run.head - 1] if run.head else range(self.config.vocab_size)
         assert len(batch.tokens) == len(lengths) == len(batch.first_positions)
-        assert (sampling.positions == batch.first_positions + 1).all()
+        assert (sampling.rows["position"] == batch.first_positions + 1).all()
         tokens = np.full((len(lengths), int(lengths.max())), -7, dtype=np.int32)
         counts = np.zeros(len(lengths), dtype=np.int32)
         for b, length in enumerate(lengths.tolist()):
@@ -127,7 +128,7 @@ class FakeRuntime:
                 )
                 value = self._hashes(one, level, strict=False)[0]
                 token, _ = self._draw(value, sampling, b, offset=i)
-                token = self._disagree(value, token, int(sampling.positions[b]) + i)
+                token = self._disagree(value, token, int(sampling.rows["position"][b]) + i)
                 if token not in scored:
                     token = scored[value % len(scored)]
                 if (_mix(value ^ 0xDEF) % 1000) / 1000 < run.min_confidence:
@@ -206,16 +207,9 @@ class FakeRuntime:
         return (token + 1) % self.config.vocab_size if wrong else token
 
     def _draw(self, value: int, sampling: Sampling, row: int, offset: int = 0) -> tuple[int, float]:
-        if sampling.temperatures[row] > 0:
-            position = int(sampling.positions[row]) + offset
-            noise = (
-                int(sampling.seeds[row]),
-                position,
-                int(sampling.top_ks[row]),
-                float(sampling.top_ps[row]),
-                float(sampling.min_ps[row]),
-                float(sampling.temperatures[row]),
-            )
+        how = SamplingRow(*sampling.rows[row].tolist())
+        if how.temperature > 0:
+            noise = how._replace(position=how.position + offset, forced=-1, tops=0)
             value ^= hash(noise) & 0xFFFFFFFFFFFFFFFF
         mixed = _mix(value)
         return mixed % self.config.vocab_size, -((mixed >> 20) % 1000) / 100

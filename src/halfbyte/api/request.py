@@ -103,7 +103,7 @@ class Request:
             logprobs=sequence.output.logprobs,
             fates=sequence.output.fates,
             finish_reason=sequence.finish_reason,
-            seed=self._choice.seed,
+            seed=self._choice.row.seed,
             statistics=sequence.statistics,
             top_logprobs=self._tops_since(0),
             prompt_logprobs=None if wanted is None else [None, *sequence.output.scores],

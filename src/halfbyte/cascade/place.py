@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.cascade.decoding import Decoding
 from halfbyte.runtime.protocol import Batch, Sampling
-from halfbyte.sampling.choice import Choice
+from halfbyte.sampling.choice import Choice, sampling_of
 from halfbyte.sampling.shaping import Shaper
-
-Number = TypeVar("Number", np.float32, np.int32, np.uint64)
 
 
 @dataclass(slots=True)
@@ -88,23 +85,3 @@ def roots_of(places: Seq[Place]) -> tuple[Batch, Sampling]:
     positions = [place.first + 1 for place in places]
     sampling = sampling_of([place.choice for place in places], positions, ones)
     return batch_of(tokens, list(range(len(places) + 1)), places), sampling
-
-
-def sampling_of(choices: list[Choice], positions: list[int], counts: list[int]) -> Sampling:
-    """`counts[b]` rows drawn by `choices[b]`; one position a row, of the token drawn."""
-    if len(choices) == 1:  # of a single user
-        return Sampling(*choices[0].rows(counts[0]), positions=np.array(positions, dtype=np.int32))
-    repeat = counts != [1] * len(counts)
-
-    def rows(values: list[float] | list[int], dtype: type[Number]) -> NDArray[Number]:
-        each = np.array(values, dtype=dtype)
-        return each.repeat(counts) if repeat else each
-
-    return Sampling(
-        temperatures=rows([c.temperature for c in choices], np.float32),
-        top_ks=rows([c.top_k for c in choices], np.int32),
-        top_ps=rows([c.top_p for c in choices], np.float32),
-        min_ps=rows([c.min_p for c in choices], np.float32),
-        seeds=rows([c.seed for c in choices], np.uint64),
-        positions=np.array(positions, dtype=np.int32),
-    )

@@ -7,7 +7,6 @@ follows. With a shaper the rows from the root on have changed logits.
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import replace
 
 import numpy as np
 
@@ -19,10 +18,10 @@ from halfbyte.sampling.shaping import Changes, adjustments_of
 Tops = list[tuple[int, float]]  # (token, logprob), best first
 
 
-def with_scores(
+def add_scores(
     sampling: Sampling, places: Seq[Place], proposals: Seq[Draft], counts: list[int]
-) -> Sampling:
-    """With what shapers change, the tokens that scored rows are held to, and the tops wanted.
+) -> None:
+    """Add what shapers change, the tokens that scored rows are held to, and the tops wanted.
 
     `counts[b]` rows are those of place b, scored ones first.
     """
@@ -35,14 +34,9 @@ def with_scores(
             assert isinstance(proposed, list), "a shaped sequence proposes no tree"
             shaped = place.shaper.changes(proposed)
         changes += [*[None] * (count - len(shaped)), *shaped]
-    tops = np.repeat(np.array([place.tops for place in places], dtype=np.int32), counts)
-    scored = any(place.expected for place in places)
-    return replace(
-        sampling,
-        adjustments=adjustments_of(changes),
-        forced=np.array(forced, dtype=np.int32) if scored else None,
-        tops=tops if tops.any() else None,
-    )
+    sampling.adjustments = adjustments_of(changes)
+    sampling.rows["forced"] = forced
+    sampling.rows["tops"] = np.repeat([place.tops for place in places], counts)
 
 
 def tops_of(sampled: Sampled, rows: Seq[int], count: int) -> list[Tops]:

@@ -22,12 +22,13 @@ from enum import StrEnum
 
 import numpy as np
 
-from halfbyte.cascade.place import Place, batch_of, roots_of, sampling_of
-from halfbyte.cascade.scores import Tops, tops_of, with_scores
+from halfbyte.cascade.place import Place, batch_of, roots_of
+from halfbyte.cascade.scores import Tops, add_scores, tops_of
 from halfbyte.cascade.tree import Draft, paths_of, tokens_of
 from halfbyte.config import Level
 from halfbyte.runtime.accept import accept
 from halfbyte.runtime.protocol import DraftRun, Runtime, Sampled
+from halfbyte.sampling.choice import sampling_of
 
 
 class Fate(StrEnum):
@@ -105,7 +106,7 @@ def verify(
         return [Outcome([], []) for _ in places]
     sampling = sampling_of([place.choice for place in places], positions, counts)
     if special:
-        sampling = with_scores(sampling, places, proposals, counts)
+        add_scores(sampling, places, proposals, counts)
     sampled = runtime.forward_sample(batch, level, np.array(sampled_rows, dtype=np.int32), sampling)
     return _judge(runtime, places, proposals, counts, sampled)
 

@@ -22,7 +22,7 @@ from halfbyte.config import Level
 from halfbyte.errors import ArgumentError
 from halfbyte.planner.cost_table import CostTable, DraftCost, interpolated, rising
 from halfbyte.runtime.protocol import Batch, DraftRun, Runtime, Sampling
-from halfbyte.sampling.choice import GREEDY
+from halfbyte.sampling.choice import GREEDY, sampling_of
 
 ROWS = (1, 2, 3, 4, 5, 6, 8, 9, 12, 13, 16, 17, 24, 32, 64)  # and where tiles of 4 begin
 OFTEN_ROWS = 8  # up to so many are timed in every round, more in one of `TURNS`
@@ -275,4 +275,4 @@ class CostProbe:
 
 def _greedy(position: int, rows: int) -> Sampling:
     positions: NDArray[np.int32] = np.arange(position, position + rows, dtype=np.int32)
-    return Sampling(*GREEDY.rows(rows), positions=positions)
+    return sampling_of([GREEDY], positions, [rows])

@@ -240,7 +240,7 @@ class EagleProposer:
 
     def _looked_at(self, sketches: Seq[_Sketch]) -> int:
         """Children to ask the head for, so many a row."""
-        sampled = any(s.ask.sequence.choice.temperature > 0 for s in sketches)
+        sampled = any(s.ask.sequence.choice.row.temperature > 0 for s in sketches)
         most = max(s.growth.shape.top_k for s in sketches)
         return most * SAMPLED_FACTOR if sampled else most
 

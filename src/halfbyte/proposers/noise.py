@@ -27,11 +27,11 @@ class Guesses:
 
 def as_drawn(guesses: Guesses, choices: Seq[Choice], positions: Seq[int]) -> Guesses:
     """The same rows as their sequences would draw from them; `positions` of the tokens drawn."""
-    if all(choice.temperature <= 0 for choice in choices):
+    if all(choice.row.temperature <= 0 for choice in choices):
         return guesses
-    temperatures = np.array([choice.temperature for choice in choices])[:, None]
-    seeds = np.array([choice.seed for choice in choices], dtype=np.uint64)
-    tops = np.array([choice.top_k for choice in choices])[:, None]
+    temperatures = np.array([choice.row.temperature for choice in choices])[:, None]
+    seeds = np.array([choice.row.seed for choice in choices], dtype=np.uint64)
+    tops = np.array([choice.row.top_k for choice in choices])[:, None]
     sampled = temperatures > 0
     scores = guesses.logprobs.astype(np.float64)
     shaped = scores / np.where(sampled, temperatures, 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +19,6 @@ from halfbyte.runtime.draft_head import other_taps
 from halfbyte.runtime.machine import choose_threads, choose_tier, processor_name
 from halfbyte.runtime.options import KV_DTYPES, RuntimeOptions
 from halfbyte.runtime.protocol import (
-    Adjustments,
     Batch,
     Decoded,
     Drafted,
@@ -31,6 +31,44 @@ from halfbyte.runtime.protocol import (
     check_head_ids,
     fresh_pages,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class CoreShape:
+    """A model as the core knows it: `ModelShape` in csrc/model/model.h."""
+
+    vocab: int
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    norm_eps: float
+    sliding_window: int  # 0: none
+    tied_head: bool
+    inverse_frequencies: NDArray[np.float32]  # [D / 2]
+    # Of a draft head only.
+    features: int = 0
+    embedding_rows: int = 0
+    wide: bool = False
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> CoreShape:
+        """A whole model's."""
+        return cls(
+            vocab=config.vocab_size,
+            hidden=config.hidden_size,
+            intermediate=config.intermediate_size,
+            layers=config.num_layers,
+            heads=config.num_heads,
+            kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            norm_eps=config.norm_eps,
+            sliding_window=config.sliding_window or 0,
+            tied_head=config.tied_head,
+            inverse_frequencies=config.rope.inverse_frequencies(config.head_dim),
+        )
 
 
 class NativeRuntime:
@@ -62,22 +100,8 @@ class NativeRuntime:
         self.threads = choose_threads(threads)
         self.tier = choose_tier(tier)
         _check_runnable(config)
-        self._model = _native.NativeModel(
-            vocab=config.vocab_size,
-            hidden=config.hidden_size,
-            intermediate=config.intermediate_size,
-            layers=config.num_layers,
-            heads=config.num_heads,
-            kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
-            norm_eps=config.norm_eps,
-            sliding_window=config.sliding_window or 0,
-            tied_head=config.tied_head,
-            inverse_frequencies=config.rope.inverse_frequencies(config.head_dim),
-            tier=self.tier,
-            threads=self.threads,
-            max_rows=max_rows,
-        )
+        shape = CoreShape.of(config)
+        self._model = _native.NativeModel(shape, self.tier, self.threads, max_rows)
         _load(self._model, weights)
         self._model.allocate_kv(self.num_pages, page_size, kv_dtype)
         self.kv_dtype: Final = kv_dtype
@@ -104,80 +128,41 @@ class NativeRuntime:
         self, batch: Batch, level: Level, logit_rows: NDArray[np.int32]
     ) -> NDArray[np.float32]:
         """Run M rows, write their KV, return logits [R, V] of the rows named."""
-        return self._model.forward(
-            batch.tokens,
-            batch.row_starts,
-            batch.first_positions,
-            batch.page_tables,
-            self._bits(level),
-            logit_rows,
-            batch.paths,
-        )
+        return self._model.forward(batch, self._bits(level), logit_rows)
 
     def forward_sample(
         self, batch: Batch, level: Level, logit_rows: NDArray[np.int32], sampling: Sampling
     ) -> Sampled:
         """Forward, then sample every named row, in one native call."""
         tokens, logprobs, top_ids, top_logprobs = self._model.forward_sample(
-            batch.tokens,
-            batch.row_starts,
-            batch.first_positions,
-            batch.page_tables,
+            batch,
             self._bits(level),
             logit_rows,
-            _how(sampling),
-            batch.paths,
-            _arrays(sampling.adjustments),
-            sampling.forced,
-            sampling.tops,
+            sampling.rows.view(np.uint8),
+            sampling.adjustments,
         )
-        if sampling.tops is None:
+        if not top_ids.shape[1]:
             return Sampled(tokens, logprobs)
         return Sampled(tokens, logprobs, top_ids, top_logprobs)
 
     def draft(self, batch: Batch, run: DraftRun, sampling: Sampling) -> Drafted:
         """A whole drafting run in one native call."""
-        tokens, counts = self._model.draft(
-            batch.tokens,
-            batch.first_positions,
-            batch.page_tables,
-            self._bits(run.level),
-            run.lengths,
-            _how(sampling),
-            _arrays(sampling.adjustments),
-            run.min_confidence,
-            run.head,
-        )
-        return Drafted(tokens, counts)
+        rows, level = sampling.rows.view(np.uint8), self._bits(run.level)
+        return Drafted(*self._model.draft(batch, run, level, rows, sampling.adjustments))
 
     def decode(self, batch: Batch, level: Level, length: int, sampling: Sampling) -> Decoded:
         """Several tokens of plain decoding in one native call."""
-        tokens, logprobs = self._model.decode(
-            batch.tokens,
-            batch.first_positions,
-            batch.page_tables,
-            self._bits(level),
-            length,
-            _how(sampling),
-        )
-        return Decoded(tokens, logprobs)
+        rows = sampling.rows.view(np.uint8)
+        return Decoded(*self._model.decode(batch, self._bits(level), length, rows))
 
     def draft_and_verify(
         self, batch: Batch, run: DraftRun, target: Level, sampling: Sampling
     ) -> Speculated:
         """A draft and its verify in one native call."""
-        done = self._model.draft_and_verify(
-            batch.tokens,
-            batch.first_positions,
-            batch.page_tables,
-            self._bits(run.level),
-            run.lengths,
-            self._bits(target),
-            _how(sampling),
-            run.min_confidence,
-            run.head,
+        rows, level = sampling.rows.view(np.uint8), self._bits(run.level)
+        return Speculated(
+            *self._model.draft_and_verify(batch, run, level, self._bits(target), rows)
         )
-        return Speculated(*done)
 
     def interrupt(self, *, wanted: bool) -> None:
         """Whether `decode` is to end after the forward it is in."""
@@ -246,16 +231,6 @@ class NativeRuntime:
     def _bits(self, level: Level) -> tuple[int, int, int]:
         head = level.head_bits or self._head_bits.get(level.weight_bits, level.weight_bits)
         return level.weight_bits, level.act_bits, head
-
-
-def _how(s: Sampling) -> _native._Sampling:
-    return s.temperatures, s.top_ks, s.top_ps, s.min_ps, s.seeds, s.positions
-
-
-def _arrays(a: Adjustments | None) -> _native._Adjustments | None:
-    if a is None:
-        return None
-    return a.starts, a.ids, a.adds, a.factors, a.subtracts, a.mask_rows, a.masks
 
 
 def _check_runnable(config: ModelConfig) -> None:

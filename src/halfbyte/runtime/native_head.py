@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -13,7 +14,7 @@ from halfbyte.errors import ArgumentError
 from halfbyte.formats.draft_head import HeadWeights
 from halfbyte.formats.weights import Weights
 from halfbyte.runtime.draft_head import F32, HeadStep, check_target, scoring_matrix
-from halfbyte.runtime.native import NativeRuntime, put_matrix
+from halfbyte.runtime.native import CoreShape, NativeRuntime, put_matrix
 from halfbyte.runtime.protocol import Batch
 
 _OUTER = {"embed": "embed_norm", "feature": "feature_norm", "final": "final_norm"}
@@ -40,25 +41,16 @@ class NativeHead:
         self.page_size: Final = target.page_size
         self.scratch_pages: Final = range(target.num_pages, target.num_pages + scratch_pages)
         self.max_rows: Final = max_rows
-        self._model = _native.NativeModel(
+        core = replace(
+            CoreShape.of(shape),
             vocab=config.scored,
-            hidden=shape.hidden_size,
-            intermediate=shape.intermediate_size,
             layers=1,
-            heads=shape.num_heads,
-            kv_heads=shape.num_kv_heads,
-            head_dim=shape.head_dim,
-            norm_eps=shape.norm_eps,
-            sliding_window=shape.sliding_window or 0,
             tied_head=False,
-            inverse_frequencies=shape.rope.inverse_frequencies(shape.head_dim),
-            tier=target.tier,
-            threads=target.threads,
-            max_rows=max_rows,
             features=len(taps) * shape.hidden_size,
             embedding_rows=shape.vocab_size,
             wide=config.is_wide,
         )
+        self._model = _native.NativeModel(core, target.tier, target.threads, max_rows)
         shares_head = not config.own_head and self._ids is None
         self._model.share(target.core, shares_head)
         if not shares_head:
@@ -77,15 +69,7 @@ class NativeHead:
     ) -> HeadStep:
         """One native call."""
         tokens, logprobs, hidden = self._model.forward_best(
-            batch.tokens,
-            batch.row_starts,
-            batch.first_positions,
-            batch.page_tables,
-            _bits(level),
-            rows,
-            batch.paths,
-            features,
-            min(k, self.config.scored),
+            batch, _bits(level), rows, features, min(k, self.config.scored)
         )
         return HeadStep(tokens if self._ids is None else self._ids[tokens], logprobs, hidden)
 

@@ -6,8 +6,9 @@ never knows about requests. Nothing here is ambient: the level travels with each
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,25 +67,59 @@ class Adjustments:
     masks: NDArray[np.uint32]  # [K, ceil(V / 32)]
 
 
-@dataclass(slots=True)
-class Sampling:
-    """How each of R rows turns logits into a token.
+class SamplingRow(NamedTuple):
+    """How one row turns logits into a token: from a request's parameters to the kernel, where
+    `SamplingRow` in csrc/model/sampling.h is the same, field by field.
 
-    `temperature` 0 is greedy (the lowest id wins a tie). The noise is a pure function of (seed,
-    position, token id); `positions` are those of the tokens being sampled. Order: adjustments,
-    temperature, top-k (0: off), top-p (1: off), min-p (0: off), then Gumbel-max.
+    The noise is a pure function of (seed, position, token id); `position` is that of the token
+    being sampled. Order: adjustments, temperature, top-k, top-p, min-p, then Gumbel-max.
     """
 
-    temperatures: NDArray[np.float32]  # [R]
-    top_ks: NDArray[np.int32]  # [R]
-    top_ps: NDArray[np.float32]  # [R]
-    min_ps: NDArray[np.float32]  # [R]
-    seeds: NDArray[np.uint64]  # [R]
-    positions: NDArray[np.int32]  # [R]
+    seed: int = 0
+    temperature: float = 0.0  # 0: greedy, the lowest id wins a tie
+    top_k: int = 0  # 0: off
+    top_p: float = 1.0  # 1: off
+    min_p: float = 0.0  # 0: off
+    position: int = 0
+    # The token a row "draws" whatever its logits say (for the logprobs of a prompt); -1: none.
+    forced: int = -1
+    tops: int = 0  # how many most likely tokens to report
+
+    def packed(self) -> bytes:
+        """One record of SAMPLING_ROW."""
+        return np.array([self], dtype=SAMPLING_ROW).tobytes()
+
+
+_KINDS = {"seed": np.uint64, "temperature": np.float32, "top_p": np.float32, "min_p": np.float32}
+SAMPLING_ROW = np.dtype(
+    [(name, _KINDS.get(name, np.int32)) for name in SamplingRow._fields], align=True
+)
+
+
+@dataclass(slots=True)
+class Sampling:
+    """How each of R rows turns logits into a token."""
+
+    rows: NDArray[np.void]  # [R] of SAMPLING_ROW
     adjustments: Adjustments | None = None
-    # [R] the token a row "draws" whatever its logits say (for the logprobs of a prompt); -1: none.
-    forced: NDArray[np.int32] | None = None
-    tops: NDArray[np.int32] | None = None  # [R] how many most likely tokens to report
+
+    @classmethod
+    def of(cls, rows: Sequence[SamplingRow]) -> Sampling:
+        """Rows as they are."""
+        return cls(np.array(rows, dtype=SAMPLING_ROW))
+
+    def shifted(self, positions: int) -> Sampling:
+        """The same ways at later positions, without adjustments."""
+        rows = self.rows.copy()
+        rows["position"] += positions
+        return Sampling(rows)
+
+    def repeated(self, counts: NDArray[np.int32]) -> Sampling:
+        """Row r `counts[r]` times, at consecutive positions, without adjustments."""
+        rows = self.rows.repeat(counts)
+        if len(rows):
+            rows["position"] += np.concatenate([np.arange(n, dtype=np.int32) for n in counts])
+        return Sampling(rows)
 
 
 @dataclass(slots=True)

@@ -372,12 +372,8 @@ def own_slots(
 
 
 def _rows_of(sampling: Sampling, rows: NDArray[np.intp], step: int) -> Sampling:
-    return Sampling(
-        temperatures=sampling.temperatures[rows],
-        top_ks=sampling.top_ks[rows],
-        top_ps=sampling.top_ps[rows],
-        min_ps=sampling.min_ps[rows],
-        seeds=sampling.seeds[rows],
-        positions=sampling.positions[rows] + np.int32(step),
-        adjustments=adjustments_of(sampling.adjustments, rows, masked=step == 0),
-    )
+    adjustments = adjustments_of(sampling.adjustments, rows, masked=step == 0)
+    moved = Sampling(sampling.rows[rows]).shifted(step)
+    moved.rows["forced"], moved.rows["tops"] = -1, 0
+    moved.adjustments = adjustments
+    return moved

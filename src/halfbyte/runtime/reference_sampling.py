@@ -5,11 +5,13 @@ Everything past the float32 logits is float64. V is the vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.runtime.noise import mix, noise_of
-from halfbyte.runtime.protocol import Adjustments, Sampled, Sampling
+from halfbyte.runtime.protocol import Adjustments, Sampled, Sampling, SamplingRow
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -58,17 +60,8 @@ def adjusted(logits: F32, adjustments: Adjustments, row: int) -> F32:
     return out
 
 
-def sample_token(
-    logits: F32,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    min_p: float,
-    seed: int,
-    position: int,
-    tokens: NDArray[np.int32] | None = None,
-) -> int:
-    """Which of `logits` [V] is drawn at a position; temperature 0 is greedy.
+def sample_token(logits: F32, how: SamplingRow, tokens: NDArray[np.int32] | None = None) -> int:
+    """Which of `logits` [V] is drawn.
 
     A NaN is a token that is not there; -1: none is. `tokens` [V], ascending, are those the logits
     are of; None: 0, 1, …
@@ -77,13 +70,13 @@ def sample_token(
     if not len(there):
         return -1
     best = there[np.argmax(logits[there])]
-    if temperature == 0 or logits[best] == -np.inf:
+    if how.temperature == 0 or logits[best] == -np.inf:
         return int(best)
-    scaled = logits[there].astype(np.float64) / temperature
-    kept = np.sort(kept_ids(scaled, top_k, top_p, min_p))
+    scaled = logits[there].astype(np.float64) / how.temperature
+    kept = np.sort(kept_ids(scaled, how.top_k, how.top_p, how.min_p))
     ids = there[kept]
     named = ids if tokens is None else tokens[ids].astype(np.int64)
-    return int(ids[np.argmax(scaled[kept] + gumbel_noise(seed, position, named))])
+    return int(ids[np.argmax(scaled[kept] + gumbel_noise(how.seed, how.position, named))])
 
 
 def token_logprob(logits: F32, token: int) -> np.float32:
@@ -101,36 +94,32 @@ def sample_rows(logits: F32, sampling: Sampling, head: NDArray[np.int32] | None 
     """One token for each row of `logits` [R, V]; of those of `head` (ascending) if it is given."""
     tokens = np.empty(len(logits), dtype=np.int32)
     logprobs = np.empty(len(logits), dtype=np.float32)
-    for r, row in enumerate(logits):
-        if sampling.forced is not None and sampling.forced[r] >= 0:
-            tokens[r] = sampling.forced[r]
+    for r, (row, how) in enumerate(zip(logits, _each(sampling), strict=True)):
+        if how.forced >= 0:
+            tokens[r] = how.forced
         else:
             adjustments = sampling.adjustments
             shaped = row if adjustments is None else adjusted(row, adjustments, r)
-            drawn = sample_token(
-                shaped if head is None else shaped[head],
-                temperature=float(sampling.temperatures[r]),
-                top_k=int(sampling.top_ks[r]),
-                top_p=float(sampling.top_ps[r]),
-                min_p=float(sampling.min_ps[r]),
-                seed=int(sampling.seeds[r]),
-                position=int(sampling.positions[r]),
-                tokens=head,
-            )
+            drawn = sample_token(shaped if head is None else shaped[head], how, head)
             if head is not None:
                 tokens[r] = -1 if drawn < 0 else head[drawn]
                 logprobs[r] = -np.inf if drawn < 0 else token_logprob(row[head], drawn)
                 continue
             tokens[r] = drawn
         logprobs[r] = token_logprob(row, int(tokens[r]))
-    if sampling.tops is None:
+    most = int(sampling.rows["tops"].max(initial=0))
+    if not most:
         return Sampled(tokens, logprobs)
-    top_ids = np.full((len(logits), int(sampling.tops.max(initial=0))), -1, dtype=np.int32)
+    top_ids = np.full((len(logits), most), -1, dtype=np.int32)
     top_logprobs = np.zeros(top_ids.shape, dtype=np.float32)
-    for r, (row, count) in enumerate(zip(logits, sampling.tops, strict=True)):
+    for r, (row, count) in enumerate(zip(logits, sampling.rows["tops"], strict=True)):
         top_ids[r, :count] = top_tokens(row, int(count))
         top_logprobs[r, :count] = [token_logprob(row, t) for t in top_ids[r, :count]]
     return Sampled(tokens, logprobs, top_ids, top_logprobs)
+
+
+def _each(sampling: Sampling) -> Iterator[SamplingRow]:
+    return (SamplingRow(*values) for values in sampling.rows.tolist())
 
 
 def adjustments_of(

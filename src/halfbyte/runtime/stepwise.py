@@ -28,8 +28,7 @@ def decode_stepwise(
         one = replace(
             batch, tokens=tokens[-1], first_positions=batch.first_positions + np.int32(step)
         )
-        at = replace(sampling, positions=sampling.positions + np.int32(step))
-        sampled = runtime.forward_sample(one, level, rows, at)
+        sampled = runtime.forward_sample(one, level, rows, sampling.shifted(step))
         tokens.append(sampled.tokens)
         logprobs.append(sampled.logprobs)
         if interrupted():
@@ -49,18 +48,9 @@ def draft_and_verify_stepwise(
         np.append(batch.tokens[b], drafted.tokens[b, : counts[b] - 1]) for b in range(len(counts))
     ]
     starts = np.append(np.int32(0), np.cumsum(counts, dtype=np.int32))
-    offsets = np.concatenate([np.arange(n, dtype=np.int32) for n in counts])
-    how = Sampling(
-        temperatures=sampling.temperatures.repeat(counts),
-        top_ks=sampling.top_ks.repeat(counts),
-        top_ps=sampling.top_ps.repeat(counts),
-        min_ps=sampling.min_ps.repeat(counts),
-        seeds=sampling.seeds.repeat(counts),
-        positions=sampling.positions.repeat(counts) + offsets,
-    )
     whole = replace(batch, tokens=np.concatenate(texts), row_starts=starts)
     every = np.arange(starts[-1], dtype=np.int32)
-    sampled = runtime.forward_sample(whole, target, every, how)
+    sampled = runtime.forward_sample(whole, target, every, sampling.repeated(counts))
     tokens, logprobs = [], []
     for text, begin, end in zip(texts, starts[:-1], starts[1:], strict=True):
         accepted = len(accept(text[1:].tolist(), sampled.tokens[begin:end].tolist()))

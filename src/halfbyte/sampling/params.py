@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from halfbyte.errors import ArgumentError
+from halfbyte.runtime.protocol import SamplingRow
 from halfbyte.sampling.choice import Choice
 
 MAX_STOPS = 64
@@ -254,15 +255,17 @@ class SamplingParams:
     def choice(self, index: int = 0) -> Choice:
         """What the runtime needs to draw answer `index`; a missing seed is drawn here."""
         seed = secrets.randbits(64) if self.seed is None and self.temperature > 0 else self.seed
+        shared = {name: getattr(self, name) for name in _SHARED}
+        shared |= {"top_k": max(0, self.top_k), "seed": ((seed or 0) + index) % 2**64}
         return Choice(
-            temperature=float(self.temperature),
-            top_k=max(0, self.top_k),
-            top_p=float(self.top_p),
-            min_p=float(self.min_p),
-            seed=((seed or 0) + index) % 2**64,
+            SamplingRow(**shared),
             tops=max(self.logprobs or 0, self.prompt_logprobs or 0),
             scores_prompt=self.prompt_logprobs is not None,
         )
+
+
+# What the kernel is told under the same name.
+_SHARED = [f.name for f in fields(SamplingParams) if f.name in SamplingRow._fields]
 
 
 def _are_pairs(items: Any) -> bool:
