@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,45 +54,36 @@ class ThinkingGrammar:
             self._thought = self._any & ~words_of(end_ids, vocab_size)
         # An answer that is constrained from its first token on does not think.
         place = "inside" if thinking.opened else "before" if answer is None else "after"
-        self._states = [_State(place)]
+        self._state = _State(place)
 
     @property
     def is_complete(self) -> bool:
         """Whether nothing can follow."""
-        answers = self._states[-1].place == "after" and self._answer is not None
+        answers = self._state.place == "after" and self._answer is not None
         return answers and self._answer is not None and self._answer.is_complete
 
     def mask(self) -> Words | None:
         """Tokens that may come next."""
-        state = self._states[-1]
-        if state.place == "after":
+        if self._state.place == "after":
             return self._any if self._answer is None else self._answer.mask()
-        if self._is_over(state):
-            return words_of([self._close_ids[state.forced]], self._vocab_size)
+        if self._is_over(self._state):
+            return words_of([self._close_ids[self._state.forced]], self._vocab_size)
         return self._thought
 
     def push(self, token: int) -> bool:
         """Take a token if it is allowed."""
-        state = self._states[-1]
-        if state.place == "after":
-            if self._answer is not None and not self._answer.push(token):
-                return False
-            self._states.append(state)
-            return True
-        forced = self._is_over(state)
+        if self._state.place == "after":
+            return self._answer is None or self._answer.push(token)
         if not allows(self.mask(), token):
             return False
-        self._states.append(self._next(state, token, forced=forced))
+        self._state = self._next(self._state, token, forced=self._is_over(self._state))
         return True
 
-    def pop(self, count: int) -> None:
-        """Take back the last tokens."""
-        if count:
-            before = self._states[-1 - count :]
-            answered = sum(state.place == "after" for state in before[:-1])
-            if self._answer is not None and answered:
-                self._answer.pop(answered)
-            del self._states[-count:]
+    def fork(self) -> ThinkingGrammar:
+        """Another text that begins as this one."""
+        other = copy(self)
+        other._answer = None if self._answer is None else self._answer.fork()
+        return other
 
     def _is_over(self, state: _State) -> bool:
         return state.place == "inside" and self._budget is not None and state.count >= self._budget
@@ -106,7 +98,8 @@ class ThinkingGrammar:
         forced_now = state.forced + forced
         if self._close in text or forced_now == len(self._close_ids):
             return _State("after")
-        return _State("inside", text[-len(self._close) :], state.count + 1, forced_now)
+        count = state.count + (state.place == "inside")  # the opening tag is not reasoning
+        return _State("inside", text[-len(self._close) :], count, forced_now)
 
 
 def _all_words(vocab_size: int) -> Words:
