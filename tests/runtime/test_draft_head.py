@@ -194,11 +194,12 @@ def test_a_head_runs_no_plain_forward(kind: str) -> None:
     head = attach(_runtime(kind), make_head(HEADS["eagle"]))
     with pytest.raises(ValueError, match="forward_best only"):
         head._model.forward(  # type: ignore[attr-defined]
-            np.zeros(1, np.int32),
-            np.array([0, 1], np.int32),
-            np.zeros(1, np.int32),
-            np.zeros((1, 1), np.int32),
+            Batch(
+                np.zeros(1, np.int32),
+                np.array([0, 1], np.int32),
+                np.zeros(1, np.int32),
+                np.zeros((1, 1), np.int32),
+            ),
             (8, 16, 8),
             np.zeros(1, np.int32),
-            None,
         )

@@ -61,13 +61,13 @@ def test_lists_and_single_strings_take_one_form() -> None:
 
 @given(st.integers(0, 2**64 - 1))
 def test_a_given_seed_is_the_one_used(seed: int) -> None:
-    assert SamplingParams(seed=seed).choice().seed == seed
+    assert SamplingParams(seed=seed).choice().row.seed == seed
 
 
 def test_without_a_seed_every_request_gets_its_own() -> None:
     params = SamplingParams(top_k=-1)
-    assert params.choice().seed != params.choice().seed
-    assert params.choice().top_k == 0
+    assert params.choice().row.seed != params.choice().row.seed
+    assert params.choice().row.top_k == 0
 
 
 @pytest.mark.parametrize(
