@@ -117,7 +117,7 @@ class _Shared(_Counts):
             (accepted + prior_weight * prior) / (judged + prior_weight)
             for prior, accepted, judged in zip(priors, self.accepted, self.judged, strict=False)
         ]
-        # Positions nobody has reached are taken to be like the last one that somebody has.
+        # Positions not reached yet are taken to be like the last one that was reached.
         self.alphas = tuple(alphas + alphas[-1:] * (POSITIONS - len(alphas)))
         self.gains = gains_of(source, self.alphas)
 

@@ -1,4 +1,4 @@
-"""Measures the cost table of a runtime, in pages nobody else holds.
+"""Measures the cost table of a runtime, in pages that nothing else holds.
 
 A forward costs less when the caches hold what it reads, so calls are timed in the order decoding
 makes them: a draft and the verify of what it drafted; plain steps one after another. Points take

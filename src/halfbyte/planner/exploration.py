@@ -59,7 +59,7 @@ class Trials:
     ) -> None:
         self._forecaster, self._arms = forecaster, arms
         self._acceptance, self._drift = acceptance, drift
-        # Seconds that trials may lose; what nobody has tried yet may be tried at once.
+        # Seconds that trials may lose; what has not been tried yet may be tried at once.
         self.budget = SAVED_TRIALS * forecaster.linear_seconds(1)
         self._readers = any(arm.unread is not None for arm in arms)
         self._reading = FIRST_READING * forecaster.linear_seconds(1)  # the same for what is read

@@ -1,8 +1,8 @@
 """Which sequences of a batch match earlier text, where that might pay, and when to look again.
 
 Looking costs time, so it is done when a match could have become long enough to matter. A match of
-m tokens grows by one a token at most: where it must be 6 long to pay and is 2, nobody looks for 4
-tokens. What was seen of a sequence is kept while it runs, whoever comes or leaves beside it.
+m tokens grows by one a token at most: where it must be 6 long to pay and is 2, no look is due for 4
+tokens. What was seen of a sequence is kept while it runs, whatever comes or leaves beside it.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Matches:
             self._tell(b)
 
     def until_next(self) -> int:
-        """Tokens that may come before somebody should be looked at again."""
+        """Tokens that may come before any sequence should be looked at again."""
         if self.evidence is None:
             return NEVER
         batch = zip(self._batch, self._members, strict=True)

@@ -38,7 +38,7 @@ HYSTERESIS = 0.01  # share by which another arm must be better than the one in u
 REVIEW_FIRST, REVIEW_AFTER = 4, 32  # cycles between two, after a change and at most
 LATE_LOOK = 1 / 4  # of the cycles since something was proposed: a look for matches may be so late
 FEW_CHANGED = 4  # in so many may come or go before all are looked over again
-# In a batch somebody might nearly always have a match, and a look ends a burst of plain cycles. A
+# In a batch some sequence nearly always has a match, and a look ends a burst of plain cycles. A
 # match found a cycle late loses a `MATCH_LASTS`-th of what it brings.
 MATCH_LASTS, MOST_LATE = 4, 8  # cycles
 

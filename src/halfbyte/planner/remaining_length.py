@@ -1,6 +1,6 @@
 """How far the answers of those that run have come, and how many tokens are still to come.
 
-In a batch that nobody joins, all wait for the last: a token of a sequence that is ahead of others
+In a batch that none joins, all wait for the last: a token of a sequence that is ahead of others
 only lets it leave sooner, which spares forwards a row each, not forwards. So there it counts less,
 the more it is ahead. Where others come in the place of those who leave, tokens count alike.
 """
@@ -13,7 +13,7 @@ from halfbyte.cascade.decoding import Decoding
 
 LEAST_HORIZON = 32  # tokens
 LENGTHS_FADE = 1 / 8  # of the usual length of an answer, with each
-# In a batch that nobody joins, a token counts by how many have come to the last sequence and to its
+# In a batch that none joins, a token counts by how many have come to the last sequence and to its
 # own, `HEAD_START` more each: their ratio to a power, so that a lead of an eighth halves it.
 HEAD_START, LEAD_POWER = 16, 6
 
@@ -23,13 +23,13 @@ class Answers:
 
     def __init__(self) -> None:
         self._begun_at: dict[Decoding, int] = {}  # tokens
-        self._has_left = False  # since nobody ran
+        self._has_left = False  # since none ran
         self.is_joined = False  # since then one has come after one had left
         self._usual_length, self._ended = 0.0, 0  # tokens of an answer; how many there were
 
     @property
     def are_running(self) -> bool:
-        """Whether anybody's is."""
+        """Whether that of any is."""
         return bool(self._begun_at)
 
     def begin(self, sequence: Decoding) -> None:
