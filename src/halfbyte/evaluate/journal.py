@@ -7,7 +7,6 @@ is opened again, and its item runs again.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -18,6 +17,7 @@ from typing import Any, Self
 
 from halfbyte.errors import ArgumentError, HalfbyteError, reraise_machine_fault, told
 from halfbyte.evaluate.tasks.task import Record
+from halfbyte.formats.partial import locked
 
 
 def key_digest(key: Mapping[str, Any]) -> str:
@@ -41,18 +41,15 @@ class Journal:
             self._file = self.path.open("a+b")
         except OSError as error:
             raise _unwritable(self.path, error) from error
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        # None: a file system without locks, where one run at a time is up to the user.
+        if locked(self._file.fileno()) is False:
             self._file.close()
             raise ArgumentError(
                 f"journal {self.path.name}",
                 got="another process writing it",
                 expected="one run at a time",
                 fix="wait for the other run, or give another --output",
-            ) from error
-        except OSError:  # a file system without locks: one run at a time is up to the user
-            pass
+            )
         self._read()
         return self
 

@@ -70,11 +70,6 @@ class TextCodec:
         # Whether a text's bytes are those of its tokens in a row; else tokens are decoded together.
         self.is_bytewise = self._spelling.in_a_row
 
-    @property
-    def tokenizer_json(self) -> str:
-        """The tokenizer as the tokenizers library writes it."""
-        return self._tokenizer.to_str()
-
     def encode(self, text: str, *, as_chat: bool = False) -> list[int]:
         """Token ids of a prompt; a chat template has already written its own special tokens."""
         try:
