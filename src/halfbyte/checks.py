@@ -17,18 +17,31 @@ def check_int(name: str, value: object, low: int, high: int, fix: str) -> None:
 
 
 def check_number(
-    name: str, value: object, low: float, high: float, fix: str, *, open_end: bool = False
+    name: str,
+    value: object,
+    low: float,
+    high: float,
+    fix: str,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+    or_zero: bool = False,
 ) -> None:
-    """Refuse anything but a finite number from `low` to `high`; `open_end`: not `high` itself."""
-    good = type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
-    if not good or not low <= value <= high or (open_end and value == high):  # type: ignore[operator]
-        expected = f"a number, {low:g} <= x {'<' if open_end else '<='} {high:g}"
-        raise ArgumentError(name, got=repr(value), expected=expected, fix=fix)
+    """Refuse anything but a finite number from `low` to `high`; `open_low`, `open_high`: but not
+    these themselves; `or_zero`: 0 too."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        above = low < value if open_low else low <= value
+        below = value < high if open_high else value <= high
+        if (above and below) or (or_zero and value == 0):
+            return
+    signs = ["<" if is_open else "<=" for is_open in (open_low, open_high)]
+    expected = f"a number, {'0, or ' if or_zero else ''}{low:g} {signs[0]} x {signs[1]} {high:g}"
+    raise ArgumentError(name, got=repr(value), expected=expected, fix=fix)
 
 
 def check_choice(name: str, value: object, known: Collection[object], fix: str) -> None:
-    """Refuse anything but one of a few values."""
-    if value not in known:
+    """Refuse anything but one of a few values, of their very type."""
+    if not any(type(value) is type(one) and value == one for one in known):
         expected = " or ".join(", ".join(map(str, known)).rsplit(", ", 1))
         raise ArgumentError(name, got=repr(value), expected=expected, fix=fix)
 

@@ -6,7 +6,7 @@ that takes its class.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
@@ -28,14 +28,17 @@ class Shown:
 
 def option(
     default: Any,
-    help: str,
+    help: str | None,
     check: Check | None = None,
     *flags: str,
     default_text: str | None = None,
     metavar: str | None = None,
 ) -> Any:
-    """A field of an options class; `check` sees every value but None where that is the default."""
-    shown = Shown(help, flags, default_text, metavar)
+    """A field of an options class; `check` sees every value but None where that is the default.
+
+    Without `help` no command shows it.
+    """
+    shown = None if help is None else Shown(help, flags, default_text, metavar)
     return field(default=default, metadata={"shown": shown, "check": check})
 
 
@@ -54,11 +57,11 @@ def with_values(options: OptionsT, values: dict[str, Any]) -> OptionsT:
     return replace(options, **own) if own else options  # type: ignore[type-var]
 
 
-def refuse_unknown(what: str, values: dict[str, Any], *classes: Any) -> None:
+def refuse_unknown(what: str, values: Mapping[str, Any], *classes: Any) -> None:
     """Refuse a name that no field of these classes has."""
     known = [each.name for cls in classes for each in fields(cls)]
     for name in values:
-        check_known(what, name, known)
+        check_known(what, str(name), known)
 
 
 def integer(low: int, high: int, fix: str) -> Check:
@@ -66,9 +69,9 @@ def integer(low: int, high: int, fix: str) -> Check:
     return lambda name, value: check_int(name, value, low, high, fix)
 
 
-def number(low: float, high: float, fix: str, *, open_end: bool = False) -> Check:
-    """Takes a finite number from `low` to `high`; `open_end`: not `high` itself."""
-    return lambda name, value: check_number(name, value, low, high, fix, open_end=open_end)
+def number(low: float, high: float, fix: str, **bounds: bool) -> Check:
+    """Takes a finite number from `low` to `high`; `bounds`: see `check_number`."""
+    return lambda name, value: check_number(name, value, low, high, fix, **bounds)
 
 
 def one_of(*known: object, fix: str = "choose one") -> Check:

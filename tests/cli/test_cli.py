@@ -23,6 +23,7 @@ from halfbyte.cli.options import LlmOptions
 from halfbyte.engine.options import EngineOptions
 from halfbyte.proposers.options import NgramOptions
 from halfbyte.runtime.options import RuntimeOptions
+from halfbyte.runtime.protocol import SamplingRow
 from halfbyte.server.options import ServeOptions
 from tests.support.talking_model import write_talking_model
 from tests.support.tiny_models import Kind
@@ -66,6 +67,12 @@ def test_verbs_show_every_option_of_the_library_with_its_default(
 ) -> None:
     shown = {p.name: p.default for p in command().commands[verb].params}
     classes: list[Any] = [EngineOptions, RuntimeOptions]
+    if verb == "generate":
+        classes.append(SamplingParams)
+        unshown = {f.name for f in fields(SamplingParams) if not f.metadata.get("shown")}
+        assert unshown.isdisjoint(SamplingRow._fields)
+        left_out = left_out | unshown
+        changed = changed | {"temperature": 0.0, "max_tokens": 256, "stop": None}
     if verb == "serve":
         classes += [ServeOptions, AsyncOptions]
         left_out = left_out | {"api_keys", "cascades"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 
 from halfbyte import SamplingParams
 from halfbyte.errors import ArgumentError
+from halfbyte.runtime.protocol import SamplingRow
+from halfbyte.sampling.choice import GREEDY, sampling_of
 
 
 @pytest.mark.parametrize(
@@ -68,6 +71,22 @@ def test_without_a_seed_every_request_gets_its_own() -> None:
     params = SamplingParams(top_k=-1)
     assert params.choice().row.seed != params.choice().row.seed
     assert params.choice().row.top_k == 0
+
+
+def test_every_field_of_the_record_that_a_request_names_is_the_request_s() -> None:
+    """From parameters to the bytes that the kernel reads, whatever fields there are."""
+    values = {"temperature": 0.5, "top_k": 7, "top_p": 0.75, "min_p": 0.25, "seed": 2**63 + 1}
+    names = {f.name for f in fields(SamplingParams)} & set(SamplingRow._fields)
+    assert set(values) == names
+    choice = SamplingParams(**values).choice(index=3)  # type: ignore[arg-type]
+    sampling = sampling_of([choice, GREEDY], [11, 12, 13], [2, 1])
+    told = [dict(zip(SamplingRow._fields, row, strict=True)) for row in sampling.rows.tolist()]
+    same = values | {"seed": 2**63 + 4, "forced": -1, "tops": 0}
+    assert told == [
+        same | {"position": 11},
+        same | {"position": 12},
+        {**GREEDY.row._asdict(), "position": 13},
+    ]
 
 
 @pytest.mark.parametrize(

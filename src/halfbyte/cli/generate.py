@@ -11,13 +11,14 @@ from halfbyte.cli.options import Ckpt, Json, LlmOptions, with_options
 from halfbyte.cli.output import note, print_json
 from halfbyte.cli.streams import read_standard_input
 from halfbyte.errors import ArgumentError
+from halfbyte.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
     from halfbyte.api.llm import LLM
     from halfbyte.api.results import Completion
 
 
-@with_options(without=("max_batch", "prefill_rows"))
+@with_options(without=("max_batch", "prefill_rows"), temperature=0.0, max_tokens=256)
 def generate(
     ckpt: Ckpt,
     text: Annotated[
@@ -44,7 +45,6 @@ def generate(
         Optional[str],  # noqa: UP045
         typer.Option(help="System message of a chat."),
     ] = None,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="Most new tokens.")] = 256,
     cascade: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
@@ -54,21 +54,7 @@ def generate(
         ),
     ] = None,
     llm_options: LlmOptions,
-    seed: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(help="Seed of the noise.  [default: a fresh one]"),
-    ] = None,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    top_k: Annotated[int, typer.Option(help="Keep the k likeliest; 0: all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Keep the likeliest up to this mass.")] = 1.0,
-    min_p: Annotated[float, typer.Option(help="Keep those this likely next to the best.")] = 0.0,
-    stop: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="End at this text; may be given several times."),
-    ] = None,
-    ignore_eos: Annotated[
-        bool, typer.Option("--ignore-eos", help="Go on after the model's end token.")
-    ] = False,
+    params: SamplingParams,
     json: Json = False,
 ) -> None:
     """Answer or complete a prompt and stream the text to stdout.
@@ -77,18 +63,6 @@ def generate(
 
     The output is that of plain decoding at the cascade's last level, whatever drafts for it.
     """
-    from halfbyte.sampling.params import SamplingParams
-
-    params = SamplingParams(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        seed=seed,
-        max_tokens=max_tokens,
-        stop=tuple(stop or ()),
-        ignore_eos=ignore_eos,
-    )
     said = _prompt(text, prompt)
     if system is not None and chat is False:
         raise ArgumentError("--system", got="--no-chat", expected="a chat", fix="drop one of them")

@@ -169,7 +169,7 @@ def _parameters(
     for each in fields(cls):
         if is_dataclass(hints[each.name]):
             yield from _parameters(hints[each.name], without, defaults)
-        elif "shown" in each.metadata and each.name not in without:
+        elif each.metadata.get("shown") is not None and each.name not in without:
             kind, default = _as_shown(hints[each.name]), defaults.get(each.name, each.default)
             how = _as_option(each.metadata["shown"])
             yield inspect.Parameter(
@@ -182,11 +182,16 @@ def _parameters(
 
 def _as_shown(kind: Any) -> Any:
     """A field's type as typer takes it: a tuple of texts is an option given several times."""
-    if typing.get_origin(kind) is tuple:
+    if _is_several(kind):
         return Optional[list[str]]  # noqa: UP045
     if isinstance(kind, types.UnionType):
         return Optional[typing.get_args(kind)[0]]  # noqa: UP045
     return kind
+
+
+def _is_several(kind: Any) -> bool:
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    return typing.get_origin(kinds[0]) is tuple
 
 
 def _built(cls: Any, values: dict[str, Any]) -> Any:
@@ -197,6 +202,6 @@ def _built(cls: Any, values: dict[str, Any]) -> Any:
             own[each.name] = _built(hints[each.name], values)
         elif each.name in values:
             value = values.pop(each.name)
-            is_tuple = typing.get_origin(hints[each.name]) is tuple
-            own[each.name] = tuple(value or ()) if is_tuple else value
+            several = _is_several(hints[each.name])
+            own[each.name] = tuple(value or ()) if several else value
     return cls(**own)

@@ -23,7 +23,7 @@ class EngineOptions:
     min_confidence: float = option(
         0.0,
         "A draft stops at a token less likely than this; 0 never stops early.",
-        number(0, 1, "0 never stops a draft early", open_end=True),
+        number(0, 1, "0 never stops a draft early", open_high=True),
     )
     max_batch: int = option(
         8, "Most sequences decoded together.", integer(1, 1024, "use a small number such as 8")

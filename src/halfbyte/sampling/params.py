@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from halfbyte.checks import check_int
 from halfbyte.errors import ArgumentError
-from halfbyte.runtime.protocol import SamplingRow
-from halfbyte.sampling.choice import Choice
+from halfbyte.options import check_options, integer, number, one_of, option, refuse_unknown
+
+if TYPE_CHECKING:
+    from halfbyte.sampling.choice import Choice
 
 MAX_STOPS = 64
 MAX_STOP_CHARS = 1024
@@ -21,6 +22,10 @@ MAX_CHOICES = 128
 MAX_BIASES = 1024
 MAX_GRAMMAR_CHARS = 65536
 MAX_WORDS = 1024
+
+
+_INT32 = 2**31 - 1
+_NONE = "leave it out for none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +106,7 @@ class Thinking:
                 "thinking", got="no tags", expected="what opens and closes it", fix="give both"
             )
         if self.budget is not None:
-            _check_integer("thinking.budget", self.budget, 0, 2**31 - 1, "leave it out for none")
+            check_int("thinking.budget", self.budget, 0, 2**31 - 1, "leave it out for none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,25 +118,56 @@ class SamplingParams:
     end tokens (unless `ignore_eos`) stay in `token_ids` and out of the text.
     """
 
-    temperature: float = 1.0
-    top_k: int = 0  # 0 or -1: off
-    top_p: float = 1.0
-    min_p: float = 0.0
-    seed: int | None = None
-    max_tokens: int = 16
-    stop: tuple[str, ...] | list[str] | str = ()
+    temperature: float = option(1.0, "0 is greedy.", number(1e-5, 1e4, "0 is greedy", or_zero=True))
+    top_k: int = option(
+        0, "Keep the k likeliest; 0 or -1: all.", integer(-1, _INT32, "0 turns it off")
+    )
+    top_p: float = option(
+        1.0, "Keep the likeliest up to this mass.", number(0, 1, "1 turns it off", open_low=True)
+    )
+    min_p: float = option(
+        0.0, "Keep those this likely next to the best.", number(0, 1, "0 turns it off")
+    )
+    seed: int | None = option(
+        None,
+        "Seed of the noise.",
+        integer(0, 2**64 - 1, "leave it out for a fresh one"),
+        default_text="a fresh one",
+    )
+    max_tokens: int = option(
+        16,
+        "Most new tokens.",
+        integer(1, _INT32, "ask for at least one token"),
+        "--max-tokens",
+        "-n",
+    )
+    stop: tuple[str, ...] | list[str] | str = option(  # noqa: RUF009
+        (), "End at this text; may be given several times."
+    )
     stop_token_ids: tuple[int, ...] | list[int] = ()
-    ignore_eos: bool = False
-    presence_penalty: float = 0.0  # the three as vLLM defines them; see docs/numerics.md
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
+    ignore_eos: bool = option(
+        False, "Go on after the model's end token.", one_of(True, False), "--ignore-eos"
+    )
+    # The three as vLLM defines them; see docs/numerics.md.
+    presence_penalty: float = option(
+        0.0, "Taken once from every token of the output.", number(-2, 2, _NONE)
+    )
+    frequency_penalty: float = option(
+        0.0, "Taken from a token for every time it is in the output.", number(-2, 2, _NONE)
+    )
+    repetition_penalty: float = option(
+        1.0, "Divides the logits of the text's own tokens; 1: off.", number(0.01, 100, _NONE)
+    )
     logit_bias: Mapping[int, float] | tuple[tuple[int, float], ...] = ()  # token -> what is added
-    min_tokens: int = 0  # no end token and no stop token before
+    min_tokens: int = option(0, "No end token before so many tokens.", integer(0, _INT32, _NONE))
     allowed_token_ids: tuple[int, ...] | list[int] | None = None
-    logprobs: int | None = None  # most likely tokens reported at each position
-    prompt_logprobs: int | None = None  # likewise for the prompt, whose own tokens are scored
-    n: int = 1  # answers; answer i draws with seed + i
-    best_of: int | None = None  # answers drawn, of which the n most likely are kept
+    # Most likely tokens reported at each position; likewise for the prompt, whose own tokens are
+    # scored.
+    logprobs: int | None = option(None, None, integer(0, MAX_TOPS, _NONE))
+    prompt_logprobs: int | None = option(None, None, integer(0, MAX_TOPS, _NONE))
+    # Answers; answer i draws with seed + i. Of `best_of` drawn the n most likely are kept.
+    n: int = option(1, None, integer(1, MAX_CHOICES, "ask for one answer or a few"))
+    best_of: int | None = option(None, None, integer(1, MAX_CHOICES, _NONE))
     structured_outputs: StructuredOutputs | None = None
     thinking: Thinking | None = None  # a constraint then begins where the reasoning ends
     shown_token_ids: tuple[int, ...] | list[int] = ()  # control tokens whose names are in the text
@@ -149,23 +185,13 @@ class SamplingParams:
                     name, got=repr(value), expected="a list", fix="put the value in a list"
                 )
             object.__setattr__(self, name, tuple(value))
-        self._check_numbers()
+        check_options(self)
+        check_int("min_tokens", self.min_tokens, 0, self.max_tokens, "at most max_tokens")
+        if self.best_of is not None:
+            check_int("best_of", self.best_of, self.n, MAX_CHOICES, _NONE)
         self._check_stops()
-        self._check_counts()
+        self._check_constraint()
         self._check_tokens()
-
-    def _check_numbers(self) -> None:
-        _check("temperature", self.temperature, _is_zero_or, 1e-5, 1e4, "0 is greedy")
-        _check("top_p", self.top_p, _is_positive_up_to, 0.0, 1.0, "1 turns it off")
-        _check("min_p", self.min_p, _is_between, 0.0, 1.0, "0 turns it off")
-        _check_integer("top_k", self.top_k, -1, 2**31 - 1, "0 turns it off")
-        _check_integer("max_tokens", self.max_tokens, 1, 2**31 - 1, "ask for at least one token")
-        if self.seed is not None:
-            _check_integer("seed", self.seed, 0, 2**64 - 1, "leave it out for a fresh one")
-        if not isinstance(self.ignore_eos, bool):
-            raise ArgumentError(
-                "ignore_eos", got=repr(self.ignore_eos), expected="True or False", fix="use one"
-            )
 
     def _check_stops(self) -> None:
         if len(self.stop) > MAX_STOPS or not all(
@@ -179,24 +205,9 @@ class SamplingParams:
             )
         for name in ("stop_token_ids", "shown_token_ids"):
             for token in getattr(self, name):
-                _check_integer(name, token, 0, 2**31 - 1, "give token ids")
+                check_int(name, token, 0, 2**31 - 1, "give token ids")
 
-    def _check_counts(self) -> None:
-        for name, low, high in (
-            ("presence_penalty", -2.0, 2.0),
-            ("frequency_penalty", -2.0, 2.0),
-            ("repetition_penalty", 0.01, 100.0),
-        ):
-            _check(name, getattr(self, name), _is_between, low, high, "leave it out for none")
-        _check_integer("min_tokens", self.min_tokens, 0, self.max_tokens, "at most max_tokens")
-        _check_integer("n", self.n, 1, MAX_CHOICES, "ask for one answer or a few")
-        for name, least, most in (
-            ("logprobs", 0, MAX_TOPS),
-            ("prompt_logprobs", 0, MAX_TOPS),
-            ("best_of", self.n, MAX_CHOICES),
-        ):
-            if getattr(self, name) is not None:
-                _check_integer(name, getattr(self, name), least, most, "leave it out for none")
+    def _check_constraint(self) -> None:
         wanted = self.structured_outputs
         if wanted is not None and not isinstance(wanted, StructuredOutputs):
             raise ArgumentError(
@@ -229,7 +240,7 @@ class SamplingParams:
                 fix="leave it out to allow every token",
             )
         for token in allowed:
-            _check_integer("allowed_token_ids", token, 0, 2**31 - 1, "give token ids")
+            check_int("allowed_token_ids", token, 0, 2**31 - 1, "give token ids")
         object.__setattr__(self, "allowed_token_ids", tuple(sorted(set(allowed))))
 
     @property
@@ -240,32 +251,25 @@ class SamplingParams:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Build from named values; an unknown name is an error that names the nearest one."""
-        known = [f.name for f in fields(cls)]
-        for key in values:
-            if key not in known:
-                near = difflib.get_close_matches(str(key), known, n=1)
-                raise ArgumentError(
-                    "sampling parameter",
-                    got=repr(key),
-                    expected=f"one of {', '.join(known)}",
-                    fix=f"did you mean {near[0]!r}?" if near else "leave it out",
-                )
+        refuse_unknown("sampling parameter", values, cls)
         return cls(**values)
 
     def choice(self, index: int = 0) -> Choice:
         """What the runtime needs to draw answer `index`; a missing seed is drawn here."""
+        # Here, so that commands show this class without numpy.
+        from halfbyte.runtime.protocol import SamplingRow
+        from halfbyte.sampling.choice import Choice
+
         seed = secrets.randbits(64) if self.seed is None and self.temperature > 0 else self.seed
-        shared = {name: getattr(self, name) for name in _SHARED}
+        shared = {
+            f.name: getattr(self, f.name) for f in fields(self) if f.name in SamplingRow._fields
+        }
         shared |= {"top_k": max(0, self.top_k), "seed": ((seed or 0) + index) % 2**64}
         return Choice(
             SamplingRow(**shared),
             tops=max(self.logprobs or 0, self.prompt_logprobs or 0),
             scores_prompt=self.prompt_logprobs is not None,
         )
-
-
-# What the kernel is told under the same name.
-_SHARED = [f.name for f in fields(SamplingParams) if f.name in SamplingRow._fields]
 
 
 def _are_pairs(items: Any) -> bool:
@@ -277,36 +281,3 @@ def _are_pairs(items: Any) -> bool:
         )
     except (TypeError, ValueError):
         return False
-
-
-def _is_zero_or(value: float, least: float, most: float) -> bool:
-    return value == 0 or least <= value <= most
-
-
-def _is_positive_up_to(value: float, least: float, most: float) -> bool:
-    return least < value <= most
-
-
-def _is_between(value: float, least: float, most: float) -> bool:
-    return least <= value <= most
-
-
-_RANGES = {
-    _is_zero_or: "0, or {} to {}",
-    _is_positive_up_to: "above {} and at most {}",
-    _is_between: "{} to {}",
-}
-
-
-def _check(name: str, value: object, test: Any, least: float, most: float, fix: str) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (number and math.isfinite(value) and test(value, least, most)):  # type: ignore[arg-type]
-        expected = f"a number, {_RANGES[test].format(f'{least:g}', f'{most:g}')}"
-        raise ArgumentError(name, got=repr(value), expected=expected, fix=fix)
-
-
-def _check_integer(name: str, value: object, least: int, most: int, fix: str) -> None:
-    if not (isinstance(value, int) and not isinstance(value, bool) and least <= value <= most):
-        raise ArgumentError(
-            name, got=repr(value), expected=f"an integer, {least} to {most}", fix=fix
-        )
