@@ -232,7 +232,7 @@ def test_the_snapshot_adds_up(talking_llm: LLM) -> None:
         assert seen.time_to_first_token.count == seen.request_time.count == 4
         assert seen.time_between_tokens.count < seen.emitted_tokens
         assert seen.proposed_by_position[0] >= seen.accepted_by_position[0] > 0
-        assert sum(seen.choices.values()) > 0
+        assert sum(seen.turns.values()) > 0
 
     run(talking_llm, body)
 

@@ -12,7 +12,7 @@ from halfbyte.cascade.stages import Eagle, Model
 from halfbyte.config import Level
 from halfbyte.formats.draft_head import HeadConfig
 from halfbyte.proposers.build import Proposers
-from halfbyte.runtime.draft_head import DraftHead, HeadStep
+from halfbyte.runtime.draft_head import DraftHead, HeadOutput
 from halfbyte.runtime.protocol import Batch, Runtime
 from tests.exactness.runs import coarser, runtime_of
 from tests.support.proposers import model_runner
@@ -45,13 +45,13 @@ class Oracle:
         features: NDArray[np.float32],
         rows: NDArray[np.int32],
         k: int,
-    ) -> HeadStep:
+    ) -> HeadOutput:
         assert len(features) == len(batch.tokens)
         logits = self._model.forward(batch, level, rows).astype(np.float64)
         logprobs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         best = np.argsort(-logprobs, axis=1, kind="stable")[:, :k]
         top = np.take_along_axis(logprobs, best, axis=1).astype(np.float32)
-        return HeadStep(best.astype(np.int32), top, np.zeros((len(rows), 64), np.float32))
+        return HeadOutput(best.astype(np.int32), top, np.zeros((len(rows), 64), np.float32))
 
     def weight_bytes(self, level: Level) -> int:
         return self._model.weight_bytes(level)

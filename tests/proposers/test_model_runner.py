@@ -183,7 +183,7 @@ def test_a_long_prompt_is_caught_up_with_in_chunks() -> None:
     sequence = Sequence(prompt, table=table, choice=GREEDY, limit=99, stop_ids=frozenset())
     sequence.committed_len = 89
     runner.begin(sequence)
-    places = runner.enter([Ask(sequence, 4)])
+    places = runner.enter([Ask(sequence, 4)], [4])
     assert all(verb == "forward" and rows <= 16 for verb, rows in model.calls)
     assert places[0].root_position == 89
     assert len(places[0].tokens) + 3 <= 16

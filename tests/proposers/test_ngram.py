@@ -62,7 +62,7 @@ def test_a_long_match_is_sure_and_may_then_be_longer(repeated: int) -> None:
     text = list(range(100, 130))
     sequence, proposer = _sequence([*text, 7, *text[:repeated]]), NgramProposer()
     proposer.begin(sequence)
-    asks = [Ask(sequence, 2, sure_length=6), Ask(sequence, 2), Ask(sequence, 0, sure_length=6)]
+    asks = [Ask(sequence, 2, sure_depth=6), Ask(sequence, 2), Ask(sequence, 0, sure_depth=6)]
     found = proposer.propose(asks)
     is_sure = repeated >= SURE_MATCH
     assert list(found.sure) == [is_sure, False, is_sure]

@@ -45,7 +45,7 @@ class Scripted:
     def propose(self, asks: Seq[Ask]) -> Proposals:
         assert all(ask.sequence in self.begun for ask in asks)
         return Proposals(
-            [self._script([*a.sequence.tokens, *a.ahead], a.length)[: a.length] for a in asks]
+            [self._script([*a.sequence.tokens, *a.ahead], a.depth)[: a.depth] for a in asks]
         )
 
 
@@ -81,12 +81,12 @@ class Sure(Scripted):
 
     def propose(self, asks: Seq[Ask]) -> Proposals:
         assert all(ask.sequence in self.begun for ask in asks)
-        lengths = [max(a.length, a.sure_length) for a in asks]
+        lengths = [max(a.depth, a.sure_depth) for a in asks]
         tokens = [
             self._script([*a.sequence.tokens, *a.ahead], n)[:n]
             for a, n in zip(asks, lengths, strict=True)
         ]
-        return Proposals(tokens, sure=[a.sure_length > 0 for a in asks])
+        return Proposals(tokens, sure=[a.sure_depth > 0 for a in asks])
 
 
 def sure(script: Scripted) -> Sure:
@@ -104,7 +104,7 @@ class Branching(Scripted):
         return Proposals([self._tree(ask) for ask in asks])
 
     def _tree(self, ask: Ask) -> TokenTree:
-        depth = min(ask.length, self.deepest, ask.size // 2)
+        depth = min(ask.depth, self.deepest, ask.size // 2)
         path = self._script([*ask.sequence.tokens, *ask.ahead], depth) if depth > 0 else []
         tokens: list[int] = []
         parents: list[int] = []

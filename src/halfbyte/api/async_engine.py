@@ -182,7 +182,7 @@ class AsyncEngine:
         """
         if not self.is_running:
             raise _stopped(f"a failure: {self._failure}" if self._failure else "a stopped engine")
-        chosen = self._choose(cascade)
+        chosen = self._cascade_of(cascade)
         _check_order(priority, deadline)
         wanted = params or SamplingParams()
         require_one(wanted)
@@ -229,7 +229,7 @@ class AsyncEngine:
         self._commands.put(command)
         self.llm.model.runtime.interrupt(wanted=True)
 
-    def _choose(self, cascade: str | Cascade | None) -> Cascade:
+    def _cascade_of(self, cascade: str | Cascade | None) -> Cascade:
         if cascade is None:
             return self.llm.cascade
         if cascade == "none":
@@ -315,7 +315,7 @@ class AsyncEngine:
         told = [self._tell(self._jobs[sequence]) for sequence in late]
         if self._engine.has_work:
             told += [self._tell(self._jobs[sequence]) for sequence in self._engine.step()]
-        self._recorder.stepped(self._engine.statistics, self._engine.last_choices)
+        self._recorder.stepped(self._engine.statistics, self._engine.last_turns)
         self._gauge()
         return told
 

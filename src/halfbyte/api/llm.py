@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.api.loading import LoadedModel, Progress, default_cascade, load
-from halfbyte.api.request import Request, check_tokens, choose, require_one
+from halfbyte.api.request import Request, best_answers, check_tokens, require_one
 from halfbyte.api.results import Chunk, Completion
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.planning import Planner
@@ -206,7 +206,7 @@ class LLM:
             finally:
                 engine.close()
         return [
-            choose([request.completion() for request in group], p)
+            best_answers([request.completion() for request in group], p)
             for group, p in zip(requests, each, strict=True)
         ]
 

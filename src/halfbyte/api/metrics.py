@@ -64,7 +64,7 @@ class Snapshot:
     host_seconds: float = 0.0
     proposed_by_position: list[int] = field(default_factory=list)
     accepted_by_position: list[int] = field(default_factory=list)
-    choices: Counter[tuple[str, int]] = field(default_factory=Counter)  # (cascade, draft length)
+    turns: Counter[tuple[str, int]] = field(default_factory=Counter)  # (cascade, draft length)
     # Seconds.
     queue_time: Histogram = field(default_factory=lambda: Histogram(LATENCY_BOUNDS))
     time_to_first_token: Histogram = field(default_factory=lambda: Histogram(LATENCY_BOUNDS))

@@ -54,11 +54,11 @@ class Recorder:
             self._now.finished[reason] += 1
             self._now.request_time.observe(seconds)
 
-    def stepped(self, total: Statistics, choices: Counter[tuple[str, int]]) -> None:
+    def stepped(self, total: Statistics, turns: Counter[tuple[str, int]]) -> None:
         """The engine has made a step; `total` is everything it has done."""
         with self._lock:
             self._now.steps += 1
-            self._now.choices.update(choices)
+            self._now.turns.update(turns)
             self._outcomes = dict(total.outcomes)
             for name in _TOTALS:
                 setattr(self._now, name, getattr(total, name))

@@ -223,7 +223,7 @@ def too_long(got: str, context: int) -> ContextError:
     )
 
 
-def choose(answers: list[Completion], params: SamplingParams) -> Completion:
+def best_answers(answers: list[Completion], params: SamplingParams) -> Completion:
     """The first of the `n` answers wanted, with the others; of `best_of`, the most likely."""
     if params.num_drawn > params.n:
         answers = sorted(answers, key=lambda answer: -answer.cumulative_logprob)[: params.n]

@@ -23,25 +23,25 @@ from halfbyte.runtime.protocol import DraftRun, Runtime
 
 @dataclass(slots=True)
 class Ask:
-    """At most `length` tokens are wanted after `sequence.tokens` and then `ahead`.
+    """At most `depth` tokens in a row are wanted after `sequence.tokens` and then `ahead`.
 
     `ahead` is what the stage that asks has itself proposed in this cycle and not yet seen judged.
     A proposer with a stage before it asks that stage for at most `inner_length` tokens a round.
-    A tree has at most `nodes` nodes (0: `length`) and no path longer than `length`.
-    `sure_length`: the limit of a proposal that its proposer is `sure` of, if larger.
+    A tree has at most `depth` levels and `nodes` nodes (0: as many as levels).
+    `sure_depth`: the limit of a proposal that its proposer is `sure` of, if larger.
     """
 
     sequence: Decoding
-    length: int
+    depth: int
     inner_length: int = 0
     ahead: Seq[int] = ()
     nodes: int = 0
-    sure_length: int = 0
+    sure_depth: int = 0
 
     @property
     def size(self) -> int:
-        """Most rows of the judge that the proposal may take."""
-        return self.nodes or self.length
+        """Most tokens in all: rows of the judge that the proposal may take."""
+        return self.nodes or self.depth
 
     @property
     def root(self) -> int:
@@ -78,12 +78,12 @@ class Link:
 class Proposals:
     """The answer to some asks."""
 
-    tokens: Seq[Draft]  # one an ask, at most `length` tokens or nodes each
+    tokens: Seq[Draft]  # one per ask, within its depth and nodes
     forwards: int = 0  # over the proposer's own weights
     bytes_read: int = 0  # of them
     seconds: float = 0.0  # the proposer's own, without the stages before it
     inner: list[Link] = field(default_factory=list)  # the stages before it
-    sure: Seq[bool] = ()  # one an ask, or none: whether it needs no judge before the target
+    sure: Seq[bool] = ()  # one per ask, or none: whether it needs no judge before the target
 
 
 @dataclass(frozen=True, slots=True)

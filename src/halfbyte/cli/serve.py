@@ -74,7 +74,7 @@ def serve(
 
     keys = read_api_keys(api_key_file)
     llm = llm_options.open(ckpt, cascade)
-    allowed = tuple(allow_cascade) if allow_cascade else _choices(llm)
+    allowed = tuple(allow_cascade) if allow_cascade else _allowed(llm)
     server = replace(
         server,
         model_name=model_name or _name_of(ckpt),
@@ -85,7 +85,7 @@ def serve(
     run(llm, replace(queue, cascades=allowed), server, log_level)
 
 
-def _choices(llm: LLM) -> tuple[str, ...]:
+def _allowed(llm: LLM) -> tuple[str, ...]:
     """Cascades of the default's own target: a race in the playground needs two."""
     target = llm.cascade.target
     nested = [f"w4a8 > {target}"] if target.weight_bits == 8 else []

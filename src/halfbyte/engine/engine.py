@@ -73,10 +73,10 @@ class Engine:
         return len(self._scheduler.running)
 
     @property
-    def last_choices(self) -> Counter[tuple[str, int]]:
+    def last_turns(self) -> Counter[tuple[str, int]]:
         """How many sequences took each turn of the last step, by its cascade and length."""
         target, plan = self._last
-        return _choices(target, plan) if target is not None else Counter()
+        return _counted(target, plan) if target is not None else Counter()
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence whose table is empty."""
@@ -294,11 +294,11 @@ class Engine:
         )
 
 
-def _choices(target: Level, plan: list[Turn]) -> Counter[tuple[str, int]]:
+def _counted(target: Level, plan: list[Turn]) -> Counter[tuple[str, int]]:
     """How many sequences take each turn, by its cascade and length."""
     if plan and all(turn is plan[0] for turn in plan):  # as a fixed plan's are
         return Counter({(plan[0].cascade(target), plan[0].length): len(plan)})
-    choices: Counter[tuple[str, int]] = Counter()
+    turns: Counter[tuple[str, int]] = Counter()
     for (proposer, length), count in Counter([(t.proposer, t.length) for t in plan]).items():
-        choices[Turn(proposer, length).cascade(target), length] += count
-    return choices
+        turns[Turn(proposer, length).cascade(target), length] += count
+    return turns

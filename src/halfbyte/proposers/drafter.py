@@ -62,17 +62,17 @@ class Drafter:
         """Draft for every ask; rows that a model has not seen yet run with the first token."""
         started = perf_counter()
         tokens: list[list[int]] = [[] for _ in asks]
-        roots = places = self._runner.enter(asks)
+        roots = places = self._runner.enter(asks, [ask.depth for ask in asks])
         forwards = 0
         if any(len(place.tokens) > 1 for place in places.values()):
             roots = self._catch_up(places, tokens)
             forwards = 1
-        roots = {i: root for i, root in roots.items() if len(tokens[i]) < asks[i].length}
+        roots = {i: root for i, root in roots.items() if len(tokens[i]) < asks[i].depth}
         if roots:
             forwards += self._run(roots, asks, tokens)
         for i, place in places.items():
             # The last token wanted is drawn but not fed; one short of it was.
-            self._runner.left(asks[i], place, tokens[i][: asks[i].length - 1])
+            self._runner.left(asks[i], place, tokens[i][: asks[i].depth - 1])
         tokens = [readable(drafted, self._runner.vocab_size) for drafted in tokens]
         seconds = perf_counter() - started
         return Proposals(tokens, forwards, forwards * self._forward_bytes, seconds)
@@ -100,7 +100,7 @@ class Drafter:
     def _run(self, roots: dict[int, Place], asks: Seq[Ask], tokens: list[list[int]]) -> int:
         """Decode on from the roots; returns how many forwards that took."""
         places = list(roots.values())
-        lengths = [asks[i].length - len(tokens[i]) for i in roots]
+        lengths = [asks[i].depth - len(tokens[i]) for i in roots]
         batch, sampling = roots_of(places)
         sampling.adjustments = adjustments_of([self._shape(asks[i], tokens[i]) for i in roots])
         each = np.array(lengths, dtype=np.int32)

@@ -34,7 +34,7 @@ from halfbyte.cascade.tree import Draft, TokenTree, TreeGrowth, TreeShape
 from halfbyte.cascade.verify import Outcome
 from halfbyte.proposers.noise import Guesses, as_drawn
 from halfbyte.runtime.accept import ROOT
-from halfbyte.runtime.draft_head import DraftHead, HeadStep
+from halfbyte.runtime.draft_head import DraftHead, HeadOutput
 from halfbyte.runtime.protocol import Batch, Runtime
 
 F32 = NDArray[np.float32]
@@ -129,7 +129,7 @@ class EagleProposer:
         return Proposals(trees, forwards, read, perf_counter() - started)
 
     def _shape(self, ask: Ask) -> TreeShape:
-        return TreeShape(min(self._top_k, ask.size), min(self.deepest, ask.length), ask.size)
+        return TreeShape(min(self._top_k, ask.size), min(self.deepest, ask.depth), ask.size)
 
     def _sketch(self, ask: Ask, table: I32, scratch: I32) -> _Sketch:
         own = ask.root_position // self._head.page_size + 1
@@ -142,7 +142,7 @@ class EagleProposer:
         group: list[tuple[int, I32, I32]] = []
         used = rows = 0
         for i, ask in enumerate(asks):
-            if ask.length <= 0 or ask.root_position == 0:
+            if ask.depth <= 0 or ask.root_position == 0:
                 continue
             table = self._pages_before(ask)
             if table is None:
@@ -189,7 +189,7 @@ class EagleProposer:
             self._refreshed[sketch.ask.sequence] = sketch.ask.sequence.committed_len
         return forwards
 
-    def _run_spans(self, sketches: list[_Sketch], spans: list[tuple[int, int, int]]) -> HeadStep:
+    def _run_spans(self, sketches: list[_Sketch], spans: list[tuple[int, int, int]]) -> HeadOutput:
         """One forward over positions begin .. end - 1 of some; results for roots reached."""
         tokens: list[int] = []
         features, starts, rows = [], [0], []
@@ -244,7 +244,7 @@ class EagleProposer:
         most = max(s.growth.shape.top_k for s in sketches)
         return most * SAMPLED_FACTOR if sampled else most
 
-    def _guesses(self, step: HeadStep, sketches: Seq[_Sketch], depths: Seq[int]) -> Guesses:
+    def _guesses(self, step: HeadOutput, sketches: Seq[_Sketch], depths: Seq[int]) -> Guesses:
         """What the rows' judge would draw; a row at depth d speaks of root_position + d + 1."""
         return as_drawn(
             Guesses(step.tokens, step.logprobs),

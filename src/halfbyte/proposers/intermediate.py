@@ -68,7 +68,7 @@ class Intermediate:
         started = perf_counter()
         drafts: list[list[int]] = [[] for _ in asks]
         link = Link(f"{self._inner.name} > {self.name}")
-        going = [i for i, ask in enumerate(asks) if ask.length > 0]
+        going = [i for i, ask in enumerate(asks) if ask.depth > 0]
         forwards = 0
         while going:
             wanted = [self._inner_ask(asks[i], drafts[i]) for i in going]
@@ -82,7 +82,7 @@ class Intermediate:
                 link.rounds.append((i, outcome.proposed, outcome.accepted))
                 sure = self._sure(outcome)
                 drafts[i] += sure
-                enough = max(1, asks[i].length - self._most(asks[i]))
+                enough = max(1, asks[i].depth - self._most(asks[i]))
                 if len(sure) == len(outcome.tokens) and len(drafts[i]) < enough:
                     unfinished.append(i)
             going = unfinished
@@ -109,14 +109,11 @@ class Intermediate:
             if is_sure and proposal and isinstance(proposal, list)
         }
         over = [
-            i in passed or (bool(ask.ahead) and ask.length > 0 and not tokens)
+            i in passed or (bool(ask.ahead) and ask.depth > 0 and not tokens)
             for i, (ask, tokens) in enumerate(zip(wanted, proposals, strict=True))
         ]
-        judged = [
-            Ask(ask.sequence, 0 if end else len(tokens) + 1, ahead=ask.ahead)
-            for ask, tokens, end in zip(wanted, proposals, over, strict=True)
-        ]
-        places = runner.enter(judged)
+        rows = [0 if end else len(p) + 1 for p, end in zip(proposals, over, strict=True)]
+        places = runner.enter(wanted, rows)
         if not places:
             return {}, passed
         looked_at = [proposals[i] for i in places]
@@ -124,7 +121,7 @@ class Intermediate:
         outcomes_of = dict(zip(places, outcomes, strict=True))
         for (i, place), tokens in zip(places.items(), looked_at, strict=True):
             written = outcomes_of[i].tokens[:-1] if isinstance(tokens, TokenTree) else tokens
-            runner.left(judged[i], place, written)
+            runner.left(wanted[i], place, written)
         self._inner.observe([wanted[i] for i in places], outcomes)
         return outcomes_of, passed
 
@@ -147,8 +144,8 @@ class Intermediate:
 
         In the target's pages there is room for the draft's length only, a model makes its own.
         """
-        length = min(ask.inner_length, ask.length - len(draft) - 1)
-        nodes = ask.inner_length if length > 0 and self._runner.has_pages else 0
-        sure_length = ask.length - len(draft)
+        depth = min(ask.inner_length, ask.depth - len(draft) - 1)
+        nodes = ask.inner_length if depth > 0 and self._runner.has_pages else 0
+        sure_depth = ask.depth - len(draft)
         ahead = [*ask.ahead, *draft]
-        return Ask(ask.sequence, length, ahead=ahead, nodes=nodes, sure_length=sure_length)
+        return Ask(ask.sequence, depth, ahead=ahead, nodes=nodes, sure_depth=sure_depth)

@@ -107,13 +107,13 @@ class ModelRunner:
         seen.pages.grow(positions)
         return seen.pages.row
 
-    def enter(self, asks: Seq[Ask]) -> dict[int, Place]:
+    def enter(self, asks: Seq[Ask], rows: Seq[int]) -> dict[int, Place]:
         """Roll back, take pages, and run what is too long to run with the asks' own rows."""
         places: dict[int, Place] = {}
-        for i, ask in enumerate(asks):
-            if ask.length > 0 and (place := self._place(ask)) is not None:
+        for i, (ask, count) in enumerate(zip(asks, rows, strict=True)):
+            if count > 0 and (place := self._place(ask, count)) is not None:
                 places[i] = place
-        while self._rows(asks, places) > self.runtime.max_rows:
+        while sum(len(p.tokens) + rows[i] - 1 for i, p in places.items()) > self.runtime.max_rows:
             if not self._run_chunk(asks, places):
                 places.popitem()
         return places
@@ -122,12 +122,12 @@ class ModelRunner:
         """Its KV holds `place.tokens` and `tokens` from `place.first` on."""
         self._seen[ask.sequence].tokens[place.first :] = [*place.tokens, *tokens]
 
-    def _place(self, ask: Ask) -> Place | None:
+    def _place(self, ask: Ask, rows: int) -> Place | None:
         seen = self._seen[ask.sequence]
         first = self._roll_back(seen, ask)
         committed = ask.sequence.tokens
         unseen = [*committed[first:], *ask.ahead[max(0, first - len(committed)) :]]
-        end = first + len(unseen) - 1 + ask.length
+        end = first + len(unseen) - 1 + rows
         seen.pages.shrink(end)
         if max(unseen) >= self.vocab_size or not self._fits(seen, end):
             return None
@@ -155,10 +155,6 @@ class ModelRunner:
         seen.sure = min(seen.sure, first)
         del known[first:]
         return first
-
-    def _rows(self, asks: Seq[Ask], places: dict[int, Place]) -> int:
-        """Rows of one forward over all places, with all that may be proposed there."""
-        return sum(len(place.tokens) + asks[i].length - 1 for i, place in places.items())
 
     def _run_chunk(self, asks: Seq[Ask], places: dict[int, Place]) -> bool:
         """One forward over tokens before the roots, first come first; False: there are none."""

@@ -90,7 +90,7 @@ class NgramProposer:
         started = perf_counter()
         tokens, sure = [], []
         for ask in asks:
-            followed, is_sure = self._follow(ask) if ask.length or ask.sure_length else ([], False)
+            followed, is_sure = self._follow(ask) if ask.depth or ask.sure_depth else ([], False)
             tokens.append(followed)
             sure.append(is_sure)
         return Proposals(tokens, seconds=perf_counter() - started, sure=sure)
@@ -122,8 +122,8 @@ class NgramProposer:
         match, index = self._find(ask.sequence, ask.ahead)
         if not match.length:
             return [], False
-        sure = ask.sure_length > 0 and match.length >= SURE_MATCH
-        length = max(ask.length, ask.sure_length) if sure else ask.length
+        sure = ask.sure_depth > 0 and match.length >= SURE_MATCH
+        length = max(ask.depth, ask.sure_depth) if sure else ask.depth
         if match.length < self._options.max_n:
             length = min(length, match.length + 1)
         at = match.end + 1

@@ -58,10 +58,10 @@ class Runner(Protocol):
         None: part of it was not run here yet, or the root has no page or cannot be read.
         """
 
-    def enter(self, asks: Seq[Ask]) -> dict[int, Place]:
-        """Where the rows of asks[i] go, with pages for `length` rows from its root on.
+    def enter(self, asks: Seq[Ask], rows: Seq[int]) -> dict[int, Place]:
+        """Where the rows of asks[i] go, with pages for `rows[i]` of them from its root on.
 
-        An ask is left out when its length is 0, when there is no room, or when the text has a token
+        An ask is left out when it has 0 rows, when there is no room, or when the text has a token
         this model cannot read. What a place's tokens lack of the context has been run on return.
         """
 
@@ -99,12 +99,12 @@ class SharedRunner:
         """The sequence's: whatever stands before a root was run."""
         return ask.sequence.page_row
 
-    def enter(self, asks: Seq[Ask]) -> dict[int, Place]:
+    def enter(self, asks: Seq[Ask], rows: Seq[int]) -> dict[int, Place]:
         """Always at the root."""
         return {
             i: Place([ask.root], ask.root_position, ask.sequence.page_row, ask.sequence.choice)
-            for i, ask in enumerate(asks)
-            if ask.length > 0
+            for i, (ask, count) in enumerate(zip(asks, rows, strict=True))
+            if count > 0
         }
 
     def left(self, ask: Ask, place: Place, tokens: Seq[int]) -> None:

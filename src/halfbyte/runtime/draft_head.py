@@ -23,7 +23,7 @@ F32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class HeadStep:
+class HeadOutput:
     """What R rows of a head gave."""
 
     tokens: NDArray[np.int32]  # [R, k] the target's ids, best first
@@ -56,7 +56,7 @@ class DraftHead(Protocol):
 
     def forward(
         self, batch: Batch, level: Level, features: F32, rows: NDArray[np.int32], k: int
-    ) -> HeadStep:
+    ) -> HeadOutput:
         """Run M rows and return the k best of those named.
 
         Row m has the token at position p + 1 and in `features` [M, W] what precedes it, at p: the

@@ -13,7 +13,7 @@ from halfbyte.config import Level
 from halfbyte.errors import ArgumentError
 from halfbyte.formats.draft_head import HeadWeights
 from halfbyte.formats.weights import Weights
-from halfbyte.runtime.draft_head import F32, HeadStep, check_target, scoring_matrix
+from halfbyte.runtime.draft_head import F32, HeadOutput, check_target, scoring_matrix
 from halfbyte.runtime.native import CoreShape, NativeRuntime, put_matrix
 from halfbyte.runtime.protocol import Batch
 
@@ -66,12 +66,12 @@ class NativeHead:
 
     def forward(
         self, batch: Batch, level: Level, features: F32, rows: NDArray[np.int32], k: int
-    ) -> HeadStep:
+    ) -> HeadOutput:
         """One native call."""
         tokens, logprobs, hidden = self._model.forward_best(
             batch, _bits(level), rows, features, min(k, self.config.scored)
         )
-        return HeadStep(tokens if self._ids is None else self._ids[tokens], logprobs, hidden)
+        return HeadOutput(tokens if self._ids is None else self._ids[tokens], logprobs, hidden)
 
     def weight_bytes(self, level: Level) -> int:
         """Bytes of weights one forward reads."""

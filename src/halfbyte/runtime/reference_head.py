@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from halfbyte.config import Level
 from halfbyte.formats.draft_head import HeadWeights
 from halfbyte.formats.weights import Planes, Weights
-from halfbyte.runtime.draft_head import HeadStep, check_target, scoring_matrix
+from halfbyte.runtime.draft_head import HeadOutput, check_target, scoring_matrix
 from halfbyte.runtime.norm import rms_norm
 from halfbyte.runtime.protocol import Batch
 from halfbyte.runtime.reference import ReferenceRuntime, own_slots, row_contexts
@@ -69,7 +69,7 @@ class ReferenceHead:
 
     def forward(
         self, batch: Batch, level: Level, features: F32, rows: NDArray[np.int32], k: int
-    ) -> HeadStep:
+    ) -> HeadOutput:
         """See the protocol; HeadConfig has the formulas."""
         with np.errstate(over="ignore", invalid="ignore"):  # hostile weights give what they give
             x = self._layer(batch, level, features)
@@ -82,7 +82,7 @@ class ReferenceHead:
             top = wide.max(axis=1, keepdims=True)
             shift = top + np.log(np.exp(wide - top).sum(axis=1, keepdims=True))
             logprobs = np.take_along_axis(wide - shift, best, axis=1).astype(np.float32)
-        return HeadStep(best if self._ids is None else self._ids[best], logprobs, x[rows])
+        return HeadOutput(best if self._ids is None else self._ids[best], logprobs, x[rows])
 
     def weight_bytes(self, level: Level) -> int:
         """Bytes of stored matrices one forward reads."""

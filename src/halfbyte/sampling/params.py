@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MAX_STOPS = 64
 MAX_STOP_CHARS = 1024
 MAX_TOPS = 20
-MAX_CHOICES = 128
+MAX_ANSWERS = 128
 MAX_BIASES = 1024
 MAX_GRAMMAR_CHARS = 65536
 MAX_WORDS = 1024
@@ -166,8 +166,8 @@ class SamplingParams:
     logprobs: int | None = option(None, None, integer(0, MAX_TOPS, _NONE))
     prompt_logprobs: int | None = option(None, None, integer(0, MAX_TOPS, _NONE))
     # Answers; answer i draws with seed + i. Of `best_of` drawn the n most likely are kept.
-    n: int = option(1, None, integer(1, MAX_CHOICES, "ask for one answer or a few"))
-    best_of: int | None = option(None, None, integer(1, MAX_CHOICES, _NONE))
+    n: int = option(1, None, integer(1, MAX_ANSWERS, "ask for one answer or a few"))
+    best_of: int | None = option(None, None, integer(1, MAX_ANSWERS, _NONE))
     structured_outputs: StructuredOutputs | None = None
     thinking: Thinking | None = None  # a constraint then begins where the reasoning ends
     shown_token_ids: tuple[int, ...] | list[int] = ()  # control tokens whose names are in the text
@@ -188,7 +188,7 @@ class SamplingParams:
         check_options(self)
         check_int("min_tokens", self.min_tokens, 0, self.max_tokens, "at most max_tokens")
         if self.best_of is not None:
-            check_int("best_of", self.best_of, self.n, MAX_CHOICES, _NONE)
+            check_int("best_of", self.best_of, self.n, MAX_ANSWERS, _NONE)
         self._check_stops()
         self._check_constraint()
         self._check_tokens()

@@ -109,7 +109,7 @@ def _labelled(snapshot: Snapshot) -> Iterator[Metric]:
         "Cascade and draft length chosen, per sequence and step",
         labels=("cascade", "draft_length"),
     )
-    for (cascade, length), count in snapshot.choices.items():
+    for (cascade, length), count in snapshot.turns.items():
         family.add_metric((cascade, str(length)), count)
     yield family
 
