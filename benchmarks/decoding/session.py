@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from halfbyte.config import Level
 from halfbyte.runtime.protocol import Batch, DraftRun, Runtime, Sampling
-from halfbyte.sampling.choice import GREEDY, sampling_of
+from halfbyte.sampling.sampler import GREEDY, sampling_of
 
 _NO_ROWS = np.empty(0, dtype=np.int32)
 

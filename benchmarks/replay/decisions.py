@@ -44,7 +44,7 @@ from halfbyte.errors import ArgumentError, SourceError
 from halfbyte.planner.cost_table import CostTable
 from halfbyte.proposers.build import Proposers
 from halfbyte.runtime.protocol import Runtime
-from halfbyte.sampling.choice import GREEDY
+from halfbyte.sampling.sampler import GREEDY
 
 DRAFTED = 14  # tokens from each position: what any stack asks of a level
 PAGES = 4096
@@ -123,7 +123,7 @@ class _Replay:
         table = PageTable(self._pool, self._runtime.config.max_context)
         limit = min(limit, len(prompt.answer))
         stops = frozenset[int]()
-        return Sequence(prompt.prompt, table=table, choice=GREEDY, limit=limit, stop_ids=stops)
+        return Sequence(prompt.prompt, table=table, sampler=GREEDY, limit=limit, stop_ids=stops)
 
 
 def _rows(occasion: Occasion, metric: str, found: dict[str, list[float]], plain: str) -> list[Row]:

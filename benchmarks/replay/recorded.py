@@ -19,7 +19,7 @@ from halfbyte import LLM, SamplingParams
 from halfbyte.config import Level
 from halfbyte.errors import SourceError
 from halfbyte.runtime.protocol import Batch, DraftRun, Runtime
-from halfbyte.sampling.choice import GREEDY, sampling_of
+from halfbyte.sampling.sampler import GREEDY, sampling_of
 
 TOGETHER = 16  # texts recorded at a time
 

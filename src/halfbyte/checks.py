@@ -39,7 +39,7 @@ def check_number(
     raise ArgumentError(name, got=repr(value), expected=expected, fix=fix)
 
 
-def check_choice(name: str, value: object, known: Collection[object], fix: str) -> None:
+def check_one_of(name: str, value: object, known: Collection[object], fix: str) -> None:
     """Refuse anything but one of a few values, of their very type."""
     if not any(type(value) is type(one) and value == one for one in known):
         expected = " or ".join(", ".join(map(str, known)).rsplit(", ", 1))

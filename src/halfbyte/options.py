@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
-from halfbyte.checks import check_choice, check_int, check_known, check_number
+from halfbyte.checks import check_int, check_known, check_number, check_one_of
 
 Check = Callable[[str, object], None]
 OptionsT = TypeVar("OptionsT")
@@ -76,4 +76,4 @@ def number(low: float, high: float, fix: str, **bounds: bool) -> Check:
 
 def one_of(*known: object, fix: str = "choose one") -> Check:
     """Takes one of a few values."""
-    return lambda name, value: check_choice(name, value, known, fix)
+    return lambda name, value: check_one_of(name, value, known, fix)

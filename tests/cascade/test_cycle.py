@@ -15,7 +15,7 @@ from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.sequence import Sequence
 from halfbyte.proposers.build import Proposers
 from halfbyte.runtime.accept import accept
-from halfbyte.sampling.choice import GREEDY, Choice
+from halfbyte.sampling.sampler import GREEDY, Sampler
 from tests.support.fake_runtime import FakeRuntime
 
 tokens = st.lists(st.integers(0, 3), max_size=9)
@@ -44,10 +44,10 @@ def test_fates_name_every_emitted_token_once(proposed: int, data: st.DataObject)
     assert fates[-1] is last
 
 
-def _sequence(pool: PagePool, prompt: list[int], choice: Choice = GREEDY) -> Sequence:
+def _sequence(pool: PagePool, prompt: list[int], sampler: Sampler = GREEDY) -> Sequence:
     table = PageTable(pool, 400)
     table.grow(200)
-    return Sequence(prompt, table=table, choice=choice, limit=100, stop_ids=frozenset())
+    return Sequence(prompt, table=table, sampler=sampler, limit=100, stop_ids=frozenset())
 
 
 def _cycle(
@@ -112,9 +112,9 @@ def test_one_call_for_a_draft_and_its_verify_says_what_two_say(
     lengths: list[int], min_confidence: float
 ) -> None:
     found = []
-    for choice in (GREEDY, replace(GREEDY, tops=1)):  # a request for more takes two calls
+    for sampler in (GREEDY, replace(GREEDY, tops=1)):  # a request for more takes two calls
         runtime = FakeRuntime(num_pages=128, page_size=4, disagree_percent=30)
-        sequence = _sequence(PagePool(128, 4), [5], choice)
+        sequence = _sequence(PagePool(128, 4), [5], sampler)
         reports = [
             _cycle(runtime, "w4a8 > w8a16", [sequence], [length], min_confidence)
             for length in lengths
@@ -123,5 +123,5 @@ def test_one_call_for_a_draft_and_its_verify_says_what_two_say(
         links = [(k.name, k.forwards, k.bytes_read, k.rounds) for r in reports for k in r.links]
         found.append((outcomes, links, [(r.rows, r.prompt_rows) for r in reports]))
         one_call = sum(verb == "draft_and_verify" for verb, _ in runtime.calls)
-        assert one_call == (sum(n > 0 for n in lengths) if choice is GREEDY else 0)
+        assert one_call == (sum(n > 0 for n in lengths) if sampler is GREEDY else 0)
     assert found[0] == found[1]

@@ -10,7 +10,7 @@ from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.sequence import Sequence
 from halfbyte.runtime.protocol import Runtime, SamplingRow
-from halfbyte.sampling.choice import GREEDY, Choice
+from halfbyte.sampling.sampler import GREEDY, Sampler
 from tests.support.engines import engine_of
 from tests.support.runtimes import NATIVE_KINDS, build, random_tokens
 from tests.support.tiny_models import tiny
@@ -18,7 +18,7 @@ from tests.support.tiny_models import tiny
 COMMITTED = 90
 
 
-def _run(cascade: str, options: EngineOptions, choice: Choice) -> tuple[Runtime, list[Sequence]]:
+def _run(cascade: str, options: EngineOptions, sampler: Sampler) -> tuple[Runtime, list[Sequence]]:
     """Two sequences, stopped while running, with at least COMMITTED committed positions each."""
     runtime = build(NATIVE_KINDS[0], tiny("llama"), num_tokens=1024, max_rows=13)
     pool = PagePool(runtime.num_pages, runtime.page_size)
@@ -27,7 +27,7 @@ def _run(cascade: str, options: EngineOptions, choice: Choice) -> tuple[Runtime,
     for seed in (1, 2):
         table = PageTable(pool, pool.num_pages * pool.page_size)
         prompt = random_tokens(20 + 7 * seed, seed=seed).tolist()
-        sequence = Sequence(prompt, table=table, choice=choice, limit=400, stop_ids=frozenset())
+        sequence = Sequence(prompt, table=table, sampler=sampler, limit=400, stop_ids=frozenset())
         sequences.append(sequence)
         engine.add(sequence)
     while min(s.committed_len for s in sequences) < COMMITTED:
@@ -46,11 +46,11 @@ def _committed(runtime: Runtime, sequence: Sequence) -> list[NDArray[np.generic]
     return result
 
 
-@pytest.mark.parametrize("choice", [GREEDY, Choice(SamplingRow(11, 0.8, 40, 0.95))])
+@pytest.mark.parametrize("sampler", [GREEDY, Sampler(SamplingRow(11, 0.8, 40, 0.95))])
 @pytest.mark.parametrize("draft", ["w4a4", "w4a8"])
-def test_committed_kv_equals_that_of_plain_decoding(draft: str, choice: Choice) -> None:
-    speculated = _run(f"{draft} > w8a16", EngineOptions(draft_length=3), choice)
-    reference = _run("w8a16", EngineOptions(draft_length=0), choice)
+def test_committed_kv_equals_that_of_plain_decoding(draft: str, sampler: Sampler) -> None:
+    speculated = _run(f"{draft} > w8a16", EngineOptions(draft_length=3), sampler)
+    reference = _run("w8a16", EngineOptions(draft_length=0), sampler)
     for ours, theirs in zip(speculated[1], reference[1], strict=True):
         assert ours.tokens[:COMMITTED] == theirs.tokens[:COMMITTED]
         for a, b in zip(

@@ -1,4 +1,4 @@
-"""The output of a sequence is a function of its prompt and choice alone."""
+"""The output of a sequence is a function of its prompt and sampler alone."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.sequence import Sequence
 from halfbyte.errors import ArgumentError
 from halfbyte.runtime.protocol import Batch, Decoded, Sampled, Sampling, SamplingRow
-from halfbyte.sampling.choice import GREEDY, Choice
+from halfbyte.sampling.sampler import GREEDY, Sampler
 from tests.support.engines import engine_of
 from tests.support.fake_runtime import VOCAB, FakeRuntime
 
 prompts = st.lists(
     st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=30), min_size=1, max_size=5
 )
-choices = st.builds(
-    Choice,
+samplers = st.builds(
+    Sampler,
     st.tuples(
         st.integers(0, 2**64 - 1),
         st.sampled_from([0.0, 0.8]),
@@ -39,19 +39,19 @@ choices = st.builds(
 def _sequence(
     pool: PagePool,
     prompt: list[int],
-    choice: Choice,
+    sampler: Sampler,
     limit: int,
     stops: frozenset[int] = frozenset(),
 ) -> Sequence:
     table = PageTable(pool, pool.num_pages * pool.page_size)
-    return Sequence(prompt, table=table, choice=choice, limit=limit, stop_ids=stops)
+    return Sequence(prompt, table=table, sampler=sampler, limit=limit, stop_ids=stops)
 
 
 def _run(
     runtime: FakeRuntime,
     cascade: str,
     options: EngineOptions,
-    requests: list[tuple[list[int], Choice, int]],
+    requests: list[tuple[list[int], Sampler, int]],
     stops: frozenset[int] = frozenset(),
 ) -> list[Sequence]:
     pool = PagePool(runtime.num_pages, runtime.page_size)
@@ -65,9 +65,9 @@ def _run(
     return sequences
 
 
-def _alone(prompt: list[int], choice: Choice, limit: int) -> Sequence:
+def _alone(prompt: list[int], sampler: Sampler, limit: int) -> Sequence:
     options = EngineOptions(draft_length=0, max_batch=1, burst_seconds=0)
-    return _run(FakeRuntime(num_pages=99), "w8a16", options, [(prompt, choice, limit)])[0]
+    return _run(FakeRuntime(num_pages=99), "w8a16", options, [(prompt, sampler, limit)])[0]
 
 
 @settings(max_examples=60, deadline=None)
@@ -91,7 +91,7 @@ def test_output_is_plain_decoding_whatever_the_schedule(
     page_size: int,
     spare_pages: int,
 ) -> None:
-    requests = [(p, data.draw(choices), data.draw(st.integers(1, 20))) for p in texts]
+    requests = [(p, data.draw(samplers), data.draw(st.integers(1, 20))) for p in texts]
     longest = max(len(p) + n for p, _, n in requests)
     runtime = FakeRuntime(
         # From just enough for one sequence (so others wait or are preempted) to plenty.
@@ -216,11 +216,11 @@ def test_a_burst_takes_no_longer_than_it_may(seconds: float) -> None:
 
 
 def test_nobody_who_waits_or_wants_more_is_kept_by_a_burst() -> None:
-    for choice, count in ((PLAIN, 3), (Choice(tops=2), 1)):
+    for sampler, count in ((PLAIN, 3), (Sampler(tops=2), 1)):
         runtime = SlowRuntime()
         options = EngineOptions(burst_seconds=1.0, max_batch=2)
         # Two run, of the same length, and with three the last one waits until they are done.
-        _run(runtime, "w8a16", options, [([i], choice, 12) for i in range(count)])
+        _run(runtime, "w8a16", options, [([i], sampler, 12) for i in range(count)])
         rows = [rows for _, _, rows in runtime.bursts]
         assert rows == ([1] if count == 3 else [])
 

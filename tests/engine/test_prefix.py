@@ -13,7 +13,7 @@ from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.prefix import DraftTable, PrefixCache
 from halfbyte.engine.sequence import Sequence
-from halfbyte.sampling.choice import GREEDY, Choice
+from halfbyte.sampling.sampler import GREEDY, Sampler
 from tests.support.engines import engine_of
 from tests.support.fake_runtime import FakeRuntime
 
@@ -21,12 +21,12 @@ PAGE = 4
 
 
 def sequence(
-    pool: PagePool, tokens: list[int], cascade: str = "w8a16", choice: Choice = GREEDY
+    pool: PagePool, tokens: list[int], cascade: str = "w8a16", sampler: Sampler = GREEDY
 ) -> Sequence:
     return Sequence(
         tokens,
         table=PageTable(pool, 64),
-        choice=choice,
+        sampler=sampler,
         limit=8,
         stop_ids=frozenset(),
         cascade=Cascade.parse(cascade),
@@ -107,7 +107,7 @@ def test_a_sequence_that_must_run_its_prompt_finds_nothing() -> None:
     pool = PagePool(8, PAGE)
     cache = PrefixCache(pool)
     commit(pool, cache, sequence(pool, [3] * 12), 12)
-    eager = sequence(pool, [3] * 12, choice=replace(GREEDY, scores_prompt=True))
+    eager = sequence(pool, [3] * 12, sampler=replace(GREEDY, scores_prompt=True))
     assert cache.find(eager) == []
 
 
@@ -161,7 +161,7 @@ def test_a_hit_changes_no_output_whatever_was_cached_and_evicted(
     for number, (text, cascade) in enumerate(again for one in wanted for again in (one, one)):
         engine = engine_of(runtime, pool, cascade)
         one = Sequence(
-            text, table=PageTable(pool, 64), choice=GREEDY, limit=8, stop_ids=frozenset()
+            text, table=PageTable(pool, 64), sampler=GREEDY, limit=8, stop_ids=frozenset()
         )
         engine.add(one)
         while engine.has_work:
@@ -177,7 +177,7 @@ def _plain(text: list[int], cascade: str) -> list[int]:
     pool = PagePool(16, PAGE)
     plain = str(Cascade.parse(cascade).plain)
     engine = engine_of(runtime, pool, plain, EngineOptions(prefix_cache=False))
-    one = Sequence(text, table=PageTable(pool, 64), choice=GREEDY, limit=8, stop_ids=frozenset())
+    one = Sequence(text, table=PageTable(pool, 64), sampler=GREEDY, limit=8, stop_ids=frozenset())
     engine.add(one)
     while engine.has_work:
         engine.step()

@@ -12,7 +12,7 @@ from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.prefix import PrefixCache
 from halfbyte.engine.scheduler import Limits, Scheduler, Step, share_rows
 from halfbyte.engine.sequence import Sequence
-from halfbyte.sampling.choice import GREEDY
+from halfbyte.sampling.sampler import GREEDY
 
 PAGE = 4
 
@@ -47,7 +47,7 @@ class World:
         return Sequence(
             prompt,
             table=PageTable(self.pool, self.pool.num_pages * PAGE),
-            choice=GREEDY,
+            sampler=GREEDY,
             limit=limit,
             stop_ids=frozenset(),
             cascade=Cascade.parse(cascade),

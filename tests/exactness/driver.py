@@ -22,7 +22,7 @@ GREEDY = SamplingRow()
 class Request:
     prompt: list[int]
     max_tokens: int
-    choice: SamplingRow = GREEDY
+    sampling: SamplingRow = GREEDY
     draft_length: int | Callable[[int], int] = 0  # or a function of the cycle
     chunk: int = 512  # rows of a prefill step
 
@@ -150,7 +150,7 @@ class Driver:
 def sampling_of(requests: Sequence[Request], positions: Sequence[int]) -> Sampling:
     """One sampling row for each request named (a request may be named more than once)."""
     pairs = zip(requests, positions, strict=True)
-    return Sampling.of([r.choice._replace(position=at) for r, at in pairs])
+    return Sampling.of([r.sampling._replace(position=at) for r, at in pairs])
 
 
 def committed_kv(runtime: Runtime, request: Request) -> bytes:

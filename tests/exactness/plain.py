@@ -13,7 +13,7 @@ from tests.support.tiny_models import tiny
 
 SAMPLED = SamplingRow(temperature=1.0, seed=2**63 + 5)
 FILTERED = SamplingRow(temperature=0.8, top_k=40, top_p=0.95, min_p=0.02, seed=3)
-CHOICES = {"greedy": GREEDY, "sampled": SAMPLED, "filtered": FILTERED}
+SAMPLERS = {"greedy": GREEDY, "sampled": SAMPLED, "filtered": FILTERED}
 
 # target, draft; the last pair reads equal bytes, the first and third nest.
 PAIRS = [
@@ -48,13 +48,13 @@ def plain(
     kind: str,
     model: str,
     target: str,
-    choice: SamplingRow,
+    sampling: SamplingRow,
     prompt_len: int,
     seed: int,
     max_tokens: int,
 ) -> Outcome:
     """One thread, pages of 64, the prompt in one forward, one token a step, no company."""
     runtime = shared(kind, model, page_size=64, threads=1)
-    request = Request(prompt_of(model, prompt_len, seed), max_tokens, choice)
+    request = Request(prompt_of(model, prompt_len, seed), max_tokens, sampling)
     Driver(runtime, Level.parse(target)).run([request])
     return outcome(runtime, request)

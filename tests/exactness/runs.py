@@ -12,14 +12,14 @@ from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.sequence import Sequence
 from halfbyte.formats.weights import Weights
 from halfbyte.runtime.protocol import Runtime, SamplingRow
-from halfbyte.sampling.choice import GREEDY, Choice
+from halfbyte.sampling.sampler import GREEDY, Sampler
 from tests.support.runtimes import build, random_tokens
 from tests.support.tiny_models import CONFIGS, Kind, make, tiny
 
 TOKENS = 40
-CHOICES = {
+SAMPLERS = {
     "greedy": GREEDY,
-    "seeded": Choice(SamplingRow(2**63 + 11, 0.8, 40, 0.95, 0.02)),
+    "seeded": Sampler(SamplingRow(2**63 + 11, 0.8, 40, 0.95, 0.02)),
 }
 
 
@@ -29,7 +29,7 @@ def prompts() -> list[list[int]]:
     return [phrase * 4, random_tokens(37, seed=6).tolist()]
 
 
-def run(runtime: Runtime, planner: Planner, choice: Choice) -> list[Sequence]:
+def run(runtime: Runtime, planner: Planner, sampler: Sampler) -> list[Sequence]:
     """Both prompts together, stopped with TOKENS tokens each and their pages still held."""
     pool = PagePool(runtime.num_pages, runtime.page_size)
     engine = Engine(runtime, pool, Cascade.parse("w8a16"), EngineOptions(), lambda _: planner)
@@ -37,7 +37,7 @@ def run(runtime: Runtime, planner: Planner, choice: Choice) -> list[Sequence]:
     for prompt in prompts():
         table = PageTable(pool, pool.num_pages * pool.page_size)
         sequences.append(
-            Sequence(prompt, table=table, choice=choice, limit=400, stop_ids=frozenset())
+            Sequence(prompt, table=table, sampler=sampler, limit=400, stop_ids=frozenset())
         )
         engine.add(sequences[-1])
     while min(len(s.emitted) for s in sequences) <= TOKENS:
@@ -72,7 +72,7 @@ def other_model(kind: str) -> Runtime:
 
 
 @cache
-def plain(kind: str, choice: str) -> list[list[bytes]]:
+def plain(kind: str, sampler: str) -> list[list[bytes]]:
     runtime = build(kind, tiny("llama"), threads=1, num_tokens=512, page_size=16)
-    sequences = run(runtime, FixedPlan(None, 0), CHOICES[choice])
+    sequences = run(runtime, FixedPlan(None, 0), SAMPLERS[sampler])
     return [state(runtime, sequence) for sequence in sequences]

@@ -15,9 +15,9 @@ from halfbyte.engine.pages import PagePool, PageTable
 from halfbyte.engine.sequence import Sequence
 from halfbyte.planner.cost_table import CostTable, DraftCost
 from halfbyte.planner.planner import CostPlanner
-from halfbyte.sampling.choice import GREEDY
+from halfbyte.sampling.sampler import GREEDY
 from tests.exactness.heads import STAGE, World
-from tests.exactness.runs import CHOICES, plain, run, runtime_of, state
+from tests.exactness.runs import SAMPLERS, plain, run, runtime_of, state
 from tests.support.fake_runtime import FakeRuntime
 from tests.support.proposers import proposers
 from tests.support.runtimes import every_runtime
@@ -51,15 +51,15 @@ class Restless(CostPlanner):
 
 
 @every_runtime
-@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize(("draft", "row"), [(0.05, 0.01), (0.6, 0.1)])
 def test_auto_decodes_as_plain_to_the_last_bit(
-    kind: str, choice: str, draft: float, row: float
+    kind: str, sampler: str, draft: float, row: float
 ) -> None:
     runtime = runtime_of(kind)
     planner = planner_for(runtime, proposers(runtime), TARGET, _table(draft, row))
-    sequences = run(runtime, planner, CHOICES[choice])
-    assert [state(runtime, s) for s in sequences] == plain(kind, choice)
+    sequences = run(runtime, planner, SAMPLERS[sampler])
+    assert [state(runtime, s) for s in sequences] == plain(kind, sampler)
     total = Statistics()
     for sequence in sequences:
         total.add(sequence.statistics)
@@ -67,27 +67,27 @@ def test_auto_decodes_as_plain_to_the_last_bit(
 
 
 @every_runtime
-@pytest.mark.parametrize("choice", CHOICES)
-def test_a_planner_told_random_times_decodes_as_plain(kind: str, choice: str) -> None:
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_planner_told_random_times_decodes_as_plain(kind: str, sampler: str) -> None:
     runtime, table = runtime_of(kind), _table(0.3, 0.05)
     arms = candidates(runtime, proposers(runtime), TARGET, table)
     assert [arm.name for arm in arms] == ["ngram", "w4a8", "w4a16", "ngram > w4a8"]
     planner = Restless(TARGET, table, arms)
-    sequences = run(runtime, planner, CHOICES[choice])
-    assert [state(runtime, s) for s in sequences] == plain(kind, choice)
+    sequences = run(runtime, planner, SAMPLERS[sampler])
+    assert [state(runtime, s) for s in sequences] == plain(kind, sampler)
     assert len({name for s in sequences for name in s.statistics.links}) >= 2
 
 
 @every_runtime
-@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("offer", [MODEL, HEAD], ids=["model", "head"])
 def test_auto_uses_what_it_is_offered_and_decodes_as_plain(
-    kind: str, offer: Offer, choice: str
+    kind: str, offer: Offer, sampler: str
 ) -> None:
     world, table = World(kind, "oracle"), _table(0.9, 0.01)
     planner = planner_for(world.target, world.source, TARGET, table, [offer])
-    sequences = run(world.target, planner, CHOICES[choice])
-    assert [state(world.target, s) for s in sequences] == plain(kind, choice)
+    sequences = run(world.target, planner, SAMPLERS[sampler])
+    assert [state(world.target, s) for s in sequences] == plain(kind, sampler)
     total = Statistics()
     for sequence in sequences:
         total.add(sequence.statistics)
@@ -95,17 +95,17 @@ def test_auto_uses_what_it_is_offered_and_decodes_as_plain(
 
 
 @every_runtime
-@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("head", ["oracle", "adversarial"])
-def test_offers_and_random_times_decode_as_plain(kind: str, head: str, choice: str) -> None:
+def test_offers_and_random_times_decode_as_plain(kind: str, head: str, sampler: str) -> None:
     world, table = World(kind, head), _table(0.3, 0.05)
     arms = candidates(world.target, world.source, TARGET, table, [MODEL, HEAD])
     names = ["ngram", "w4a8", "w4a16", "ngram > w4a8", "model:m@w4a8", "ngram > model:m@w4a8"]
     assert [arm.name for arm in arms] == [*names, "eagle:h", "eagle:h", "eagle:h"]
     assert [arm.depth for arm in arms[-3:]] == [2, 4, 6]
     planner = Restless(TARGET, table, arms)
-    sequences = run(world.target, planner, CHOICES[choice])
-    assert [state(world.target, s) for s in sequences] == plain(kind, choice)
+    sequences = run(world.target, planner, SAMPLERS[sampler])
+    assert [state(world.target, s) for s in sequences] == plain(kind, sampler)
     assert len({name for s in sequences for name in s.statistics.links}) >= 3
 
 
@@ -117,7 +117,7 @@ def test_a_stack_means_the_same_explicitly_and_under_auto() -> None:
     pages = PageTable(PagePool(runtime.num_pages, runtime.page_size), 200)
     pages.grow(200)
     text = [5, 1, 2, 7, 3, 9] * 6
-    sequence = Sequence(text, table=pages, choice=GREEDY, limit=99, stop_ids=frozenset())
+    sequence = Sequence(text, table=pages, sampler=GREEDY, limit=99, stop_ids=frozenset())
     planner = CostPlanner(TARGET, table, [stack])
     planner.begin(sequence)
     (chosen,) = planner.plan([sequence])

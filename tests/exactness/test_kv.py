@@ -12,7 +12,7 @@ from halfbyte.config import Level
 from halfbyte.formats.weights import Dense, Planes
 from halfbyte.runtime.protocol import Batch, DraftRun, Runtime
 from tests.exactness.driver import Driver, Request, committed_kv, sampling_of
-from tests.exactness.plain import CHOICES, Outcome, outcome, prompt_of
+from tests.exactness.plain import SAMPLERS, Outcome, outcome, prompt_of
 from tests.support.runtimes import build, every_runtime, shared
 from tests.support.tiny_models import DENSE_MODELS, MODELS, TinyWeights, tiny
 
@@ -92,7 +92,7 @@ def _poisonous(model: str) -> TinyWeights:
     """The model with a NaN (planes: infinite) embedding of POISON, which its head never chooses."""
     weights = tiny(model)
     embed = _with_row(weights.matrix("embed"), np.inf)
-    # A logit of zero is never among the top 40 of CHOICES["filtered"].
+    # A logit of zero is never among the top 40 of SAMPLERS["filtered"].
     head = _with_row(weights.matrix("embed" if weights.config.tied_head else "head"), 0)
     config = replace(weights.config, tied_head=False)
     return replace(
@@ -106,7 +106,7 @@ def _decode(
     prompts = [[t % POISON for t in prompt_of("llama", n, n)] for n in (3, 16, 41)]
     lengths = (8, 3, 5)
     requests = [
-        Request(p, 14, CHOICES["filtered"], draft_length=n if draft else 0, chunk=20)
+        Request(p, 14, SAMPLERS["filtered"], draft_length=n if draft else 0, chunk=20)
         for p, n in zip(prompts, lengths, strict=True)
     ]
     levels = [Level.parse(x) for x in (target, draft or target)]

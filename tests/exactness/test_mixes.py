@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from halfbyte.config import Level
 from tests.exactness.driver import Driver, Request
-from tests.exactness.plain import CHOICES, PAIRS, outcome, plain, prompt_of
+from tests.exactness.plain import PAIRS, SAMPLERS, outcome, plain, prompt_of
 from tests.support.runtimes import NATIVE_KINDS, shared
 from tests.support.tiny_models import MODELS
 
@@ -17,18 +17,18 @@ PROMPT_LENGTHS = [1, 2, 15, 16, 17, 40, 63, 64, 65, 250, 256, 300]
 
 @st.composite
 def _requests(draw: st.DrawFn) -> tuple[str, int, str, int, Request]:
-    """Choice, prompt length, …: enough to decode the same thing plainly."""
-    choice = draw(st.sampled_from(sorted(CHOICES)))
+    """Sampler, prompt length, …: enough to decode the same thing plainly."""
+    sampler = draw(st.sampled_from(sorted(SAMPLERS)))
     prompt_len, seed = draw(st.sampled_from(PROMPT_LENGTHS)), draw(st.integers(0, 3))
     lengths = draw(st.lists(st.integers(0, 8), min_size=1, max_size=4))
     request = Request(
         prompt=[seed, prompt_len],  # replaced once the model is known
         max_tokens=draw(st.integers(1, 20)),
-        choice=CHOICES[choice],
+        sampling=SAMPLERS[sampler],
         draft_length=lambda cycle: lengths[cycle % len(lengths)],
         chunk=draw(st.sampled_from([1, 5, 16, 48, 100, 512])),
     )
-    return choice, prompt_len, f"lengths {lengths}", seed, request
+    return sampler, prompt_len, f"lengths {lengths}", seed, request
 
 
 def _check(
@@ -49,11 +49,11 @@ def _check(
     Driver(runtime, Level.parse(pair[0]), Level.parse(pair[1])).run(requests)
     # Before plain decoding, which may share this runtime and its pages.
     outcomes = [outcome(runtime, request) for request in requests]
-    for request, got, (choice, prompt_len, _, seed, _) in zip(
+    for request, got, (sampler, prompt_len, _, seed, _) in zip(
         requests, outcomes, drawn, strict=True
     ):
         expected = plain(
-            kind, model, pair[0], CHOICES[choice], prompt_len, seed, request.max_tokens
+            kind, model, pair[0], SAMPLERS[sampler], prompt_len, seed, request.max_tokens
         )
         assert got == expected
 

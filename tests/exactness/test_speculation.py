@@ -8,7 +8,7 @@ import pytest
 
 from halfbyte.config import Level
 from tests.exactness.driver import Driver, Request
-from tests.exactness.plain import CHOICES, PAIRS, outcome, plain, prompt_of
+from tests.exactness.plain import PAIRS, SAMPLERS, outcome, plain, prompt_of
 from tests.support.runtimes import every_runtime, shared
 from tests.support.tiny_models import MODELS
 
@@ -19,7 +19,7 @@ def _speculate(
     kind: str,
     model: str,
     pair: tuple[str, str],
-    choice: str,
+    sampler: str,
     length: int | Callable[[int], int],
     *,
     page_size: int = 16,
@@ -29,22 +29,22 @@ def _speculate(
     """Decode one sequence speculatively and hold it against plain decoding."""
     runtime = shared(kind, model, page_size=page_size, threads=threads)
     prompt = prompt_of(model, prompt_len, 0)
-    request = Request(prompt, TOKENS, CHOICES[choice], draft_length=length)
+    request = Request(prompt, TOKENS, SAMPLERS[sampler], draft_length=length)
     Driver(runtime, Level.parse(pair[0]), Level.parse(pair[1])).run([request])
     got = outcome(runtime, request)
-    expected = plain(kind, model, pair[0], CHOICES[choice], prompt_len, 0, TOKENS)
+    expected = plain(kind, model, pair[0], SAMPLERS[sampler], prompt_len, 0, TOKENS)
     assert got == expected
     return request
 
 
 @every_runtime
-@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("model", MODELS)
-def test_every_family_and_level_pair_decodes_as_plain(kind: str, model: str, choice: str) -> None:
+def test_every_family_and_level_pair_decodes_as_plain(kind: str, model: str, sampler: str) -> None:
     proposed = accepted = 0
     for pair in PAIRS:
         if shared(kind, model).supports(Level.parse(pair[0])):
-            request = _speculate(kind, model, pair, choice, 4)
+            request = _speculate(kind, model, pair, sampler, 4)
             proposed += request.proposed
             accepted += request.accepted
     # A draft that is always right, or always wrong, would prove nothing.
@@ -63,11 +63,11 @@ def test_draft_length_and_page_size_change_nothing(kind: str, length: int, page_
 
 
 @every_runtime
-@pytest.mark.parametrize("choice", CHOICES)
-def test_draft_length_may_change_every_cycle(kind: str, choice: str) -> None:
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_draft_length_may_change_every_cycle(kind: str, sampler: str) -> None:
     pattern = (3, 0, 8, 1, 5, 0, 2)
     request = _speculate(
-        kind, "qwen3-qk-norm", PAIRS[0], choice, lambda cycle: pattern[cycle % len(pattern)]
+        kind, "qwen3-qk-norm", PAIRS[0], sampler, lambda cycle: pattern[cycle % len(pattern)]
     )
     assert 0 < request.accepted < request.proposed
 

@@ -19,7 +19,7 @@ from halfbyte.planner.acceptance import Source
 from halfbyte.planner.candidates import Arm, LevelCost, LookupCost
 from halfbyte.planner.cost_table import CostTable, DraftCost
 from halfbyte.planner.planner import CostPlanner
-from halfbyte.sampling.choice import GREEDY, Choice
+from halfbyte.sampling.sampler import GREEDY, Sampler
 from tests.planner.timed_runtime import PAIR, SEQUENCE, attention_seconds, linear_seconds
 
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
@@ -50,7 +50,7 @@ class Text:
     pending: int = 0
     remaining: int = 1 << 30
     page_row: NDArray[np.int32] = field(default_factory=lambda: np.zeros(1, np.int32))
-    choice: Choice = GREEDY
+    sampler: Sampler = GREEDY
 
     def commit(self, tokens: list[int]) -> None:
         """The context stays, so that every cycle of a run is like every other; the text grows."""

@@ -19,7 +19,7 @@ from halfbyte.engine.sequence import Sequence
 from halfbyte.proposers.drafter import Drafter
 from halfbyte.proposers.intermediate import Intermediate
 from halfbyte.proposers.model_runner import ModelRunner
-from halfbyte.sampling.choice import GREEDY
+from halfbyte.sampling.sampler import GREEDY
 from tests.support.fake_runtime import VOCAB, FakeRuntime, _mix
 from tests.support.proposers import branching, knowing, model_runner, noise
 
@@ -46,7 +46,7 @@ class World:
         pool = PagePool(64, 4)
         table = PageTable(pool, 256)
         table.grow(200)
-        self.sequence = Sequence([5], table=table, choice=GREEDY, limit=99, stop_ids=stops)
+        self.sequence = Sequence([5], table=table, sampler=GREEDY, limit=99, stop_ids=stops)
         self.proposer.begin(self.sequence)
 
     def cycle(self) -> CycleReport:
@@ -72,7 +72,7 @@ def _plain() -> list[int]:
         target, pool, Cascade.parse("w8a16"), EngineOptions(), lambda _: FixedPlan(None, 0)
     )
     table = PageTable(pool, 256)
-    sequence = Sequence([5], table=table, choice=GREEDY, limit=99, stop_ids=frozenset())
+    sequence = Sequence([5], table=table, sampler=GREEDY, limit=99, stop_ids=frozenset())
     engine.add(sequence)
     while engine.has_work:
         engine.step()
@@ -164,7 +164,7 @@ def test_claim_c6_end_token_inside_the_block(stop: int, trees: bool) -> None:
     pool = PagePool(64, 4)
     engine = Engine(target, pool, Cascade.parse("w8a16"), EngineOptions(), lambda _: planner)
     stops = frozenset({PLAIN[stop]})
-    sequence = Sequence([5], table=PageTable(pool, 256), choice=GREEDY, limit=99, stop_ids=stops)
+    sequence = Sequence([5], table=PageTable(pool, 256), sampler=GREEDY, limit=99, stop_ids=stops)
     engine.add(sequence)
     while engine.has_work:
         engine.step()
@@ -180,7 +180,7 @@ def test_a_long_prompt_is_caught_up_with_in_chunks() -> None:
     runner = model_runner(model, STAGE)
     table = PageTable(PagePool(64, 4), 256)
     table.grow(200)
-    sequence = Sequence(prompt, table=table, choice=GREEDY, limit=99, stop_ids=frozenset())
+    sequence = Sequence(prompt, table=table, sampler=GREEDY, limit=99, stop_ids=frozenset())
     sequence.committed_len = 89
     runner.begin(sequence)
     places = runner.enter([Ask(sequence, 4)], [4])
@@ -203,7 +203,7 @@ def test_a_text_that_goes_on_from_another_is_read_from_where_that_ended() -> Non
     world.proposer.release(world.sequence)
     table = PageTable(PagePool(64, 4), 256)
     table.grow(200)
-    world.sequence = Sequence(turn, table=table, choice=GREEDY, limit=99, stop_ids=frozenset())
+    world.sequence = Sequence(turn, table=table, sampler=GREEDY, limit=99, stop_ids=frozenset())
     world.sequence.committed_len = len(turn) - 1
     world.proposer.begin(world.sequence)
     assert world.runner.unread(world.sequence) == len(turn) - 1 - known
@@ -231,7 +231,7 @@ def test_what_was_read_is_not_kept_where_prefixes_are_not() -> None:
         table = PageTable(PagePool(64, 4), 64)
         table.grow(64)
         text = [1, 2, 3, 4, 5, 6, 7]
-        sequence = Sequence(text, table=table, choice=GREEDY, limit=9, stop_ids=frozenset())
+        sequence = Sequence(text, table=table, sampler=GREEDY, limit=9, stop_ids=frozenset())
         sequence.committed_len = 6
         runner.begin(sequence)
         assert runner.unread(sequence) == 6
@@ -250,7 +250,7 @@ def test_a_model_without_room_proposes_nothing_and_holds_no_more_pages() -> None
         table = PageTable(pool, 64)
         table.grow(64)
         prompt = [i + 1] * 6
-        sequence = Sequence(prompt, table=table, choice=GREEDY, limit=9, stop_ids=frozenset())
+        sequence = Sequence(prompt, table=table, sampler=GREEDY, limit=9, stop_ids=frozenset())
         sequence.committed_len = 5
         sequences.append(sequence)
         drafter.begin(sequence)
@@ -268,7 +268,7 @@ def test_a_token_the_model_cannot_read_stops_it_and_one_the_target_cannot_is_cut
     table.grow(64)
     seen = set()
     for token in range(VOCAB):
-        sequence = Sequence([token], table=table, choice=GREEDY, limit=9, stop_ids=frozenset())
+        sequence = Sequence([token], table=table, sampler=GREEDY, limit=9, stop_ids=frozenset())
         drafter.begin(sequence)
         drafted = drafter.propose([Ask(sequence, 4)]).tokens[0]
         assert all(t < 40 for t in drafted)

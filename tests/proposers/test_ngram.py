@@ -12,14 +12,14 @@ from halfbyte.engine.sequence import Sequence
 from halfbyte.errors import ArgumentError
 from halfbyte.proposers.ngram import SURE_MATCH, History, NgramProposer
 from halfbyte.proposers.options import NgramOptions
-from halfbyte.sampling.choice import GREEDY
+from halfbyte.sampling.sampler import GREEDY
 
 texts = st.lists(st.integers(0, 2), min_size=1, max_size=40)
 
 
 def _sequence(tokens: list[int]) -> Sequence:
     table = PageTable(PagePool(16, 16), 256)
-    sequence = Sequence(tokens, table=table, choice=GREEDY, limit=99, stop_ids=frozenset())
+    sequence = Sequence(tokens, table=table, sampler=GREEDY, limit=99, stop_ids=frozenset())
     sequence.committed_len = len(tokens) - 1
     return sequence
 

@@ -19,7 +19,7 @@ from halfbyte.engine.sequence import Sequence
 from halfbyte.proposers.intermediate import Intermediate
 from halfbyte.proposers.runner import SharedRunner
 from halfbyte.runtime.protocol import SamplingRow
-from halfbyte.sampling.choice import GREEDY, Choice
+from halfbyte.sampling.sampler import GREEDY, Sampler
 from tests.support.fake_runtime import VOCAB, FakeRuntime
 from tests.support.proposers import (
     RandomPlanner,
@@ -32,7 +32,7 @@ from tests.support.proposers import (
 )
 
 TARGET = Cascade.parse("w8a16")
-SEEDED = Choice(SamplingRow(42, 0.8, 5, 0.9, 0.1))
+SEEDED = Sampler(SamplingRow(42, 0.8, 5, 0.9, 0.1))
 PROMPTS = [[5, 1, 2, 5, 1], [11], [3] * 9]
 STACKS = [
     "w4a8 > w8a16",
@@ -58,7 +58,7 @@ def _model(percent: int = 25, *, num_pages: int = 128, max_rows: int = 64) -> Fa
 
 
 def _run(
-    runtime: FakeRuntime, planner: Planner, choice: Choice, tokens: int, max_batch: int = 3
+    runtime: FakeRuntime, planner: Planner, sampler: Sampler, tokens: int, max_batch: int = 3
 ) -> list[Sequence]:
     pool = PagePool(runtime.num_pages, runtime.page_size)
     engine = Engine(runtime, pool, TARGET, EngineOptions(max_batch=max_batch), lambda _: planner)
@@ -66,7 +66,9 @@ def _run(
     for prompt in PROMPTS:
         table = PageTable(pool, pool.num_pages * pool.page_size)
         stops: frozenset[int] = frozenset()
-        sequences.append(Sequence(prompt, table=table, choice=choice, limit=tokens, stop_ids=stops))
+        sequences.append(
+            Sequence(prompt, table=table, sampler=sampler, limit=tokens, stop_ids=stops)
+        )
         engine.add(sequences[-1])
     while engine.has_work:
         engine.step()
@@ -74,27 +76,27 @@ def _run(
     return sequences
 
 
-def _plain(choice: Choice, tokens: int) -> list[Sequence]:
-    return _run(_target(), FixedPlan(None, 0), choice, tokens)
+def _plain(sampler: Sampler, tokens: int) -> list[Sequence]:
+    return _run(_target(), FixedPlan(None, 0), sampler, tokens)
 
 
-PLAIN = {choice: _plain(choice, 40) for choice in (GREEDY, SEEDED)}
+PLAIN = {sampler: _plain(sampler, 40) for sampler in (GREEDY, SEEDED)}
 
 
-def _assert_plain(sequences: list[Sequence], choice: Choice) -> None:
-    for got, plain in zip(sequences, PLAIN[choice], strict=True):
+def _assert_plain(sequences: list[Sequence], sampler: Sampler) -> None:
+    for got, plain in zip(sequences, PLAIN[sampler], strict=True):
         assert got.tokens == plain.tokens
         assert got.output.logprobs == plain.output.logprobs
 
 
-@pytest.mark.parametrize("choice", [GREEDY, SEEDED], ids=["greedy", "seeded"])
+@pytest.mark.parametrize("sampler", [GREEDY, SEEDED], ids=["greedy", "seeded"])
 @pytest.mark.parametrize("stack", STACKS)
-def test_every_stack_gives_the_plain_tokens_and_logprobs(stack: str, choice: Choice) -> None:
+def test_every_stack_gives_the_plain_tokens_and_logprobs(stack: str, sampler: Sampler) -> None:
     runtime = _target()
     proposer = proposers(runtime, _model()).of(Cascade.parse(stack))
     assert proposer is not None
-    sequences = _run(runtime, FixedPlan(proposer, 8, 3), choice, 40)
-    _assert_plain(sequences, choice)
+    sequences = _run(runtime, FixedPlan(proposer, 8, 3), sampler, 40)
+    _assert_plain(sequences, sampler)
     assert f"{proposer.stack} > w8a16" == stack
     link = sequences[0].statistics.links[f"{proposer.name} > w8a16"]
     if stack != "ngram > w8a16":  # the fake's text does not repeat itself
@@ -118,39 +120,39 @@ def test_a_planner_that_chooses_at_random_changes_nothing(
     num_pages: int,
     max_rows: int,
     model_pages: int,
-    choice: Choice,
+    sampler: Sampler,
 ) -> None:
     runtime = _target(num_pages=num_pages, max_rows=max_rows)
     model = _model(num_pages=model_pages, max_rows=max_rows)
     built = proposers(runtime, model, confidence)
     mixed = [built.of(Cascade.parse(stack)) for stack in stacks]
-    script = knowing([s.tokens for s in PLAIN[choice]], 3, VOCAB)
+    script = knowing([s.tokens for s in PLAIN[sampler]], 3, VOCAB)
     for runner in (
         SharedRunner(runtime, Level(4, 8)),
         model_runner(model, Model("k", Level(4, 8))),
     ):
         mixed.append(Intermediate(sure(script), runner, confidence))
     planner = RandomPlanner([*mixed, noise(VOCAB, seed), None], seed)
-    _assert_plain(_run(runtime, planner, choice, 40), choice)
+    _assert_plain(_run(runtime, planner, sampler, 40), sampler)
 
 
 # Claim C1 of SpecMQuant's notes: the output does not depend on the proposer.
 @pytest.mark.parametrize("under", ["the target", "a level", "a model"])
 @pytest.mark.parametrize("wrong_every", [0, 1, 2, 3, 7])
-@pytest.mark.parametrize("choice", [GREEDY, SEEDED], ids=["greedy", "seeded"])
+@pytest.mark.parametrize("sampler", [GREEDY, SEEDED], ids=["greedy", "seeded"])
 def test_claim_c1_output_is_plain_for_any_proposer(
-    choice: Choice, wrong_every: int, under: str
+    sampler: Sampler, wrong_every: int, under: str
 ) -> None:
     runtime = _target()
-    known = [s.tokens for s in PLAIN[choice]]
+    known = [s.tokens for s in PLAIN[sampler]]
     script = noise(VOCAB) if wrong_every == 7 else knowing(known, wrong_every, VOCAB)
     proposer: Proposer = script
     if under == "a level":
         proposer = Intermediate(script, SharedRunner(runtime, Level(4, 8)))
     elif under == "a model":
         proposer = Intermediate(script, model_runner(_model(), Model("m", Level(4, 8))))
-    sequences = _run(runtime, FixedPlan(proposer, 6, 3), choice, 40)
-    _assert_plain(sequences, choice)
+    sequences = _run(runtime, FixedPlan(proposer, 6, 3), sampler, 40)
+    _assert_plain(sequences, sampler)
     accepted = sum(a for _, a in script.observed)
     proposed = sum(p for p, _ in script.observed)
     assert proposed > 0
@@ -233,18 +235,18 @@ def test_a_round_for_which_nothing_is_proposed_ends_a_draft_but_is_run_if_it_is_
         assert 4 <= max(drafts) <= 5
 
 
-@pytest.mark.parametrize("choice", [GREEDY, SEEDED], ids=["greedy", "seeded"])
+@pytest.mark.parametrize("sampler", [GREEDY, SEEDED], ids=["greedy", "seeded"])
 @pytest.mark.parametrize("under", ["a level", "a model"])
 @pytest.mark.parametrize("wrong_every", [0, 3])
 def test_what_a_stage_is_sure_of_goes_to_the_target_unjudged(
-    wrong_every: int, under: str, choice: Choice
+    wrong_every: int, under: str, sampler: Sampler
 ) -> None:
     runtime, model = _target(), _model()
-    script = sure(knowing([s.tokens for s in PLAIN[choice]], wrong_every, VOCAB))
+    script = sure(knowing([s.tokens for s in PLAIN[sampler]], wrong_every, VOCAB))
     runner = SharedRunner(runtime, Level(4, 8))
     middle = runner if under == "a level" else model_runner(model, Model("m", Level(4, 8)))
-    sequences = _run(runtime, FixedPlan(Intermediate(script, middle), 6, 3), choice, 40)
-    _assert_plain(sequences, choice)
+    sequences = _run(runtime, FixedPlan(Intermediate(script, middle), 6, 3), sampler, 40)
+    _assert_plain(sequences, sampler)
     assert not script.observed, "no stage in the middle judged"
     for sequence in sequences:
         link = sequence.statistics.links[f"{middle.name} > w8a16"]

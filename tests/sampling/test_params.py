@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from halfbyte import SamplingParams
 from halfbyte.errors import ArgumentError
 from halfbyte.runtime.protocol import SamplingRow
-from halfbyte.sampling.choice import GREEDY, sampling_of
+from halfbyte.sampling.sampler import GREEDY, sampling_of
 
 
 @pytest.mark.parametrize(
@@ -64,13 +64,13 @@ def test_lists_and_single_strings_take_one_form() -> None:
 
 @given(st.integers(0, 2**64 - 1))
 def test_a_given_seed_is_the_one_used(seed: int) -> None:
-    assert SamplingParams(seed=seed).choice().row.seed == seed
+    assert SamplingParams(seed=seed).sampler().row.seed == seed
 
 
 def test_without_a_seed_every_request_gets_its_own() -> None:
     params = SamplingParams(top_k=-1)
-    assert params.choice().row.seed != params.choice().row.seed
-    assert params.choice().row.top_k == 0
+    assert params.sampler().row.seed != params.sampler().row.seed
+    assert params.sampler().row.top_k == 0
 
 
 def test_every_field_of_the_record_that_a_request_names_is_the_request_s() -> None:
@@ -78,8 +78,8 @@ def test_every_field_of_the_record_that_a_request_names_is_the_request_s() -> No
     values = {"temperature": 0.5, "top_k": 7, "top_p": 0.75, "min_p": 0.25, "seed": 2**63 + 1}
     names = {f.name for f in fields(SamplingParams)} & set(SamplingRow._fields)
     assert set(values) == names
-    choice = SamplingParams(**values).choice(index=3)  # type: ignore[arg-type]
-    sampling = sampling_of([choice, GREEDY], [11, 12, 13], [2, 1])
+    sampler = SamplingParams(**values).sampler(index=3)  # type: ignore[arg-type]
+    sampling = sampling_of([sampler, GREEDY], [11, 12, 13], [2, 1])
     told = [dict(zip(SamplingRow._fields, row, strict=True)) for row in sampling.rows.tolist()]
     same = values | {"seed": 2**63 + 4, "forced": -1, "tops": 0}
     assert told == [

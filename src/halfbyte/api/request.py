@@ -51,11 +51,11 @@ class Request:
         stop_ids = eos | frozenset(params.stop_token_ids)
         rules = _rules(model, params, stop_ids)
         shaper = SequenceShaper(rules, prompt, vocab) if rules.any else None
-        self._choice = replace(params.choice(index), shaper=shaper)
+        self._sampler = replace(params.sampler(index), shaper=shaper)
         self.sequence = Sequence(
             list(prompt),
             table=PageTable(model.pool, model.context),
-            choice=self._choice,
+            sampler=self._sampler,
             limit=min(params.max_tokens, room),
             stop_ids=stop_ids,
             watch=self._text.add if self._text else None,
@@ -103,7 +103,7 @@ class Request:
             logprobs=sequence.output.logprobs,
             fates=sequence.output.fates,
             finish_reason=sequence.finish_reason,
-            seed=self._choice.row.seed,
+            seed=self._sampler.row.seed,
             statistics=sequence.statistics,
             top_logprobs=self._tops_since(0),
             prompt_logprobs=None if wanted is None else [None, *sequence.output.scores],

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from halfbyte.sampling.choice import Choice
+from halfbyte.sampling.sampler import Sampler
 
 
 class Decoding(Protocol):
@@ -42,7 +42,7 @@ class Decoding(Protocol):
         """[P], with pages for every position up to committed_len + proposed tokens."""
 
     @property
-    def choice(self) -> Choice:
+    def sampler(self) -> Sampler:
         """How its tokens are drawn."""
 
     def commit(self, tokens: list[int]) -> None:

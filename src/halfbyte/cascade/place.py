@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from halfbyte.cascade.decoding import Decoding
 from halfbyte.runtime.protocol import Batch, Sampling
-from halfbyte.sampling.choice import Choice, sampling_of
+from halfbyte.sampling.sampler import Sampler, sampling_of
 from halfbyte.sampling.shaping import Shaper
 
 
@@ -21,7 +21,7 @@ class Place:
     tokens: list[int]  # what that KV has not seen yet; the root is last
     first: int  # position of tokens[0]
     page_row: NDArray[np.int32]  # [P], with pages up to the last proposal
-    choice: Choice
+    sampler: Sampler
     samples: bool = True  # False: a chunk of a prompt whose end is further on; no root
     expected: Seq[int] = ()  # the tokens after the first of `tokens`, to be scored: not the root's
     tops: int = 0
@@ -49,15 +49,15 @@ def place_of(sequence: Decoding, rows: int | None = None) -> Place:
 
     `rows`: only so many, of a prompt whose end is further on.
     """
-    first, choice = sequence.committed_len, sequence.choice
+    first, sampler = sequence.committed_len, sequence.sampler
     if rows is not None:
         tokens = sequence.tokens[first : first + rows]
-        expected = sequence.tokens[first + 1 : first + rows + 1] if choice.scores_prompt else ()
-        return Place(tokens, first, sequence.page_row, choice, False, expected, choice.tops)
+        expected = sequence.tokens[first + 1 : first + rows + 1] if sampler.scores_prompt else ()
+        return Place(tokens, first, sequence.page_row, sampler, False, expected, sampler.tops)
     tokens = sequence.tokens[first:]
-    expected = tokens[1:] if choice.scores_prompt else ()
+    expected = tokens[1:] if sampler.scores_prompt else ()
     return Place(
-        tokens, first, sequence.page_row, choice, True, expected, choice.tops, choice.shaper
+        tokens, first, sequence.page_row, sampler, True, expected, sampler.tops, sampler.shaper
     )
 
 
@@ -83,5 +83,5 @@ def roots_of(places: Seq[Place]) -> tuple[Batch, Sampling]:
     """The rows of places that have their roots only, and how what follows these is drawn."""
     tokens, ones = [place.tokens[0] for place in places], [1] * len(places)
     positions = [place.first + 1 for place in places]
-    sampling = sampling_of([place.choice for place in places], positions, ones)
+    sampling = sampling_of([place.sampler for place in places], positions, ones)
     return batch_of(tokens, list(range(len(places) + 1)), places), sampling

@@ -28,7 +28,7 @@ from halfbyte.cascade.tree import Draft, paths_of, tokens_of
 from halfbyte.config import Level
 from halfbyte.runtime.accept import accept
 from halfbyte.runtime.protocol import DraftRun, Runtime, Sampled
-from halfbyte.sampling.choice import sampling_of
+from halfbyte.sampling.sampler import sampling_of
 
 
 class Fate(StrEnum):
@@ -104,7 +104,7 @@ def verify(
     if not sampled_rows:
         runtime.forward(batch, level, np.empty(0, dtype=np.int32))
         return [Outcome([], []) for _ in places]
-    sampling = sampling_of([place.choice for place in places], positions, counts)
+    sampling = sampling_of([place.sampler for place in places], positions, counts)
     if special:
         add_scores(sampling, places, proposals, counts)
     sampled = runtime.forward_sample(batch, level, np.array(sampled_rows, dtype=np.int32), sampling)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from halfbyte.api.options import AsyncOptions
-from halfbyte.checks import check_choice
+from halfbyte.checks import check_one_of
 from halfbyte.cli.options import Ckpt, LlmOptions, with_options
 from halfbyte.errors import ArgumentError
 from halfbyte.server.options import ServeOptions, read_api_keys
@@ -69,7 +69,7 @@ def serve(
             expected="the packages of the extra 'serve'",
             fix="pip install 'halfbyte[serve]'",
         )
-    check_choice("log_level", log_level, ("debug", "info", "warning", "error"), "choose one")
+    check_one_of("log_level", log_level, ("debug", "info", "warning", "error"), "choose one")
     from halfbyte.server.run import serve as run
 
     keys = read_api_keys(api_key_file)

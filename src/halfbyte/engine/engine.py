@@ -208,7 +208,7 @@ class Engine:
             return 1
         burst = min(burst, *(p.plain_for(members) for p, members in by_planner.items()))
         for sequence in decoding:
-            if sequence.choice.is_special:
+            if sequence.sampler.is_special:
                 return 1
             burst = min(burst, sequence.remaining)
         for sequence in decoding:

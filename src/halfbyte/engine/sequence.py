@@ -14,7 +14,7 @@ from halfbyte.cascade.verify import Outcome
 from halfbyte.config import Level
 from halfbyte.engine.output import Output
 from halfbyte.engine.pages import PageTable
-from halfbyte.sampling.choice import Choice
+from halfbyte.sampling.sampler import Sampler
 from halfbyte.sampling.shaper import SequenceShaper
 
 
@@ -29,7 +29,7 @@ class Sequence:
         prompt: list[int],
         *,
         table: PageTable,
-        choice: Choice,
+        sampler: Sampler,
         limit: int,
         stop_ids: frozenset[int],
         watch: Callable[[int], bool] | None = None,
@@ -41,13 +41,13 @@ class Sequence:
         """`limit`: most tokens to emit. `watch` sees each in order; True ends the sequence.
 
         `cascade` None: the engine's own. `priority`: lower goes first. `deadline`: on the clock
-        that the engine is stepped with. `shaper`: the one of `choice`, to be told of tokens.
+        that the engine is stepped with. `shaper`: the one of `sampler`, to be told of tokens.
         """
         self.tokens = list(prompt)
         self.prompt_len = len(prompt)
         self.committed_len = 0
         self.table = table
-        self.choice = choice
+        self.sampler = sampler
         self.limit = limit
         self.stop_ids = stop_ids
         self.watch = watch
@@ -56,7 +56,7 @@ class Sequence:
         self.deadline = deadline
         self.shaper = shaper
         # Prompt positions that are to be scored have to be run.
-        self.may_reuse = not choice.scores_prompt
+        self.may_reuse = not sampler.scores_prompt
         self.order = (priority, 0)  # priority, arrival: set by the scheduler
         self.page_names: list[bytes] = []  # of its full pages, kept by the prefix cache
         self.num_sealed = 0  # pages that have been named

@@ -22,7 +22,7 @@ from halfbyte.config import Level
 from halfbyte.errors import ArgumentError
 from halfbyte.planner.cost_table import CostTable, DraftCost, interpolated, rising
 from halfbyte.runtime.protocol import Batch, DraftRun, Runtime, Sampling
-from halfbyte.sampling.choice import GREEDY, sampling_of
+from halfbyte.sampling.sampler import GREEDY, sampling_of
 
 ROWS = (1, 2, 3, 4, 5, 6, 8, 9, 12, 13, 16, 17, 24, 32, 64)  # and where tiles of 4 begin
 OFTEN_ROWS = 8  # up to so many are timed in every round, more in one of `TURNS`

@@ -86,13 +86,13 @@ class Drafter:
             if math.exp(outcome.logprobs[0]) >= self._min_confidence:
                 tokens[i] = outcome.tokens
                 after = place.root_position + 1
-                roots[i] = Place(outcome.tokens, after, place.page_row, place.choice)
+                roots[i] = Place(outcome.tokens, after, place.page_row, place.sampler)
         return roots
 
     def _shape(self, ask: Ask, drafted: list[int]) -> Changes | None:
         """What changes the first token of a draft: only text known for sure is looked at, and only
         the target's own weights have its vocabulary."""
-        shaper = ask.sequence.choice.shaper
+        shaper = ask.sequence.sampler.shaper
         if shaper is None or ask.ahead or drafted or self._runner.has_pages:
             return None
         return shaper.changes([])[0]

@@ -240,7 +240,7 @@ class EagleProposer:
 
     def _looked_at(self, sketches: Seq[_Sketch]) -> int:
         """Children to ask the head for, so many a row."""
-        sampled = any(s.ask.sequence.choice.row.temperature > 0 for s in sketches)
+        sampled = any(s.ask.sequence.sampler.row.temperature > 0 for s in sketches)
         most = max(s.growth.shape.top_k for s in sketches)
         return most * SAMPLED_FACTOR if sampled else most
 
@@ -248,7 +248,7 @@ class EagleProposer:
         """What the rows' judge would draw; a row at depth d speaks of root_position + d + 1."""
         return as_drawn(
             Guesses(step.tokens, step.logprobs),
-            [s.ask.sequence.choice for s in sketches],
+            [s.ask.sequence.sampler for s in sketches],
             [s.ask.root_position + depth + 1 for s, depth in zip(sketches, depths, strict=True)],
         )
 

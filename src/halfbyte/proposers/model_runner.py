@@ -132,7 +132,7 @@ class ModelRunner:
         if max(unseen) >= self.vocab_size or not self._fits(seen, end):
             return None
         seen.pages.grow(end)
-        return Place(unseen, first, seen.pages.row, ask.sequence.choice)
+        return Place(unseen, first, seen.pages.row, ask.sequence.sampler)
 
     def _fits(self, seen: _Seen, positions: int) -> bool:
         """Whether so many positions can have pages."""
@@ -172,7 +172,7 @@ class ModelRunner:
             starts.append(len(rows))
             taken.append(place)
             self._seen[asks[i].sequence].tokens += chunk
-            places[i] = Place(rest, place.first + count, place.page_row, place.choice)
+            places[i] = Place(rest, place.first + count, place.page_row, place.sampler)
         if rows:
             self.runtime.forward(
                 batch_of(rows, starts, taken), self.level, np.empty(0, dtype=np.int32)

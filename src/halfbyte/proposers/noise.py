@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.runtime.noise import mix, noise_of
-from halfbyte.sampling.choice import Choice
+from halfbyte.sampling.sampler import Sampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +25,13 @@ class Guesses:
     logprobs: NDArray[np.float32]  # [R, k]
 
 
-def as_drawn(guesses: Guesses, choices: Seq[Choice], positions: Seq[int]) -> Guesses:
+def as_drawn(guesses: Guesses, samplers: Seq[Sampler], positions: Seq[int]) -> Guesses:
     """The same rows as their sequences would draw from them; `positions` of the tokens drawn."""
-    if all(choice.row.temperature <= 0 for choice in choices):
+    if all(sampler.row.temperature <= 0 for sampler in samplers):
         return guesses
-    temperatures = np.array([choice.row.temperature for choice in choices])[:, None]
-    seeds = np.array([choice.row.seed for choice in choices], dtype=np.uint64)
-    tops = np.array([choice.row.top_k for choice in choices])[:, None]
+    temperatures = np.array([sampler.row.temperature for sampler in samplers])[:, None]
+    seeds = np.array([sampler.row.seed for sampler in samplers], dtype=np.uint64)
+    tops = np.array([sampler.row.top_k for sampler in samplers])[:, None]
     sampled = temperatures > 0
     scores = guesses.logprobs.astype(np.float64)
     shaped = scores / np.where(sampled, temperatures, 1.0)

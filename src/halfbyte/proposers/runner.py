@@ -102,7 +102,7 @@ class SharedRunner:
     def enter(self, asks: Seq[Ask], rows: Seq[int]) -> dict[int, Place]:
         """Always at the root."""
         return {
-            i: Place([ask.root], ask.root_position, ask.sequence.page_row, ask.sequence.choice)
+            i: Place([ask.root], ask.root_position, ask.sequence.page_row, ask.sequence.sampler)
             for i, (ask, count) in enumerate(zip(asks, rows, strict=True))
             if count > 0
         }

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte import _native
-from halfbyte.checks import check_choice
+from halfbyte.checks import check_one_of
 from halfbyte.config import Level, ModelConfig
 from halfbyte.errors import ModelError
 from halfbyte.formats.transforms import Rotation
@@ -89,8 +89,8 @@ class NativeRuntime:
         kv_dtype: str = RuntimeOptions.kv_dtype,
         max_rows: int = RuntimeOptions.max_rows,
     ) -> None:
-        check_choice("kv_dtype", kv_dtype, KV_DTYPES, "choose one")
-        check_choice("page_size", page_size, (16, 32, 64, 128, 256), "choose one")
+        check_one_of("kv_dtype", kv_dtype, KV_DTYPES, "choose one")
+        check_one_of("page_size", page_size, (16, 32, 64, 128, 256), "choose one")
         config = weights.config
         self.config: Final = config
         self.page_size: Final = page_size

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from halfbyte.checks import check_choice
+from halfbyte.checks import check_one_of
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError
 from halfbyte.formats.weights import Dense, Planes, Weights
@@ -64,7 +64,7 @@ class ReferenceRuntime:
         kv_dtype: str = RuntimeOptions.kv_dtype,
         max_rows: int = RuntimeOptions.max_rows,
     ) -> None:
-        check_choice("kv_dtype", kv_dtype, KV_DTYPES, "choose one")
+        check_one_of("kv_dtype", kv_dtype, KV_DTYPES, "choose one")
         for name, value in (("num_tokens", num_tokens), ("max_rows", max_rows)):
             if value < 1:
                 raise ArgumentError(name, got=value, expected="at least 1", fix=f"raise {name}")

@@ -62,7 +62,7 @@ class _Sequence:
 
 
 @dataclass(frozen=True, slots=True)
-class _Choice:
+class _Alternatives:
     parts: tuple[_Node, ...]
 
 
@@ -73,7 +73,7 @@ class _Repeat:
     most: int | None
 
 
-_Node = _Leaf | _Ref | _Sequence | _Choice | _Repeat
+_Node = _Leaf | _Ref | _Sequence | _Alternatives | _Repeat
 
 
 class _Parser:
@@ -92,17 +92,17 @@ class _Parser:
             self._skip()
             self._take("::=")
             self._skip(lines=True)
-            found[name] = self._choice(0)
+            found[name] = self._alternatives(0)
             if self._at < len(self._text) and self._text[self._at] not in "\r\n":
                 self._fault("the end of the rule")
             self._skip(lines=True)
         return found
 
-    def _choice(self, depth: int) -> _Node:
+    def _alternatives(self, depth: int) -> _Node:
         parts = [self._sequence(depth)]
         while self._goes_on():
             parts.append(self._sequence(depth))
-        return parts[0] if len(parts) == 1 else _Choice(tuple(parts))
+        return parts[0] if len(parts) == 1 else _Alternatives(tuple(parts))
 
     def _goes_on(self) -> bool:
         """Take a bar, be it on the next line."""
@@ -135,7 +135,7 @@ class _Parser:
                 self._fault(f"at most {MAX_DEPTH} parentheses within each other")
             self._at += 1
             self._skip(lines=True)
-            inner = self._choice(depth + 1)
+            inner = self._alternatives(depth + 1)
             self._take(")")
             return inner
         return _Ref(self._match(_NAME, "a name").group())
@@ -248,7 +248,7 @@ class _Writer:
                 return self._name(name)
             case _Repeat(part, least, most):
                 return f"({self._of(part)}){{{least},{'' if most is None else most}}}"
-            case _Choice(parts):
+            case _Alternatives(parts):
                 return f"({' | '.join(map(self._of, parts))})"
             case _Sequence(parts) if self._is_terminal(node):
                 return " ".join(map(self._of, parts)) or '""'
@@ -283,7 +283,7 @@ def _names(node: _Node) -> Iterator[str]:
             yield name
         case _Repeat(part):
             yield from _names(part)
-        case _Choice(parts) | _Sequence(parts):
+        case _Alternatives(parts) | _Sequence(parts):
             for part in parts:
                 yield from _names(part)
 

@@ -20,7 +20,7 @@ _SCHEMAS = frozenset(
     ("items", "additionalItems", "additionalProperties", "anyOf", "oneOf", "allOf", "prefixItems")
 )
 _SCHEMAS_BY_NAME = frozenset(("properties", "patternProperties", "$defs", "definitions"))
-_CHOICES = frozenset(("anyOf", "oneOf"))
+_ALTERNATIVES = frozenset(("anyOf", "oneOf"))
 _BOUNDS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
 _VALUES = ("const", "enum", "$ref", "allOf", "anyOf", "oneOf", "multipleOf")
 _LOOK_AROUND = re.compile(r"(?<!\\)\(\?<?[=!]")
@@ -102,12 +102,12 @@ def _without_unknown_patterns(schema: dict[str, Any]) -> dict[str, Any]:
         del result["pattern"]
     elif "pattern" in schema and schema.get("format") == "time":
         del result["format"]  # libraries' patterns are of times without an offset, which it needs
-    for key in _CHOICES & schema.keys():
-        choices = schema[key]
-        if isinstance(choices, list):
-            kept = [c for c in choices if not _looks_around(c) or c.get("format") in FORMATS]
-            if kept and len(kept) < len(choices):
-                remark(f"{key}: a choice whose pattern has look-ahead is never made")
+    for key in _ALTERNATIVES & schema.keys():
+        offered = schema[key]
+        if isinstance(offered, list):
+            kept = [c for c in offered if not _looks_around(c) or c.get("format") in FORMATS]
+            if kept and len(kept) < len(offered):
+                remark(f"{key}: an alternative whose pattern has look-ahead is never made")
                 result[key] = kept
     return result
 

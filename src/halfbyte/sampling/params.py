@@ -13,7 +13,7 @@ from halfbyte.errors import ArgumentError
 from halfbyte.options import check_options, integer, number, one_of, option, refuse_unknown
 
 if TYPE_CHECKING:
-    from halfbyte.sampling.choice import Choice
+    from halfbyte.sampling.sampler import Sampler
 
 MAX_STOPS = 64
 MAX_STOP_CHARS = 1024
@@ -254,18 +254,18 @@ class SamplingParams:
         refuse_unknown("sampling parameter", values, cls)
         return cls(**values)
 
-    def choice(self, index: int = 0) -> Choice:
+    def sampler(self, index: int = 0) -> Sampler:
         """What the runtime needs to draw answer `index`; a missing seed is drawn here."""
         # Here, so that commands show this class without numpy.
         from halfbyte.runtime.protocol import SamplingRow
-        from halfbyte.sampling.choice import Choice
+        from halfbyte.sampling.sampler import Sampler
 
         seed = secrets.randbits(64) if self.seed is None and self.temperature > 0 else self.seed
         shared = {
             f.name: getattr(self, f.name) for f in fields(self) if f.name in SamplingRow._fields
         }
         shared |= {"top_k": max(0, self.top_k), "seed": ((seed or 0) + index) % 2**64}
-        return Choice(
+        return Sampler(
             SamplingRow(**shared),
             tops=max(self.logprobs or 0, self.prompt_logprobs or 0),
             scores_prompt=self.prompt_logprobs is not None,

@@ -15,7 +15,7 @@ _GREEDY_ROW = SamplingRow()
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Sampler:
     """How a sequence's tokens are drawn from logits."""
 
     row: SamplingRow = _GREEDY_ROW  # of any position
@@ -27,19 +27,19 @@ class Choice:
     packed: bytes = field(init=False, compare=False, repr=False)  # `row`, as a record
 
     def __post_init__(self) -> None:
-        # The one place where a frozen choice is written to.
+        # The one place where a frozen sampler is written to.
         object.__setattr__(self, "is_special", bool(self.tops or self.shaper))
         object.__setattr__(self, "packed", self.row.packed())
 
 
-GREEDY = Choice()
+GREEDY = Sampler()
 
 
 def sampling_of(
-    choices: Seq[Choice], positions: Seq[int] | NDArray[np.int32], counts: Seq[int]
+    samplers: Seq[Sampler], positions: Seq[int] | NDArray[np.int32], counts: Seq[int]
 ) -> Sampling:
-    """`counts[b]` rows drawn by `choices[b]`; one position per row, of the token drawn."""
-    packed = [choice.packed * count for choice, count in zip(choices, counts, strict=True)]
+    """`counts[b]` rows drawn by `samplers[b]`; one position per row, of the token drawn."""
+    packed = [sampler.packed * count for sampler, count in zip(samplers, counts, strict=True)]
     rows = np.frombuffer(bytearray().join(packed), dtype=SAMPLING_ROW)
     rows["position"] = positions
     return Sampling(rows)
