@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from halfbyte.calibration.moments import Moments
-from halfbyte.quantize.scheme import Statistics
+from halfbyte.quantize.scheme import InputDetail
 
 RNG = np.random.default_rng(8)
 
@@ -10,7 +10,7 @@ RNG = np.random.default_rng(8)
 @pytest.mark.parametrize("cut", [1, 5, 11])
 def test_rows_in_parts_are_rows_at_once(cut):
     rows = RNG.standard_normal((12, 7)).astype(np.float32)
-    parts, whole = Moments(Statistics.SECOND_MOMENTS), Moments(Statistics.SECOND_MOMENTS)
+    parts, whole = Moments(InputDetail.SECOND_MOMENTS), Moments(InputDetail.SECOND_MOMENTS)
     parts.add(rows[:cut])
     parts.add(rows[cut:])
     whole.add(rows)
@@ -22,7 +22,7 @@ def test_rows_in_parts_are_rows_at_once(cut):
 
 def test_a_row_that_counts_thrice_is_as_three_in_squares_and_one_in_sizes():
     rows = RNG.standard_normal((4, 5)).astype(np.float32)
-    counted, repeated = Moments(Statistics.SECOND_MOMENTS), Moments(Statistics.SECOND_MOMENTS)
+    counted, repeated = Moments(InputDetail.SECOND_MOMENTS), Moments(InputDetail.SECOND_MOMENTS)
     counted.add(rows, np.array([1, 3, 1, 1], np.float32))
     repeated.add(rows[[0, 1, 1, 1, 2, 3]])
     got, wanted = counted.result(), repeated.result()

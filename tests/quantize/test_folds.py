@@ -6,7 +6,7 @@ from halfbyte.calibration.passes import F32_LEVEL, LayerPasses
 from halfbyte.formats.planes import dequantize
 from halfbyte.quantize.folds import Awq, SmoothQuant
 from halfbyte.quantize.rtn import quantize
-from halfbyte.quantize.scheme import LINEAR_INPUTS, Grid, Statistics
+from halfbyte.quantize.scheme import LINEAR_INPUTS, Grid, InputDetail
 from tests.support.runtimes import TIERS, build
 from tests.support.tiny_models import DENSE_MODELS, tiny
 
@@ -31,7 +31,7 @@ def folded(model, fold):
     weights = tiny(model)
     layer = dense_layer(weights, 0)
     whole = as_dense(weights.config, layer, transforms_of(weights, 0))
-    seen = passes().observe(whole, residual(weights.config), Statistics.SECOND_MOMENTS)
+    seen = passes().observe(whole, residual(weights.config), InputDetail.SECOND_MOMENTS)
     return weights, layer, seen, fold(weights.config, layer, seen, GRID)
 
 
@@ -54,7 +54,7 @@ def test_a_folded_layer_computes_the_same(model, fold):
 def test_smoothquant_evens_out_the_sizes_of_input_channels():
     weights, _, before, after = folded("llama-f32", SmoothQuant())
     whole = as_dense(weights.config, after, transforms_of(weights, 0))
-    seen = passes().observe(whole, residual(weights.config), Statistics.CHANNELS)
+    seen = passes().observe(whole, residual(weights.config), InputDetail.CHANNELS)
     for name in ("attn.qkv", "mlp.gate_up", "mlp.down"):
         spread = [np.log(s[name].largest).std() for s in (before, seen)]
         assert spread[1] < 0.8 * spread[0], name
@@ -63,7 +63,7 @@ def test_smoothquant_evens_out_the_sizes_of_input_channels():
 def test_awq_lowers_the_output_error_of_four_bits():
     weights, layer, before, after = folded("llama-f32", Awq())
     whole = as_dense(weights.config, after, transforms_of(weights, 0))
-    seen = passes().observe(whole, residual(weights.config), Statistics.SECOND_MOMENTS)
+    seen = passes().observe(whole, residual(weights.config), InputDetail.SECOND_MOMENTS)
     total = np.zeros(2)
     for name, readers in LINEAR_INPUTS:
         for at, (tensors, inputs) in enumerate(((layer, before), (after, seen))):
@@ -80,7 +80,7 @@ def test_channels_that_are_never_used_keep_finite_scales():
     layer["norm.attn"] = layer["norm.attn"].copy()
     layer["norm.attn"][:5] = 0
     whole = as_dense(weights.config, layer, transforms_of(weights, 0))
-    seen = passes().observe(whole, residual(weights.config), Statistics.SECOND_MOMENTS)
+    seen = passes().observe(whole, residual(weights.config), InputDetail.SECOND_MOMENTS)
     for fold in (SmoothQuant(), Awq()):
         after = fold(weights.config, layer, seen, GRID)
         assert all(np.isfinite(values).all() for values in after.values())

@@ -39,11 +39,11 @@ from halfbyte.quantize.rtn import RoundToNearest
 from halfbyte.quantize.scheme import (
     HEAD_INPUT,
     Grid,
+    InputDetail,
     InputStatistics,
     Layer,
     RoundRows,
     Scheme,
-    Statistics,
     input_of,
     row_blocks,
 )
@@ -197,14 +197,14 @@ class _Run:
         _check_weights(index, layer)
         if residual is None or self._passes is None:
             return layer, {}, transforms
-        wanted = scheme.rounder.statistics
+        wanted = scheme.rounder.detail
         if scheme.reorder is not None:
-            wanted = max(wanted, Statistics.CHANNELS)
+            wanted = max(wanted, InputDetail.CHANNELS)
         if scheme.fold is not None:
             dense = as_dense(config, layer, transforms)
-            seen = self._passes.observe(dense, residual, scheme.fold.statistics)
+            seen = self._passes.observe(dense, residual, scheme.fold.detail)
             layer = scheme.fold(config, layer, seen, self._job.grid)
-        if wanted == Statistics.NONE:
+        if wanted == InputDetail.NONE:
             return layer, {}, transforms
         inputs = self._passes.observe(as_dense(config, layer, transforms), residual, wanted)
         if scheme.reorder is None:
@@ -228,8 +228,8 @@ class _Run:
             ) from error
 
     def _head_inputs(self, residual: F32 | None) -> InputStatistics | None:
-        wanted = self._job.scheme.rounder.statistics
-        if residual is None or wanted == Statistics.NONE:
+        wanted = self._job.scheme.rounder.detail
+        if residual is None or wanted == InputDetail.NONE:
             return None
         moments = Moments(wanted)
         norm, eps = self._weights.vector("norm.final"), self._weights.config.norm_eps

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from halfbyte.quantize.scheme import InputStatistics, Statistics
+from halfbyte.quantize.scheme import InputDetail, InputStatistics
 
 F32 = NDArray[np.float32]
 
@@ -13,7 +13,7 @@ F32 = NDArray[np.float32]
 class Moments:
     """Sums over rows [M, K] as they come."""
 
-    def __init__(self, wanted: Statistics) -> None:
+    def __init__(self, wanted: InputDetail) -> None:
         self._wanted = wanted
         self._rows = 0
         self._largest: F32 | None = None
@@ -34,7 +34,7 @@ class Moments:
             self._largest = np.maximum(self._largest, largest)
             self._sums = [have + more for have, more in zip(self._sums, sums, strict=True)]
         self._rows += len(rows)
-        if self._wanted >= Statistics.SECOND_MOMENTS:
+        if self._wanted >= InputDetail.SECOND_MOMENTS:
             products: F32 = rows.T @ rows  # numpy sees the symmetry and does half the work
             if self._products is None:
                 self._products = products

@@ -11,7 +11,7 @@ from halfbyte.calibration.layer import OneLayer
 from halfbyte.calibration.moments import Moments
 from halfbyte.config import Level
 from halfbyte.formats.weights import Weights
-from halfbyte.quantize.scheme import InputStatistics, Statistics
+from halfbyte.quantize.scheme import InputDetail, InputStatistics
 from halfbyte.runtime.protocol import LayerPass, LayerRuntime
 
 F32 = NDArray[np.float32]
@@ -32,7 +32,7 @@ class LayerPasses:
         self._length = length
 
     def observe(
-        self, layer: OneLayer, residual: F32, wanted: Statistics
+        self, layer: OneLayer, residual: F32, wanted: InputDetail
     ) -> Mapping[str, InputStatistics]:
         """What the layer's linears read, at the `f32` level, over residual [S, L, hidden].
 
@@ -57,11 +57,11 @@ class LayerPasses:
     def _passes(
         self, layer: OneLayer, residual: F32, level: Level
     ) -> Iterator[tuple[slice, LayerPass]]:
-        step = max(1, _ROWS // self._length)
+        size = max(1, _ROWS // self._length)
         # Each sequence begins a page of its own: room for one that is not whole pages.
-        runtime = self._make_runtime(layer, step * (self._length + 256))
-        for begin in range(0, len(residual), step):
-            part = slice(begin, min(begin + step, len(residual)))
+        runtime = self._make_runtime(layer, size * (self._length + 256))
+        for begin in range(0, len(residual), size):
+            part = slice(begin, min(begin + size, len(residual)))
             rows = np.ascontiguousarray(residual[part]).reshape(-1, residual.shape[2])
             count = part.stop - part.start
             starts = (np.arange(count + 1) * self._length).astype(np.int32)

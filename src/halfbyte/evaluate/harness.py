@@ -157,10 +157,10 @@ class HalfbyteLM(TemplateLM):  # type: ignore[misc, unused-ignore]
         Two batches at a time, so that what is done is kept when a run is interrupted.
         """
         texts: list[str] = []
-        step = 2 * self.llm.options.max_batch
-        for at in range(0, len(requests), step):
+        size = 2 * self.llm.options.max_batch
+        for at in range(0, len(requests), size):
             self._progress(at, len(requests))
-            part = requests[at : at + step]
+            part = requests[at : at + size]
             prompts, params = [], []
             for request in part:
                 context, wanted = request.args

@@ -90,9 +90,9 @@ class Scorer:
             self._forward(chunk, at, _NO_ROWS)
             at += len(chunk)
         vocab = self._runtime.config.vocab_size
-        step = max(1, min(self._runtime.max_rows, LOGIT_BYTES // (4 * vocab)))
+        size = max(1, min(self._runtime.max_rows, LOGIT_BYTES // (4 * vocab)))
         while at < len(tokens):
-            chunk = tokens[at : at + step]
+            chunk = tokens[at : at + size]
             logits = self._forward(chunk, at, np.arange(len(chunk), dtype=np.int32))
             yield at, logits
             at += len(chunk)

@@ -61,11 +61,11 @@ class HeadConfig:
             raise _fault("model", f"{self.model.num_layers} layers", "one, without q and k norms")
         if len(set(self.norms)) != len(self.norms) or not set(self.norms) <= set(NORMS):
             raise _fault("norms", self.norms, f"some of {', '.join(NORMS)}")
-        if self.is_wide and not {"embed", "feature"} <= set(self.norms):
+        if self.is_eagle3 and not {"embed", "feature"} <= set(self.norms):
             raise _fault("norms", self.norms, "embed and feature, which an eagle3 head needs")
-        if self.is_wide and "attn" in self.norms:
+        if self.is_eagle3 and "attn" in self.norms:
             raise _fault("norms", self.norms, "no attn: an eagle3 head normalises its parts")
-        taps, most = self.taps, MAX_TAPS if self.is_wide else 1
+        taps, most = self.taps, MAX_TAPS if self.is_eagle3 else 1
         if taps is not None and not (
             1 <= len(taps) <= most and all(type(t) is int and 0 <= t < 1 << 16 for t in taps)
         ):
@@ -75,7 +75,7 @@ class HeadConfig:
             raise _fault("draft_vocab", vocab, f"1 to {self.model.vocab_size}")
 
     @property
-    def is_wide(self) -> bool:
+    def is_eagle3(self) -> bool:
         """Whether q, k and v read the embedding beside the hidden state."""
         return self.kind == "eagle3"
 
@@ -87,13 +87,13 @@ class HeadConfig:
     @property
     def num_taps(self) -> int:
         """Features of the target it reads, each as wide as the hidden state."""
-        return len(self.taps) if self.taps is not None else 3 if self.is_wide else 1
+        return len(self.taps) if self.taps is not None else 3 if self.is_eagle3 else 1
 
     def taps_of(self, num_layers: int) -> tuple[int, ...]:
         """What a target of that many layers has to keep."""
         taps = self.taps
         if taps is None:
-            taps = (2, num_layers // 2, num_layers - 3) if self.is_wide else (num_layers,)
+            taps = (2, num_layers // 2, num_layers - 3) if self.is_eagle3 else (num_layers,)
         if not all(0 <= tap <= num_layers for tap in taps):
             raise _fault("taps", taps, f"layers of a target that has {num_layers}")
         return taps
@@ -120,7 +120,7 @@ class HeadWeights(Protocol):
 def head_tensors(config: HeadConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
     """(name, shape) of every matrix and vector, in the order files are written."""
     hidden = config.model.hidden_size
-    yield "fuse", (hidden, hidden * (config.num_taps if config.is_wide else 2))
+    yield "fuse", (hidden, hidden * (config.num_taps if config.is_eagle3 else 2))
     if config.fuse_bias:
         yield "fuse.bias", (hidden,)
     for norm in ("embed", "feature", "final"):
@@ -131,8 +131,8 @@ def head_tensors(config: HeadConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
             continue
         if name == "layers.0.norm.attn" and "attn" not in config.norms:
             continue
-        wide = config.is_wide and name in {f"layers.0.attn.{x}" for x in "qkv"}
-        yield name, (shape[0], 2 * hidden) if wide else shape
+        doubled = config.is_eagle3 and name in {f"layers.0.attn.{x}" for x in "qkv"}
+        yield name, (shape[0], 2 * hidden) if doubled else shape
     if config.own_head:
         yield "head", (config.scored, hidden)
 

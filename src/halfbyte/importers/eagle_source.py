@@ -67,11 +67,11 @@ class EagleSource:
         if _FUSE not in arrays:
             raise _fault(path, f"no tensor {_FUSE!r}", "an EAGLE head")
         shape = replace(read_config(values, bos_id=None, eos_ids=()), tied_head=False)
-        wide = any(name.startswith("midlayer.") for name in arrays)
-        self._prefix = "midlayer" if wide else "layers.0"
+        is_eagle3 = any(name.startswith("midlayer.") for name in arrays)
+        self._prefix = "midlayer" if is_eagle3 else "layers.0"
         bias = f"{self._prefix}.self_attn.q_proj.bias" in arrays
         shape = replace(shape, qkv_bias=bias, qk_norm=False, family="qwen2" if bias else "llama")
-        self.config = _config(path, values, shape, arrays, wide)
+        self.config = _config(path, values, shape, arrays, is_eagle3)
         self.draft_ids = _draft_ids(path, self.config, arrays)
         self._names = _names(self.config, self._prefix)
         self._arrays = arrays
@@ -109,13 +109,13 @@ class EagleSource:
 
 
 def _config(
-    path: Path, values: dict[str, Any], shape: ModelConfig, arrays: Arrays, wide: bool
+    path: Path, values: dict[str, Any], shape: ModelConfig, arrays: Arrays, is_eagle3: bool
 ) -> HeadConfig:
     if shape.num_layers != 1:
         shape = replace(shape, num_layers=1)  # some configs keep the target's number
-    at = "midlayer" if wide else "layers.0"
-    norms = ["embed", "feature"] if wide else []
-    if not wide and f"{at}.input_layernorm.weight" in arrays:
+    at = "midlayer" if is_eagle3 else "layers.0"
+    norms = ["embed", "feature"] if is_eagle3 else []
+    if not is_eagle3 and f"{at}.input_layernorm.weight" in arrays:
         norms.append("attn")
     if "norm.weight" in arrays:
         norms.append("final")
@@ -123,13 +123,13 @@ def _config(
     if inputs % shape.hidden_size:
         raise _fault(path, f"{_FUSE} of {inputs} inputs", f"a multiple of {shape.hidden_size}")
     return HeadConfig(
-        kind="eagle3" if wide else "eagle",
+        kind="eagle3" if is_eagle3 else "eagle",
         model=shape,
         norms=tuple(norms),
         fuse_bias="fc.bias" in arrays,
-        taps=_taps(path, values, inputs // shape.hidden_size) if wide else None,
-        draft_vocab=_draft_vocab(shape, arrays) if wide else None,
-        own_head=wide,
+        taps=_taps(path, values, inputs // shape.hidden_size) if is_eagle3 else None,
+        draft_vocab=_draft_vocab(shape, arrays) if is_eagle3 else None,
+        own_head=is_eagle3,
     )
 
 

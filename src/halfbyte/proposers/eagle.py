@@ -175,11 +175,11 @@ class EagleProposer:
                 if end > at[i]:
                     spans.append((i, at[i], end))
                     room -= end - at[i]
-            step = self._run_spans(sketches, spans)
+            found = self._run_spans(sketches, spans)
             done = [i for i, _, end in spans if end == sketches[i].ask.root_position]
-            guesses = self._guesses(step, [sketches[i] for i in done], [0] * len(done))
+            guesses = self._guesses(found, [sketches[i] for i in done], [0] * len(done))
             for row, i in enumerate(done):
-                sketches[i].hidden[ROOT] = step.hidden[row]
+                sketches[i].hidden[ROOT] = found.hidden[row]
                 sketches[i].growth.expand(guesses.tokens[[row]], guesses.logprobs[[row]])
             for i, _, end in spans:
                 at[i] = end
@@ -231,11 +231,11 @@ class EagleProposer:
         every = np.arange(len(tokens), dtype=np.int32)
         sketches = [sketch for sketch, frontier in rows for _ in frontier]
         known = np.stack(features)
-        step = self._head.forward(batch, self._head.level, known, every, self._looked_at(sketches))
-        guesses = self._guesses(step, sketches, [len(path) for path in paths])
+        found = self._head.forward(batch, self._head.level, known, every, self._looked_at(sketches))
+        guesses = self._guesses(found, sketches, [len(path) for path in paths])
         for (sketch, frontier), begin, end in zip(rows, starts[:-1], starts[1:], strict=True):
             for row, candidate in zip(range(begin, end), frontier, strict=True):
-                sketch.hidden[candidate] = step.hidden[row]
+                sketch.hidden[candidate] = found.hidden[row]
             sketch.growth.expand(guesses.tokens[begin:end], guesses.logprobs[begin:end])
 
     def _looked_at(self, sketches: Seq[_Sketch]) -> int:
@@ -244,10 +244,10 @@ class EagleProposer:
         most = max(s.growth.shape.top_k for s in sketches)
         return most * SAMPLED_FACTOR if sampled else most
 
-    def _guesses(self, step: HeadOutput, sketches: Seq[_Sketch], depths: Seq[int]) -> Guesses:
+    def _guesses(self, found: HeadOutput, sketches: Seq[_Sketch], depths: Seq[int]) -> Guesses:
         """What the rows' judge would draw; a row at depth d speaks of root_position + d + 1."""
         return as_drawn(
-            Guesses(step.tokens, step.logprobs),
+            Guesses(found.tokens, found.logprobs),
             [s.ask.sequence.sampler for s in sketches],
             [s.ask.root_position + depth + 1 for s, depth in zip(sketches, depths, strict=True)],
         )

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from halfbyte.config import ModelConfig
 from halfbyte.formats.planes import dequantize
 from halfbyte.quantize.rtn import quantize
-from halfbyte.quantize.scheme import LINEAR_INPUTS, Grid, InputStatistics, Layer, Statistics
+from halfbyte.quantize.scheme import LINEAR_INPUTS, Grid, InputDetail, InputStatistics, Layer
 
 F32 = NDArray[np.float32]
 
@@ -41,7 +41,7 @@ class SmoothQuant:
     """Evens out activations, for the levels with 8-bit or 4-bit ones."""
 
     strength: float = 0.5
-    statistics: Statistics = Statistics.CHANNELS
+    detail: InputDetail = InputDetail.CHANNELS
 
     def __call__(
         self,
@@ -64,7 +64,7 @@ class SmoothQuant:
 class Awq:
     """Gives channels with large inputs finer steps."""
 
-    statistics: Statistics = Statistics.SECOND_MOMENTS
+    detail: InputDetail = InputDetail.SECOND_MOMENTS
 
     def __call__(
         self,

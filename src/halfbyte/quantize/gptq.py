@@ -29,7 +29,7 @@ from halfbyte.formats.weights import Planes
 from halfbyte.quantize.assemble import to_planes
 from halfbyte.quantize.feedback import Feedback, feedback_of
 from halfbyte.quantize.scales import StoredScales, check_range
-from halfbyte.quantize.scheme import Grid, InputStatistics, RoundRows, Statistics
+from halfbyte.quantize.scheme import Grid, InputDetail, InputStatistics, RoundRows
 from halfbyte.quantize.wide import round_wide_group
 
 F32 = NDArray[np.float32]
@@ -52,7 +52,7 @@ class Gptq:
     damping: float = 0.01
     act_order: bool = False
     lo_weight: float = 256.0  # docs/quantize.md has the evidence
-    statistics: Statistics = Statistics.SECOND_MOMENTS
+    detail: InputDetail = InputDetail.SECOND_MOMENTS
 
     def fit(self, inputs: InputStatistics | None, grid: Grid) -> RoundRows:
         """Factor the second moments once for every matrix that reads these inputs."""

@@ -29,7 +29,7 @@ from halfbyte.formats.planes import pack, pack_low, split
 from halfbyte.formats.weights import Planes
 from halfbyte.quantize.assemble import join_wide
 from halfbyte.quantize.scales import StoredScales, check_range, nearest_codes, sixteenths
-from halfbyte.quantize.scheme import Grid, InputStatistics, RoundRows, Statistics
+from halfbyte.quantize.scheme import Grid, InputDetail, InputStatistics, RoundRows
 
 F32 = NDArray[np.float32]
 
@@ -44,7 +44,7 @@ BLOCK_WEIGHTS = 1 << 16  # 256 KB of float32: the trials stay in the second-leve
 class RoundToNearest:
     """`quantize` as the rounder of a scheme: it looks at no inputs."""
 
-    statistics: Statistics = Statistics.NONE
+    detail: InputDetail = InputDetail.NONE
 
     def fit(self, inputs: InputStatistics | None, grid: Grid) -> RoundRows:
         """Nothing to prepare."""
@@ -88,14 +88,14 @@ def quantize(
     lo = np.empty((rows, inputs * grid.lo_bits // 8), dtype=np.uint8) if grid.planes == 8 else None
     chosen = np.empty((2, inputs // group_size, rows), dtype=np.float32)
     unit = None if grid.scales == "f16" else np.empty(rows, dtype=np.float32)
-    step = max(1, BLOCK_WEIGHTS // inputs)
+    size = max(1, BLOCK_WEIGHTS // inputs)
     begin = 0
     for block in blocks:
         first, own = begin, scales or StoredScales.of(block, grid.scales, group_size)
         if unit is not None:
             unit[begin : begin + block.shape[0]] = own.unit
-        for at in range(0, block.shape[0], step):
-            part = block[at : at + step]
+        for at in range(0, block.shape[0], size):
+            part = block[at : at + size]
             end = begin + part.shape[0]
             codes, chosen[:, :, begin:end] = _quantize_rows(
                 name, part, grid, own.rows(slice(begin - first, end - first))

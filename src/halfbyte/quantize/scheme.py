@@ -36,7 +36,7 @@ LINEAR_INPUTS: tuple[tuple[str, tuple[str, ...]], ...] = tuple(SITES.items())
 HEAD_INPUT = "head"  # the normed residual that the output head reads
 
 
-class Statistics(IntEnum):
+class InputDetail(IntEnum):
     """What a part wants to know of the inputs of a linear; each includes those before it."""
 
     NONE = 0
@@ -73,7 +73,7 @@ class Rounder(Protocol):
     """Turns dense matrices into planes."""
 
     @property
-    def statistics(self) -> Statistics:
+    def detail(self) -> InputDetail:
         """What `fit` needs of the inputs."""
 
     def fit(self, inputs: InputStatistics | None, grid: Grid) -> RoundRows:
@@ -87,7 +87,7 @@ class Fold(Protocol):
     """Rewrites one dense layer by what calibration saw."""
 
     @property
-    def statistics(self) -> Statistics:
+    def detail(self) -> InputDetail:
         """What a call needs of the inputs."""
 
     def __call__(
@@ -140,8 +140,8 @@ class Scheme:
         """Whether any part looks at inputs."""
         if self.reorder is not None:
             return True
-        folds = self.fold is not None and self.fold.statistics > Statistics.NONE
-        return folds or self.rounder.statistics > Statistics.NONE
+        folds = self.fold is not None and self.fold.detail > InputDetail.NONE
+        return folds or self.rounder.detail > InputDetail.NONE
 
 
 def input_of(name: str) -> str:
@@ -151,6 +151,6 @@ def input_of(name: str) -> str:
 
 def row_blocks(rows: int, inputs: int, most: int = 1 << 24) -> Iterator[tuple[int, int]]:
     """(begin, end) of blocks of at most `most` weights: 64 MB of float32."""
-    step = max(1, most // inputs)
-    for begin in range(0, rows, step):
-        yield begin, min(begin + step, rows)
+    size = max(1, most // inputs)
+    for begin in range(0, rows, size):
+        yield begin, min(begin + size, rows)

@@ -48,7 +48,7 @@ class NativeHead:
             tied_head=False,
             features=len(taps) * shape.hidden_size,
             embedding_rows=shape.vocab_size,
-            wide=config.is_wide,
+            wide=config.is_eagle3,
         )
         self._model = _native.NativeModel(core, target.tier, target.threads, max_rows)
         shares_head = not config.own_head and self._ids is None

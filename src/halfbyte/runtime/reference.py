@@ -45,7 +45,7 @@ from halfbyte.runtime.stepwise import decode_stepwise, draft_and_verify_stepwise
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """The rows of a step and where they stand."""
+    """The rows of a forward and where they stand."""
 
     batch: Batch
     contexts: list[NDArray[np.int32]]  # [M] slots each row attends to
@@ -157,7 +157,7 @@ class ReferenceRuntime:
         return sample_rows(self.forward(batch, level, logit_rows), sampling)
 
     def draft(self, batch: Batch, run: DraftRun, sampling: Sampling) -> Drafted:
-        """A forward and `sample_rows` a step over the sequences still drafting; see the protocol.
+        """`forward` and `sample_rows` per depth over sequences still drafting; see the protocol.
 
         The probability compared with `min_confidence` is that of the raw logits, exp(logprob).
         """
@@ -167,26 +167,26 @@ class ReferenceRuntime:
         counts = np.zeros(len(lengths), dtype=np.int32)
         pending = batch.tokens.copy()
         going = np.flatnonzero(lengths > 0)
-        for step in range(tokens.shape[1]):
+        for depth in range(tokens.shape[1]):
             if not len(going):
                 break
             rows = Batch(
                 tokens=pending[going],
                 row_starts=np.arange(len(going) + 1, dtype=np.int32),
-                first_positions=batch.first_positions[going] + np.int32(step),
+                first_positions=batch.first_positions[going] + np.int32(depth),
                 page_tables=batch.page_tables[going],
             )
             logits = self.forward(rows, run.level, np.arange(len(going), dtype=np.int32))
-            drawn = sample_rows(logits, _rows_of(sampling, going, step), ids)
+            drawn = sample_rows(logits, _rows_of(sampling, going, depth), ids)
             sure = (drawn.tokens >= 0) & (np.exp(drawn.logprobs) >= run.min_confidence)
             going = going[sure]
-            tokens[going, step] = pending[going] = drawn.tokens[sure]
-            counts[going] = step + 1
-            going = going[lengths[going] > step + 1]
+            tokens[going, depth] = pending[going] = drawn.tokens[sure]
+            counts[going] = depth + 1
+            going = going[lengths[going] > depth + 1]
         return Drafted(tokens, counts)
 
     def decode(self, batch: Batch, level: Level, length: int, sampling: Sampling) -> Decoded:
-        """`forward_sample` a token."""
+        """`forward_sample` per token."""
         return decode_stepwise(self, batch, level, length, sampling, lambda: self._interrupted)
 
     def draft_and_verify(
@@ -261,12 +261,12 @@ class ReferenceRuntime:
         index: int,
         layer: Layer,
         normed: F32,  # [M, hidden]
-        step: _Rows,
+        placed: _Rows,
         level: Level,
     ) -> F32:
         """Project, rotate, write K and V of all rows, then attend row by row: [M, H * D]."""
         c, rows = self.config, len(normed)
-        batch, contexts, angles = step.batch, step.contexts, step.angles
+        batch, contexts, angles = placed.batch, placed.contexts, placed.angles
         q, k, v = (
             m.linear(normed, level.weight_bits, level.act_bits) for m in (layer.q, layer.k, layer.v)
         )
@@ -371,9 +371,9 @@ def own_slots(
     return batch.page_tables[sequences, own // page_size], own % np.int32(page_size)
 
 
-def _rows_of(sampling: Sampling, rows: NDArray[np.intp], step: int) -> Sampling:
-    adjustments = adjustments_of(sampling.adjustments, rows, masked=step == 0)
-    moved = Sampling(sampling.rows[rows]).shifted(step)
+def _rows_of(sampling: Sampling, rows: NDArray[np.intp], depth: int) -> Sampling:
+    adjustments = adjustments_of(sampling.adjustments, rows, masked=depth == 0)
+    moved = Sampling(sampling.rows[rows]).shifted(depth)
     moved.rows["forced"], moved.rows["tops"] = -1, 0
     moved.adjustments = adjustments
     return moved

@@ -77,11 +77,11 @@ class ReferenceHead:
         k = min(k, logits.shape[1])
         clean = np.where(np.isnan(logits), np.float32(-np.inf), logits)
         best = np.argsort(-clean, axis=1, kind="stable")[:, :k].astype(np.int32)
-        wide = clean.astype(np.float64)
+        doubles = clean.astype(np.float64)
         with np.errstate(invalid="ignore"):
-            top = wide.max(axis=1, keepdims=True)
-            shift = top + np.log(np.exp(wide - top).sum(axis=1, keepdims=True))
-            logprobs = np.take_along_axis(wide - shift, best, axis=1).astype(np.float32)
+            top = doubles.max(axis=1, keepdims=True)
+            shift = top + np.log(np.exp(doubles - top).sum(axis=1, keepdims=True))
+            logprobs = np.take_along_axis(doubles - shift, best, axis=1).astype(np.float32)
         return HeadOutput(best if self._ids is None else self._ids[best], logprobs, x[rows])
 
     def weight_bytes(self, level: Level) -> int:
@@ -91,9 +91,9 @@ class ReferenceHead:
 
     def _layer(self, batch: Batch, level: Level, features: F32) -> F32:
         """The hidden state of every row: [M, hidden]."""
-        hidden, wide = self.config.model.hidden_size, self.config.is_wide
+        hidden, is_eagle3 = self.config.model.hidden_size, self.config.is_eagle3
         embedded = self._norm("embed", self._embed.rows(batch.tokens))
-        if wide:
+        if is_eagle3:
             own = features.shape[1] == hidden and self.config.num_taps > 1
             x = features if own else self._matrix("fuse", features, level)
             normed = np.concatenate([embedded, self._norm("feature", x)], axis=1)

@@ -192,11 +192,11 @@ def attend(queries: F32, keys: F32, values: F32, first: int, last: int) -> F32:
     top = np.full((*queries.shape[:2], 1), -np.inf, dtype=np.float32)
     total = np.zeros_like(top)
     out = np.zeros_like(queries)
-    wide = queries.astype(np.float64)
+    doubles = queries.astype(np.float64)
     for chunk in range(first // ATTENTION_CHUNK, last // ATTENTION_CHUNK + 1):
         begin = max(first, chunk * ATTENTION_CHUNK)
         end = min(last + 1, (chunk + 1) * ATTENTION_CHUNK)
-        products = wide[:, :, :, None] * keys[:, None, :, begin:end]
+        products = doubles[:, :, :, None] * keys[:, None, :, begin:end]
         scores = products.sum(axis=2).astype(np.float32)  # [Hkv, R, positions]
         chunk_top = scores.max(axis=2, keepdims=True)
         weights = np.exp(scores - chunk_top)

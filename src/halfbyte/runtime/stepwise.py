@@ -24,11 +24,11 @@ def decode_stepwise(
     """See `protocol.Runtime.decode`."""
     rows = np.arange(len(batch.tokens), dtype=np.int32)
     tokens, logprobs = [batch.tokens], []
-    for step in range(length):
+    for done in range(length):
         one = replace(
-            batch, tokens=tokens[-1], first_positions=batch.first_positions + np.int32(step)
+            batch, tokens=tokens[-1], first_positions=batch.first_positions + np.int32(done)
         )
-        sampled = runtime.forward_sample(one, level, rows, sampling.shifted(step))
+        sampled = runtime.forward_sample(one, level, rows, sampling.shifted(done))
         tokens.append(sampled.tokens)
         logprobs.append(sampled.logprobs)
         if interrupted():

@@ -66,11 +66,11 @@ def _bounded(schema: dict[str, Any]) -> dict[str, Any]:
     """With bounds for an integer that has none of its own, or wider ones than can be followed."""
     if not _is_integer(schema.get("type")) or any(key in schema for key in _VALUES):
         return schema
-    own = {key: value for key, value in schema.items() if not _is_wide(key, value)}
+    own = {key: value for key, value in schema.items() if not _is_beyond(key, value)}
     return {"minimum": -LARGEST_INTEGER, "maximum": LARGEST_INTEGER} | own
 
 
-def _is_wide(key: str, value: Any) -> bool:
+def _is_beyond(key: str, value: Any) -> bool:
     if key not in _BOUNDS or type(value) not in (int, float):
         return False
     return bool(value >= LARGEST_INTEGER if "max" in key.lower() else value <= -LARGEST_INTEGER)

@@ -125,8 +125,8 @@ class SequenceShaper:
     def advance(self, token: int) -> bool:
         """Follow a token that was sampled; False: the grammar cannot, and it is not emitted."""
         if self._ahead and self._ahead[0].token == token:
-            step = self._ahead.pop(0)
-            self._grammar, self._next = step.grammar, step.mask
+            ahead = self._ahead.pop(0)
+            self._grammar, self._next = ahead.grammar, ahead.mask
         elif self._grammar is not None:
             self._ahead, self._knows_next = [], False
             if not self._grammar.push(token):

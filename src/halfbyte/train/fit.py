@@ -17,7 +17,7 @@ from torch import Tensor
 from halfbyte.errors import SourceError, reraise_machine_fault
 from halfbyte.formats.partial import written_aside
 from halfbyte.train.options import TrainOptions
-from halfbyte.train.pieces import Batch, Pieces
+from halfbyte.train.pieces import Pieces, TrainingBatch
 from halfbyte.train.torch_head import TorchHead
 
 UNROLL_DECAY = 0.8  # EAGLE-3's weight of unroll j is this to the power j
@@ -84,7 +84,7 @@ def fit(
     return step
 
 
-def loss_of(head: TorchHead, lent: Frozen, batch: Batch, unrolls: int) -> Tensor:
+def loss_of(head: TorchHead, lent: Frozen, batch: TrainingBatch, unrolls: int) -> Tensor:
     """Mean cross-entropy over the rows that count, unroll j weighted UNROLL_DECAY ** j."""
     with torch.no_grad():
         teacher = torch.softmax(torch.from_numpy(batch.teachers) @ lent.head.T, dim=-1)

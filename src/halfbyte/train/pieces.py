@@ -16,7 +16,7 @@ F32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class TrainingBatch:
     """B pieces of T rows. Row p has the feature of p and the token at p + 1."""
 
     tokens: NDArray[np.int64]  # [B, T] at p + 1
@@ -67,7 +67,7 @@ class Pieces:
     def __len__(self) -> int:
         return len(self._pieces)
 
-    def batch(self, step: int, size: int) -> Batch:
+    def batch(self, step: int, size: int) -> TrainingBatch:
         """The batch of a step: a function of the step, so that a resumed run goes on alike."""
         per_epoch = max(1, len(self._pieces) // size)
         epoch, number = divmod(step, per_epoch)
@@ -75,7 +75,7 @@ class Pieces:
         chosen = [self._pieces[i] for i in order[number * size : (number + 1) * size]]
         return _joined([self._piece(i, at) for i, at in chosen])
 
-    def _piece(self, index: int, at: int) -> Batch:
+    def _piece(self, index: int, at: int) -> TrainingBatch:
         text = self._texts[index]
         if index not in self._held:
             self._held[index] = load_features(self._paths[index])
@@ -91,11 +91,11 @@ class Pieces:
         features[0, :used] = values[at:end, : self._inputs]
         teachers[0, :used] = values[at + 1 : end + 1, -self._hidden :]
         counts[0, :used] = np.arange(at + 2, end + 2) >= text.prompt_len
-        return Batch(tokens, features, teachers, counts)
+        return TrainingBatch(tokens, features, teachers, counts)
 
 
-def _joined(pieces: list[Batch]) -> Batch:
-    return Batch(
+def _joined(pieces: list[TrainingBatch]) -> TrainingBatch:
+    return TrainingBatch(
         np.concatenate([p.tokens for p in pieces]),
         np.concatenate([p.features for p in pieces]),
         np.concatenate([p.teachers for p in pieces]),

@@ -111,12 +111,12 @@ def head_config(llm: LLM, options: TrainOptions) -> HeadConfig:
     layer = replace(
         shape, num_layers=1, qk_norm=False, qkv_bias=False, tied_head=False, sliding_window=None
     )
-    wide = options.kind == "eagle3"
+    is_eagle3 = options.kind == "eagle3"
     return HeadConfig(
         kind=options.kind,
         model=layer,
-        norms=("embed", "feature", "final") if wide else ("embed", "feature", "attn", "final"),
-        taps=_wide_taps(shape.num_layers) if wide else (shape.num_layers,),
+        norms=("embed", "feature", "final") if is_eagle3 else ("embed", "feature", "attn", "final"),
+        taps=_eagle3_taps(shape.num_layers) if is_eagle3 else (shape.num_layers,),
         draft_vocab=min(options.draft_vocab, shape.vocab_size),
     )
 
@@ -191,7 +191,7 @@ class TrainedWeights:
         return values
 
 
-def _wide_taps(num_layers: int) -> tuple[int, ...]:
+def _eagle3_taps(num_layers: int) -> tuple[int, ...]:
     """EAGLE-3's layers 2, L/2 and L - 3, kept inside small models."""
     return (min(2, num_layers), num_layers // 2, max(0, num_layers - 3))
 

@@ -35,7 +35,7 @@ class TorchHead(nn.Module):
             else:
                 values = torch.randn(shape) / shape[1] ** 0.5
             self.register_parameter(_attribute(name), nn.Parameter(values))
-        if not config.is_wide:  # begin as a copy of the feature: the next one is seldom far
+        if not config.is_eagle3:  # begin as a copy of the feature: the next one is seldom far
             hidden = config.model.hidden_size
             fuse = torch.zeros(hidden, 2 * hidden)
             fuse[:, hidden:] = torch.eye(hidden)
@@ -74,7 +74,7 @@ class TorchHead(nn.Module):
         first: bool,
     ) -> Tensor:
         e = self._norm("embed", embedded)
-        if self.config.is_wide:
+        if self.config.is_eagle3:
             x = self._linear("fuse", feature) if first else feature
             normed = torch.cat([e, self._norm("feature", x)], dim=-1)
         else:

@@ -25,9 +25,9 @@ def completions(
 ) -> Iterator[tuple[Item, Record]]:
     """Greedy completions, two batches at a time: records are kept while a run goes on."""
     params = SamplingParams(temperature=0.0, max_tokens=max_tokens, stop=stop)
-    step = 2 * subject.llm.options.max_batch
-    for at in range(0, len(items), step):
-        part = items[at : at + step]
+    size = 2 * subject.llm.options.max_batch
+    for at in range(0, len(items), size):
+        part = items[at : at + size]
         done = subject.llm.generate([prompt_of(item) for item in part], params)
         for item, completion in zip(part, done, strict=True):
             yield item, _record(item, completion)
