@@ -77,7 +77,7 @@ class TimedPlanner:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One round of one batch: microseconds a step, of all and of the host."""
+    """One round of one batch: microseconds per step, of all and of the host."""
 
     step: float
     host: float

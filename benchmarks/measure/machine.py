@@ -43,7 +43,7 @@ def pinned_cpus(threads: int) -> list[int]:
     cpus = sorted(os.sched_getaffinity(0))
     if not 1 <= threads <= len(cpus):
         raise ArgumentError(
-            "--threads", got=threads, expected=f"1 to {len(cpus)}", fix="one a core is best"
+            "--threads", got=threads, expected=f"1 to {len(cpus)}", fix="one per core is best"
         )
     return cpus[:threads]
 

@@ -18,7 +18,7 @@ from halfbyte.errors import SourceError
 IK_VARIABLE = "HALFBYTE_IK_LLAMA_BENCH"
 # From this depth on either setting of flash attention may be the slower by far: both are tried.
 DEEP = 1024
-# What a careful user of either llama.cpp sets: huge pages under malloc, one pinned thread a core.
+# What a careful user of either llama.cpp sets: huge pages under malloc, one pinned thread per core.
 PEER_ENVIRONMENT = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     "OMP_PROC_BIND": "true",

@@ -53,7 +53,7 @@ def plain(
     seed: int,
     max_tokens: int,
 ) -> Outcome:
-    """One thread, pages of 64, the prompt in one forward, one token a step, no company."""
+    """One thread, pages of 64, the prompt in one forward, one token per step, no company."""
     runtime = shared(kind, model, page_size=64, threads=1)
     request = Request(prompt_of(model, prompt_len, seed), max_tokens, sampling)
     Driver(runtime, Level.parse(target)).run([request])

@@ -55,7 +55,7 @@ def test_no_head_changes_the_output(kind: str, name: str, sampler: str) -> None:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_good_head_s_tree_is_accepted_along_any_branch(kind: str, sampler: str) -> None:
     cycles, accepted, moves = check(kind, "oracle", sampler, "eagle:h > w8a16", 16)
-    assert accepted > cycles  # more than one a cycle
+    assert accepted > cycles  # more than one per cycle
     assert moves > 0  # not always the first child
 
 

@@ -12,7 +12,10 @@ from halfbyte.runtime.protocol import Batch, Drafted, DraftRun, Sampled, Samplin
 from tests.support.fake_runtime import FakeRuntime
 
 LINEAR = {"w8a16": (4e-3, 3e-4), "w4a8": (2e-3, 2e-4), "w4a16": (2.2e-3, 3e-4), "f32": (9e-3, 1e-3)}
-SEQUENCE, PAIR = 2e-7, 5e-8  # seconds a position: read once a sequence, and for each of its rows
+SEQUENCE, PAIR = (
+    2e-7,
+    5e-8,
+)  # seconds per position: of a sequence, and of each of its rows
 
 
 def linear_seconds(level: Level | str, rows: int) -> float:

@@ -1,4 +1,4 @@
-"""Random models small enough for milliseconds a forward: every family, group size, weight kind.
+"""Random models small enough for milliseconds per forward: every family, group size, weight kind.
 
 Layers are scaled so that attention and MLP matter and logits spread by a few units: greedy text
 does not collapse into one token, and a 4-bit draft agrees with its 8-bit target often, not always.

@@ -65,7 +65,7 @@ def read_sequences(path: Path, source: Source, amount: Amount) -> NDArray[np.int
             fix="check the path and the file",
         ) from error
     needed = amount.sequences * amount.length
-    # No tokenizer takes more than a few dozen characters a token: the rest need not be read.
+    # No tokenizer takes more than a few dozen characters per token: the rest need not be read.
     ids = TextCodec(source, source.config.vocab_size).encode(text[: 64 * needed])
     if len(ids) < needed:
         raise ArgumentError(

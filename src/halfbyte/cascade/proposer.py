@@ -26,7 +26,7 @@ class Ask:
     """At most `depth` tokens in a row are wanted after `sequence.tokens` and then `ahead`.
 
     `ahead` is what the stage that asks has itself proposed in this cycle and not yet seen judged.
-    A proposer with a stage before it asks that stage for at most `inner_length` tokens a round.
+    A proposer with a stage before it asks that stage for at most `inner_length` tokens per round.
     A tree has at most `depth` levels and `nodes` nodes (0: as many as levels).
     `sure_depth`: the limit of a proposal that its proposer is `sure` of, if larger.
     """

@@ -86,6 +86,6 @@ def train_eagle(
         note(f"stopped after {trained.steps} of {steps} steps; run the same again to go on")
     else:
         print(f"wrote {trained.head}, {trained.steps} steps")
-        print("tokens a target forward on held-out prompts:")
+        print("tokens per target forward on held-out prompts:")
         for cascade, tau in trained.evaluation.items():
             print(f"  {tau:5.2f}  {cascade}")

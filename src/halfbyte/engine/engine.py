@@ -46,7 +46,7 @@ class Engine:
         self._cache = PrefixCache(pool) if options.prefix_cache else None
         limits = Limits(
             max_rows=runtime.max_rows,
-            # A cycle has at least one row a sequence.
+            # A cycle has at least one row per sequence.
             max_running=min(options.max_batch, runtime.max_rows),
             prefill_rows=options.prefill_rows,
         )

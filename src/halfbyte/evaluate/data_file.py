@@ -33,7 +33,7 @@ def read_text(path: Path) -> str:
 
 
 def read_lines(path: Path, **fields: type | tuple[type, ...]) -> Iterator[dict[str, Any]]:
-    """JSON objects, one a line; each must have `fields` of those types."""
+    """JSON objects, one per line; each must have `fields` of those types."""
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
@@ -42,7 +42,9 @@ def read_lines(path: Path, **fields: type | tuple[type, ...]) -> Iterator[dict[s
         except (ValueError, RecursionError) as error:
             raise _fault(path, f"line {number}: {error}"[:200], "JSON lines") from error
         if not isinstance(values, dict):
-            raise _fault(path, f"line {number}: {type(values).__name__}", "a JSON object a line")
+            raise _fault(
+                path, f"line {number}: {type(values).__name__}", "one JSON object per line"
+            )
         for name, kind in fields.items():
             if not isinstance(values.get(name), kind):
                 got = f"line {number}: {name!r} is {type(values.get(name)).__name__}"

@@ -40,7 +40,7 @@ class Proposers:
         """`draft_ids`: the tokens (ascending) that levels of the target draft from; None: all.
 
         `open_model` brings a `model:` stage's weights, `open_head` an `eagle:` stage's, beside the
-        model that judges it (None: the target); each is called once a stage.
+        model that judges it (None: the target); each is called once per stage.
         """
         self._runtime = runtime
         self._min_confidence = min_confidence

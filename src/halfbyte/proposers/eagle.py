@@ -239,7 +239,7 @@ class EagleProposer:
             sketch.growth.expand(guesses.tokens[begin:end], guesses.logprobs[begin:end])
 
     def _looked_at(self, sketches: Seq[_Sketch]) -> int:
-        """Children to ask the head for, so many a row."""
+        """Children to ask the head for, so many per row."""
         sampled = any(s.ask.sequence.sampler.row.temperature > 0 for s in sketches)
         most = max(s.growth.shape.top_k for s in sketches)
         return most * SAMPLED_FACTOR if sampled else most

@@ -15,8 +15,8 @@ from halfbyte.formats.weights import OFFSET_STEP
 
 F32 = NDArray[np.float32]
 
-# f16: a scale a group. int8: the same as integers with a unit a row. int8+offset: an integer offset
-# besides, so that codes span a group's smallest to largest weight (docs/numerics.md).
+# f16: a scale per group. int8: the same as integers with a unit per row. int8+offset: an integer
+# offset besides, so that codes span a group's smallest to largest weight (docs/numerics.md).
 ScaleForm = Literal["f16", "int8", "int8+offset"]
 SCALE_FORMS: tuple[ScaleForm, ...] = ("f16", "int8", "int8+offset")
 DEFAULT_SCALES: ScaleForm = "int8+offset"  # docs/quantize.md has the evidence

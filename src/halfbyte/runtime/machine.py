@@ -39,7 +39,7 @@ def choose_threads(wanted: int | None = None) -> int:
         return _native.physical_cores()
     if not 1 <= wanted <= 256:
         raise ArgumentError(
-            "threads", got=wanted, expected="1 to 256", fix="leave it out for one a core"
+            "threads", got=wanted, expected="1 to 256", fix="leave it out for one per core"
         )
     return wanted
 

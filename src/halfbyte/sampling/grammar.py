@@ -1,6 +1,6 @@
 """Structured output: JSON schemas, regular expressions, choices and grammars, through llguidance.
 
-A `GrammarCompiler` holds what a tokenizer needs, made once a model; a `TokenGrammar` follows one
+A `GrammarCompiler` holds what a tokenizer needs, made once per model; a `TokenGrammar` follows one
 text. A request's grammar is hostile input: its size, depth and the work of a step are bounded.
 
 A constraint forbids, it does not choose: where only one text can follow, any tokens that spell it
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher
 
 MAX_COMPILED = 64  # grammars kept ready
-# Parser work; about 20 ms to compile and a few ms a mask at most on one core.
+# Parser work; about 20 ms to compile and a few ms per mask at most on one core.
 MAX_GRAMMAR_SIZE = 50_000
 INITIAL_FUEL = 1_000_000
 STEP_FUEL = 200_000

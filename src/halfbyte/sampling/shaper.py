@@ -82,7 +82,7 @@ class _Ahead:
 
 
 class SequenceShaper:
-    """See `cascade.shaping.Shaper`. One entry a token that was ever seen or named."""
+    """See `cascade.shaping.Shaper`. One entry per token that was ever seen or named."""
 
     def __init__(self, rules: Rules, prompt: Seq[int], vocab_size: int) -> None:
         self._rules = rules

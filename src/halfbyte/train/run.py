@@ -52,7 +52,7 @@ class Trained:
 
     steps: int
     head: Path | None  # None: `seconds` ran out before the last step
-    evaluation: dict[str, float]  # cascade -> tokens a target forward, on held-out prompts
+    evaluation: dict[str, float]  # cascade -> tokens per target forward, on held-out prompts
 
 
 def train(

@@ -79,7 +79,7 @@ def _with(params: SamplingParams, seed: int) -> SamplingParams:
 
 
 def append_texts(path: Path, texts: list[Text]) -> None:
-    """One JSON object a line."""
+    """One JSON object per line."""
     with path.open("a", encoding="utf-8") as file:
         for text in texts:
             line = {"tokens": text.tokens, "prompt_len": text.prompt_len}

@@ -28,7 +28,7 @@ F64 = NDArray[np.float64]
 
 
 class Agreement:
-    """`reference` gives what a subject is held against; it is called once a run."""
+    """`reference` gives what a subject is held against; it is called once per run."""
 
     name = "agreement"
     generates = False
