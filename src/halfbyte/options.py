@@ -64,14 +64,43 @@ def refuse_unknown(what: str, values: Mapping[str, Any], *classes: Any) -> None:
         check_known(what, str(name), known)
 
 
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Takes an integer or a finite number within bounds; the flags are those of `check_number`."""
+
+    kind: type[int] | type[float]
+    low: float
+    high: float
+    fix: str
+    open_low: bool = False
+    open_high: bool = False
+    or_zero: bool = False
+
+    def __call__(self, name: str, value: object) -> None:
+        """ArgumentError where the value is another."""
+        if self.kind is int:
+            check_int(name, value, int(self.low), int(self.high), self.fix)
+        else:
+            check_number(
+                name,
+                value,
+                self.low,
+                self.high,
+                self.fix,
+                open_low=self.open_low,
+                open_high=self.open_high,
+                or_zero=self.or_zero,
+            )
+
+
 def integer(low: int, high: int, fix: str) -> Check:
     """Takes an integer from `low` to `high`."""
-    return lambda name, value: check_int(name, value, low, high, fix)
+    return Range(int, low, high, fix)
 
 
 def number(low: float, high: float, fix: str, **bounds: bool) -> Check:
     """Takes a finite number from `low` to `high`; `bounds`: see `check_number`."""
-    return lambda name, value: check_number(name, value, low, high, fix, **bounds)
+    return Range(float, low, high, fix, **bounds)
 
 
 def one_of(*known: object, fix: str = "choose one") -> Check:

@@ -7,20 +7,8 @@ from typing import Any
 from halfbyte.errors import HalfbyteError
 from halfbyte.sampling.params import SamplingParams
 from halfbyte.server.errors import bad_request
-from halfbyte.server.schema.sampling import SamplingBody
+from halfbyte.server.schema.sampling import PARAMETERS, SamplingBody
 
-# Passed on under the same name; null is the default.
-_SAME = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-    "min_tokens",
-    "ignore_eos",
-)
 _GREEDY_BELOW = 1e-5
 _SEED_MODULUS = 2**64
 
@@ -29,7 +17,7 @@ def sampling_params(body: SamplingBody, *, max_tokens: int, **extra: Any) -> Sam
     """ApiError 400 where a value cannot be used. `extra`: further fields of SamplingParams."""
     values: dict[str, Any] = {"max_tokens": max_tokens}
     values |= {name: value for name, value in extra.items() if value is not None}
-    for name in _SAME:
+    for name in PARAMETERS:  # null is the default
         value = getattr(body, name)
         if value is not None:
             values[name] = value

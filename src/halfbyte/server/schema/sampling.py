@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any, Literal
+from dataclasses import fields
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -11,9 +12,13 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    create_model,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
+
+from halfbyte.options import Range
+from halfbyte.sampling.params import SamplingParams
 
 MAX_STOPS = 64
 MAX_N = 16
@@ -90,30 +95,52 @@ class StructuredOutputs(Body):
     grammar: str | None = None
 
 
-class SamplingBody(Body):
-    """How tokens are chosen; OpenAI's names first, then those that vLLM added."""
+def _offered() -> dict[str, Any]:
+    """Numbers and switches of `SamplingParams` that commands show, as fields of a body."""
+    found: dict[str, Any] = {}
+    for each in fields(SamplingParams):
+        shown, check = each.metadata.get("shown"), each.metadata.get("check")
+        if shown is None or check is None:
+            continue
+        kind: Any = bool
+        if isinstance(check, Range):
+            low = 0 if check.or_zero else check.low  # in between: `SamplingParams` refuses it
+            bounds: dict[str, Any] = {"gt" if check.open_low else "ge": low}
+            bounds["lt" if check.open_high else "le"] = check.high
+            kind = Annotated[check.kind, Field(**bounds)]
+        found[each.name] = (kind | None, Field(each.default, description=shown.help))
+    del found["max_tokens"]  # its default differs by endpoint
+    return found
+
+
+PARAMETERS = _offered()
+
+if TYPE_CHECKING:
+    Parameters = Body
+else:
+    Parameters = create_model("Parameters", __base__=Body, **PARAMETERS)
+
+
+class SamplingBody(Parameters):
+    """How tokens are drawn; OpenAI's and vLLM's names.
+
+    What `SamplingParams` shows as an option is a field under its name. Declared here is what has
+    another form, or other bounds, in OpenAI's API.
+    """
 
     model: Label | None = Field(None, description="The served model's name; may be left out.")
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=MAX_N)] | None = 1
     temperature: Annotated[float, Field(ge=0, le=100)] | None = 1.0
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = 1.0
     stop: StopText | Stops | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = 0.0
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = 0.0
     logit_bias: Annotated[dict[str, Bias] | None, BeforeValidator(_few_biases)] = None
     user: Label | None = Field(None, description="Accepted and ignored.")
 
-    top_k: Annotated[int, Field(ge=-1, le=INT32)] | None = 0
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = 0.0
-    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = 1.0
-    min_tokens: Annotated[int, Field(ge=0, le=INT32)] | None = 0
     stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOPS, fail_fast=True)] | None = (
         None
     )
-    ignore_eos: bool | None = False
     priority: Annotated[int, Field(ge=-1000, le=1000)] | None = Field(
         0, description="A lower number is served earlier."
     )
