@@ -237,6 +237,18 @@ def test_the_snapshot_adds_up(talking_llm: LLM) -> None:
     run(talking_llm, body)
 
 
+def test_auto_alone_has_the_best_target_of_the_weights(talking_llm: LLM) -> None:
+    async def main() -> None:
+        async with serving(talking_llm, AsyncOptions(cascades=("auto",))) as engine:
+            named = [engine.submit(PROMPTS[0], GREEDY, cascade=c) for c in ("auto", "auto > w8a16")]
+            for stream in named:
+                assert len((await stream.completion()).token_ids) == GREEDY.max_tokens
+            with pytest.raises(ArgumentError, match="expected none, or one of"):
+                engine.submit(PROMPTS[0], GREEDY, cascade="auto > w4a16")
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize(
     "bad",
     [

@@ -45,6 +45,12 @@ def test_every_cascade_gets_a_row_held_against_its_own_target(talking_llm: LLM) 
     ]
 
 
+def test_auto_alone_has_the_best_target_of_the_weights(talking_llm: LLM) -> None:
+    (row,) = bench(talking_llm, ["auto"], max_tokens=6, rounds=1)
+    assert row.cascade == "auto > w8a16"
+    assert row.identical
+
+
 def test_a_changed_token_or_logprob_bit_is_a_difference(talking_llm: LLM) -> None:
     params = SamplingParams(temperature=0, max_tokens=5, ignore_eos=True)
     a = talking_llm.generate("the", params)

@@ -76,7 +76,7 @@ class AsyncEngine:
         self.llm = llm
         self.options = options or AsyncOptions()
         own = (llm.cascade, llm.cascade.plain)
-        named = [Cascade.parse(text) for text in self.options.cascades or ()]
+        named = [llm.resolve(text) for text in self.options.cascades or ()]
         for cascade in named:
             llm.prepare(cascade)
         self._allowed = frozenset((*own, *named))
@@ -234,7 +234,7 @@ class AsyncEngine:
             return self.llm.cascade
         if cascade == "none":
             return self.llm.cascade.plain
-        chosen = Cascade.parse(cascade) if isinstance(cascade, str) else cascade
+        chosen = self.llm.resolve(cascade)
         if chosen in self._allowed:
             return chosen
         # A request must not make the engine open a file.

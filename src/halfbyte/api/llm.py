@@ -95,7 +95,7 @@ class LLM:
         other = copy(self)
         other.draft_vocab = draft_vocab or self.draft_vocab
         other._use(
-            Cascade.parse(cascade) if isinstance(cascade, str) else cascade,
+            cascade,
             with_values(engine or self.options, given),
             ngram or self.ngram,
         )
@@ -118,14 +118,21 @@ class LLM:
             self._planners[cascade] = planner_of(self.model, self.proposers, cascade)
         return self._planners[cascade]
 
-    def _use(self, cascade: Cascade | None, options: EngineOptions, ngram: NgramOptions) -> None:
-        """Take a cascade for this model; what it needs besides is opened now, not at a token."""
-        if cascade is None:
-            cascade = Cascade((Auto(),))
-        if isinstance(cascade.stages[-1], Auto):
+    def resolve(self, cascade: str | Cascade | None) -> Cascade:
+        """The cascade that a text names; `auto` alone (or None) gets the weights' best target."""
+        parsed = Cascade.parse(cascade) if isinstance(cascade, str) else cascade
+        if parsed is None:
+            parsed = Cascade((Auto(),))
+        if isinstance(parsed.stages[-1], Auto):
             best = default_cascade(self.model.runtime).target
-            cascade = Cascade((cascade.stages[-1], best))
-        self.cascade = cascade
+            parsed = Cascade((parsed.stages[-1], best))
+        return parsed
+
+    def _use(
+        self, cascade: str | Cascade | None, options: EngineOptions, ngram: NgramOptions
+    ) -> None:
+        """Take a cascade for this model; what it needs besides is opened now, not at a token."""
+        self.cascade = self.resolve(cascade)
         self.options = options
         self.ngram = ngram
         self._planners: dict[Cascade, Planner] = {}
@@ -137,7 +144,7 @@ class LLM:
             open_model=partial(self.model.open_runner, prefix_cache=options.prefix_cache),
             open_head=self.model.open_head,
         )
-        self.prepare(cascade)
+        self.prepare(self.cascade)
 
     def _draft_ids(self) -> NDArray[np.int32] | None:
         if self.draft_vocab is None:

@@ -19,10 +19,14 @@ def bench(
     *,
     cascade: Annotated[
         list[str],
-        typer.Option("--cascade", "-c", help="'w8a16', 'w4a8 > w8a16' …; may be given several."),
+        typer.Option(
+            "--cascade",
+            "-c",
+            help="'auto', 'w8a16' (plain), 'w4a8 > w8a16' …; may be given several times.",
+        ),
     ],
     llm_options: LlmOptions,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="Tokens a prompt.")] = 128,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="Tokens per prompt.")] = 128,
     rounds: Annotated[int, typer.Option(help="Timed rounds, interleaved.")] = 5,
     json: Json = False,
 ) -> None:

@@ -69,7 +69,7 @@ def bench(
     them. A first round warms up; its plain output is what every timed round must repeat.
     """
     check_rounds(rounds)
-    wanted = [c if isinstance(c, Cascade) else Cascade.parse(c) for c in cascades]
+    wanted = [llm.resolve(cascade) for cascade in cascades]
     # In order, each once, with the plain run of every target.
     running = list(dict.fromkeys([c.plain for c in wanted] + wanted))
     # Rounds repeat the prompts: with a prefix cache there would be no prefill to measure.
