@@ -167,9 +167,8 @@ def test_the_walk_accepts_the_longest_path_the_target_would_have_written(
 
 
 def test_a_chain_is_a_tree_without_branches() -> None:
-    tree = TokenTree.chain([5, 6, 7])
+    tree = TokenTree((5, 6, 7), (ROOT, 0, 1))
     assert tree.is_chain
-    assert tree.parents == (-1, 0, 1)
     assert tree.paths().tolist() == [[0, -1, -1, -1], [0, 1, -1, -1], [0, 1, 2, -1], [0, 1, 2, 3]]
     assert tree.walk([5, 6, 9, 1]) == [0, 1]
     assert not TokenTree((5, 6), (ROOT, ROOT)).is_chain

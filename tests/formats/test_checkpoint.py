@@ -15,10 +15,11 @@ from halfbyte.config import RopeConfig
 from halfbyte.errors import ArgumentError, FormatError, HalfbyteError
 from halfbyte.formats.checkpoint import Checkpoint
 from halfbyte.formats.manifest import MANIFEST_NAME
-from halfbyte.formats.names import expected_matrices, expected_tensors, expected_vectors
+from halfbyte.formats.names import expected_matrices, expected_tensors
 from halfbyte.formats.tensor_file import write_tensor_file
 from halfbyte.formats.writer import CheckpointWriter
 from tests.formats.tiny import CONFIG, random_dense, random_planes, write_checkpoint
+from tests.support.tensors import vectors_of
 
 
 def test_what_was_written_is_read_back_bit_for_bit(tmp_path):
@@ -65,7 +66,7 @@ def test_every_family_has_exactly_its_tensors(tmp_path, config):
     for name, shape in expected_matrices(config):
         planes = checkpoint.matrix(name)
         assert (planes.hi.shape[0], planes.hi.shape[1] * 2) == shape
-    for name, length in expected_vectors(config):
+    for name, length in vectors_of(config):
         assert checkpoint.vector(name).shape == (length,)
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from halfbyte.config import ModelConfig, RopeConfig
 from halfbyte.formats.checkpoint import Checkpoint
-from halfbyte.formats.names import expected_matrices, expected_vectors
+from halfbyte.formats.names import expected_matrices
 from halfbyte.formats.planes import dequantize
+from tests.support.tensors import vectors_of
 
 DIRECTORY = Path(__file__).parents[1] / "data" / "format-v1"
 EXPECTED = {
@@ -19,7 +20,7 @@ EXPECTED = {
 def digests(checkpoint: Checkpoint) -> dict[str, str]:
     """SHA-256 of all vectors, and of all matrices dequantized at 4 and at 8 bits."""
     names = {"vectors": hashlib.sha256(), "4 bits": hashlib.sha256(), "8 bits": hashlib.sha256()}
-    for name, _ in expected_vectors(checkpoint.config):
+    for name, _ in vectors_of(checkpoint.config):
         names["vectors"].update(checkpoint.vector(name).astype("<f4").tobytes())
     for name, _ in expected_matrices(checkpoint.config):
         for bits in (4, 8):

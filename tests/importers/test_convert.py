@@ -9,7 +9,7 @@ from gguf import GGMLQuantizationType as Type
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError, HalfbyteError, SourceError
 from halfbyte.formats.checkpoint import Checkpoint
-from halfbyte.formats.names import expected_matrices, expected_vectors, product_of
+from halfbyte.formats.names import expected_matrices, product_of
 from halfbyte.formats.planes import dequantize
 from halfbyte.importers import convert as convert_module
 from halfbyte.importers.convert import convert, open_source
@@ -17,6 +17,7 @@ from halfbyte.runtime.native import NativeRuntime
 from tests.importers.tiny_gguf import TinyGguf
 from tests.importers.tiny_huggingface import CONFIG, tiny_values, write_model
 from tests.support.runtimes import all_logits, random_tokens
+from tests.support.tensors import vectors_of
 
 
 def opened(src, dest, **options):
@@ -48,7 +49,7 @@ def test_a_four_bit_file_becomes_an_exact_four_plane_checkpoint(tmp_path, arch, 
     assert checkpoint.head_bits == {4: 8, 8: 8}
     assert not checkpoint.has_lo("layers.0.attn.q")
     assert checkpoint.has_lo("embed")
-    for name, _ in expected_vectors(source.config):
+    for name, _ in vectors_of(source.config):
         np.testing.assert_array_equal(checkpoint.vector(name), source.vector(name))
     assert checkpoint.config == source.config
 

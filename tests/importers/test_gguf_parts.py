@@ -7,11 +7,12 @@ import pytest
 
 from halfbyte.errors import SourceError
 from halfbyte.evaluate.provenance import fingerprint
-from halfbyte.formats.names import expected_matrices, expected_vectors
+from halfbyte.formats.names import expected_matrices
 from halfbyte.importers import resolve
 from halfbyte.importers.gguf_parts import part_paths
 from halfbyte.importers.gguf_source import GgufSource
 from tests.importers.tiny_gguf import TinyGguf
+from tests.support.tensors import vectors_of
 
 
 def split(path, parts=3, **how):
@@ -32,7 +33,7 @@ def test_parts_are_the_model_that_was_split(tmp_path, parts):
     assert source.description["types"] == whole.description["types"]
     for name, (rows, _) in expected_matrices(source.config):
         np.testing.assert_array_equal(source.rows(name, 0, rows), whole.rows(name, 0, rows))
-    for name, _ in expected_vectors(source.config):
+    for name, _ in vectors_of(source.config):
         np.testing.assert_array_equal(source.vector(name), whole.vector(name))
 
 

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from halfbyte.errors import HalfbyteError, ModelError, SourceError
-from halfbyte.formats.names import expected_matrices, expected_vectors
+from halfbyte.formats.names import expected_matrices
 from halfbyte.formats.planes import dequantize
 from halfbyte.importers.families import gguf_name, half_split_rows
 from halfbyte.importers.gguf_blocks import to_f32, to_planes
 from halfbyte.importers.gguf_source import GgufSource
 from tests.importers.tiny_gguf import HEAD, HEADS, HIDDEN, KV_HEADS, VOCAB, TinyGguf
+from tests.support.tensors import vectors_of
 
 WRITABLE = [Type.F32, Type.F16, Type.BF16, Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q8_0]
 
@@ -33,7 +34,7 @@ def test_values_are_those_of_the_reference_library(tmp_path, kind):
         if dense.dtype == "bf16":
             values = (values.astype(np.uint32) << 16).view(np.float32)
         np.testing.assert_array_equal(values.astype(np.float32), wanted)
-    for name, _ in expected_vectors(source.config):
+    for name, _ in vectors_of(source.config):
         np.testing.assert_array_equal(source.vector(name), tiny.values[gguf_name(name)])
 
 
@@ -263,7 +264,7 @@ def test_changed_header_bytes_raise_only_our_errors(file_bytes, scratch, data):
         source = GgufSource(scratch)
         for name, (rows, _) in expected_matrices(source.config):
             assert source.rows(name, 0, rows).shape[0] == rows
-        for name, _ in expected_vectors(source.config):
+        for name, _ in vectors_of(source.config):
             source.vector(name)
     except HalfbyteError as error:
         assert "\n" not in str(error)  # noqa: PT017

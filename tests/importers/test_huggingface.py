@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, processors
 
 from halfbyte.errors import HalfbyteError, ModelError, SourceError
-from halfbyte.formats.names import expected_matrices, expected_vectors
+from halfbyte.formats.names import expected_matrices
 from halfbyte.formats.tensor_file import write_tensor_file
 from halfbyte.importers.families import hugging_face_name
 from halfbyte.importers.huggingface import HuggingFaceSource
 from halfbyte.importers.huggingface_config import read_config
 from tests.importers.tiny_huggingface import CONFIG, tiny_values, write_model
+from tests.support.tensors import vectors_of
 
 
 def read(**changes):
@@ -36,7 +37,7 @@ def test_weights_keep_their_bits(tmp_path, dtype, shards):
             f32 = (wanted.astype(np.uint32) << 16).view(np.float32)
         np.testing.assert_array_equal(source.rows(name, 1, rows), f32[1:])
         assert source.exact_planes(name) is None
-    for name, length in expected_vectors(source.config):
+    for name, length in vectors_of(source.config):
         assert source.vector(name).dtype == np.float32
         assert source.vector(name).shape == (length,)
 

@@ -60,11 +60,6 @@ class TokenTree:
         """`tree[:n]`, the first n nodes: a tree, since parents come first."""
         return TokenTree(self.tokens[part], self.parents[part])
 
-    @classmethod
-    def chain(cls, tokens: Seq[int]) -> TokenTree:
-        """A sequence as the tree without branches."""
-        return cls(tuple(tokens), tuple(range(ROOT, len(tokens) - 1)))
-
     @property
     def depths(self) -> list[int]:
         """Level of each node; a child of the root is 1."""

@@ -50,13 +50,6 @@ def expected_matrices(config: ModelConfig) -> Iterator[tuple[str, tuple[int, int
             yield name, (shape[0], shape[1])
 
 
-def expected_vectors(config: ModelConfig) -> Iterator[tuple[str, int]]:
-    """(name, length) of every vector, layers in order."""
-    for name, shape in expected_tensors(config):
-        if len(shape) == 1:
-            yield name, shape[0]
-
-
 def site_of(name: str) -> tuple[str, str] | None:
     """(`layers.i`, site) of a layer's matrix; None for the embedding and the head."""
     prefix, _, matrix = name.partition(".attn.")

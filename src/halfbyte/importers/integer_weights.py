@@ -46,11 +46,6 @@ class IntegerWeights:
         return values
 
 
-def regular_groups(inputs: int, size: int) -> NDArray[np.int64]:
-    """Groups of `size` neighbouring inputs: [K]."""
-    return np.arange(inputs, dtype=np.int64) // size
-
-
 def unpack_words(words: NDArray[np.int32], bits: int) -> NDArray[np.uint8]:
     """[..., W] little-endian words -> [..., W * 32 / bits] values, the lowest bits first."""
     raw = np.ascontiguousarray(words, dtype="<i4").view(np.uint8)
