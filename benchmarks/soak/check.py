@@ -4,9 +4,10 @@
 
 Streams, whole answers, conversations, grammars and (`--tools`) calls of many lengths, clients that
 go away, malformed bodies, on a KV pool so short that requests wait and are preempted all the time;
-with `--load N` beside N processes that are always ready to run. Every tenth answer (`--compare N`)
-is held against plain decoding of the same request alone, bit for bit. One row, of requests
-per second; its details have the counts. Exit status 1 if a page is lost, memory grows or an answer
+with `--load N` beside N processes that are always ready to run. Equally many of each kind; one that
+finds the queue full is sent again as it was. Every finished answer (one of N with `--compare N`) is
+held against plain decoding of the same request alone, bit for bit. One row, of requests per
+second; its details have the counts. Exit status 1 if a page is lost, memory grows or an answer
 differs. A stream that hangs or an answer that breaks the API ends the run.
 """
 
@@ -16,7 +17,6 @@ import argparse
 import asyncio
 import json
 import multiprocessing
-import random
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -33,9 +33,9 @@ from benchmarks.serving.raw_http import get, post, status_of
 from benchmarks.serving.servers import HalfbyteServer, Running, running, subject_of
 from benchmarks.soak.asked import Asked, said_by
 from benchmarks.soak.client import Answered, Client, Tally
+from benchmarks.soak.orders import Orders
 from halfbyte import LLM, SamplingParams
 
-BUSY_SECONDS = 0.25  # before a request that got 429 is followed by another
 CONTEXT = 128  # tokens of the KV pool per stream; the longest request has 344
 MAX_GROWTH_MIB = 32.0  # after the first quarter: the allocator's noise, over thousands of requests
 GAUGES = ("num_pages", "free_pages", "running", "waiting")
@@ -60,9 +60,11 @@ def main() -> None:
             found, tally, seconds = asyncio.run(_soak(up, arguments))
         wrong = asyncio.run(count_unlike(up.port, tally.asked))
     wrong += count_wrong(_plain(arguments), tally.kept)
-    details = {"ended": dict(tally.ended), "tokens": tally.tokens, **found}
+    ended = dict(sorted(tally.ended.items()))
+    details = {"ended": ended, "busy": tally.busy, "tokens": tally.tokens, **found}
     compared = len(tally.kept) + len(tally.asked)
-    details |= {"compared": compared, "wrong": wrong, "load": arguments.load}
+    details |= {"finished": tally.finished, "compared": compared, "wrong": wrong}
+    details["load"] = arguments.load
     print(details)
     metric, rate = f"soak {arguments.requests}", arguments.requests / seconds
     row = occasion.row(subject_of(server), metric, "requests/s", [rate], details=details)
@@ -74,34 +76,40 @@ def main() -> None:
 
 async def _soak(up: Running, arguments: argparse.Namespace) -> tuple[dict[str, Any], Tally, float]:
     """Gauges of the idle server afterwards with its memory, the tally, and seconds."""
-    tally, left = Tally(), [arguments.requests]
+    tally, quarter = Tally(), 0.0
     cascades = (None, *arguments.cascades)  # None: the server's own
-    quarter = 0.0
+    orders = Orders(arguments.tokens, arguments.vocab, cascades, arguments.tools)
+    waiting = enumerate(orders.draw(arguments.requests, arguments.seed))
 
-    async def user(number: int) -> None:
+    async def user() -> None:
         nonlocal quarter
-        rng = random.Random(arguments.seed + number)
-        drawn = arguments.tokens, arguments.vocab, cascades, tally, arguments.tools
-        client = Client(up.port, rng, *drawn)
-        while left[0] > 0:
-            left[0] -= 1
-            if quarter == 0.0 and left[0] < arguments.requests * 3 // 4:
+        client = Client(up.port, tally)
+        for number, order in waiting:  # shared: each takes the next
+            if quarter == 0.0 and number > arguments.requests // 4:
                 quarter = resident_mib(up.pid)  # buffers and pages have been touched by now
-            while not await client.one(keep=left[0] % arguments.compare == 0):
-                await asyncio.sleep(BUSY_SECONDS)
-            if left[0] % 500 == 0:
-                print(f"{left[0]} left, {dict(tally.ended)}", file=sys.stderr, flush=True)
+            await client.fill(order, keep=number % arguments.compare == 0)
+            if number % 500 == 0:
+                print(f"{number}: {dict(tally.ended)}", file=sys.stderr, flush=True)
 
     began = time.monotonic()
     async with asyncio.TaskGroup() as group:
-        for number in range(arguments.streams * 3 // 2):  # more than run and wait: some get 429
-            group.create_task(user(number))
+        for _ in range(arguments.streams * 3 // 2):  # more than run and wait: some get 429
+            group.create_task(user())
     seconds = time.monotonic() - began
-    await asyncio.sleep(2)  # those that were left end within a step
-    seen = await _metrics(up.port)
+    seen = await settled(up.port)
     found = {name.removesuffix("_total"): seen[name] for name in (*GAUGES, *TOTALS)}
     found |= {"resident_mib_quarter": quarter, "resident_mib_end": resident_mib(up.pid)}
     return found, tally, seconds
+
+
+async def settled(port: int) -> dict[str, float]:
+    """Metrics once those that were left have ended, or as they are a minute later."""
+    for _ in range(600):
+        seen = await _metrics(port)
+        if not seen["running"] + seen["waiting"]:
+            break
+        await asyncio.sleep(0.1)
+    return seen
 
 
 async def _metrics(port: int) -> dict[str, float]:
@@ -177,7 +185,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--tokens", type=positive, default=48, help="most of an answer")
     parser.add_argument("--tools", action="store_true", help="the model's template knows tools")
     parser.add_argument("--load", type=int, default=0, help="processes that take its cores")
-    parser.add_argument("--compare", type=positive, default=10, help="one of so many answers")
+    parser.add_argument("--compare", type=positive, default=1, help="one of so many answers")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=RESULTS / "soak.jsonl")
     return parser.parse_args()

@@ -1,41 +1,22 @@
-"""One user after another for `soak`: random requests, and what became of them."""
+"""One request of a soak after another: sent until the server has room, and what became of it."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.serving.raw_http import post, status_of
-from benchmarks.soak.asked import CHAT, COMPLETIONS, Asked, constrained, conversation, said_by
+from benchmarks.soak.asked import Asked, said_by
+from benchmarks.soak.orders import Order
 from halfbyte.errors import SourceError
 
-# Kinds of requests and how many of a hundred; tools only where the model's template knows them.
-KINDS = {"stream": 35, "whole": 20, "left": 20, "malformed": 10, "chat": 5, "structured": 5}
-TOOLS = {"tools": 5}
+BUSY_SECONDS = 0.25  # before a request that got 429 is sent again
 # Beyond the request's own limit of the server: a stream that is silent for so long is stuck.
 SILENT_SECONDS = 900.0
-MALFORMED: Sequence[bytes] = (
-    b"",
-    b"{",
-    b"[" * 100_000,
-    b"\xff" * 50,
-    b'{"prompt": 5}',
-    b'{"prompt": []}',
-    b'{"prompt": [99999999]}',
-    b'{"prompt": "a", "max_tokens": -1}',
-    b'{"prompt": "a", "n": 1000000}',
-    b'{"prompt": "a", "cascade": "model:/etc/passwd@w4a8 > w8a16"}',
-    b'{"prompt": "a", "structured_outputs": {"regex": "("}}',
-    b'{"prompt": "a", "logit_bias": {"99999999": 1}}',
-    b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
-    b'{"messages": 1, "prompt": 1}',
-    b'{"prompt": "a", "unknown": 1}',
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,103 +31,71 @@ class Answered:
 
 @dataclass(slots=True)
 class Tally:
-    """What all clients saw."""
+    """What all clients saw. `ended`: by kind and end; `busy`: answers that the queue is full."""
 
     ended: Counter[str] = field(default_factory=Counter)
+    busy: int = 0
+    finished: int = 0
     tokens: int = 0
     kept: list[Answered] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=list)
 
 
+class _BusyError(Exception):
+    """The server has no room for the request now."""
+
+
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Draws its requests from one seed; `longest`: tokens of an answer; `vocab`: ids below it;
-    `tools`: whether the model's template knows them."""
+    """Sends orders to a port and adds to a tally."""
 
     port: int
-    rng: random.Random
-    longest: int
-    vocab: int
-    cascades: Sequence[str | None]
     tally: Tally
-    tools: bool = False
 
-    async def one(self, *, keep: bool) -> bool:
-        """One request to its end, or to where this client goes away. False: the queue is full."""
-        kinds = KINDS | (TOOLS if self.tools else {})
-        kind = self.rng.choices(list(kinds), list(kinds.values()))[0]
+    async def fill(self, order: Order, *, keep: bool) -> None:
+        """One request to its end, or to where this client goes away; the same again while the
+        queue is full. `keep`: its answer is to be compared."""
         async with asyncio.timeout(SILENT_SECONDS):
-            if kind == "malformed":
-                ended = await self._malformed()
-            elif kind in ("chat", "tools"):
-                body = conversation(self.rng, self.longest, tools=kind == "tools")
-                ended = f"{kind} {await self._asked(CHAT, body, keep=keep)}"
-            elif kind == "structured":
-                body = constrained(self.rng, self.longest)
-                ended = f"{kind} {await self._asked(COMPLETIONS, body, keep=keep)}"
-            else:
-                ended = await self._completion(kind, keep=keep)
-        self.tally.ended[ended] += 1
-        return not ended.endswith("busy")
+            while True:
+                try:
+                    ended = await self._once(order, keep=keep)
+                except _BusyError:
+                    self.tally.busy += 1
+                    await asyncio.sleep(BUSY_SECONDS)
+                else:
+                    break
+        self.tally.ended[f"{order.kind} {ended}"] += 1
 
-    async def _malformed(self) -> str:
-        path = self.rng.choice((COMPLETIONS, CHAT))
-        async with post(self.port, path, self.rng.choice(MALFORMED)) as reader:
+    async def _once(self, order: Order, *, keep: bool) -> str:
+        async with post(self.port, order.path, order.body) as reader:
             status = await status_of(reader)
-            if not 400 <= status < 500:
-                raise _fault(f"status {status} for a malformed body")
-        return "malformed"
-
-    async def _asked(self, path: str, body: dict[str, Any], *, keep: bool) -> str:
-        body |= {"cascade": self.rng.choice(self.cascades)}
-        async with post(self.port, path, body) as reader:
-            status = await status_of(reader)
+            if status == 429:
+                raise _BusyError
+            if isinstance(order.body, bytes):
+                if status != 400:
+                    raise _fault(f"status {status} for a malformed body")
+                return "refused"
             if status != 200:
-                return _refused(status)
-            if body["stream"]:
-                choices = await _events(reader, None)
+                raise _fault(f"status {status}")
+            if order.body["stream"]:
+                choices = await _events(reader, order.cut)
             else:
                 choices = json.loads(await reader.read())["choices"]
-        said = said_by(choices)
-        self.tally.tokens += len(said["logprobs"])
-        if keep:
-            self.tally.asked.append(Asked(path, body, said))
-        return str(said["finish_reason"])
-
-    async def _completion(self, kind: str, *, keep: bool) -> str:
-        body = self._body() | {"stream": kind != "whole"}
-        cut = self.rng.randint(0, 12) if kind == "left" else None
-        async with post(self.port, COMPLETIONS, body) as reader:
-            status = await status_of(reader)
-            if status != 200:
-                return _refused(status)
-            if kind == "whole":
-                choices = json.loads(await reader.read())["choices"]
-            else:
-                choices = await _events(reader, cut)
-        if cut is not None and (not choices or choices[-1]["finish_reason"] is None):
+        if order.cut is not None and (not choices or choices[-1]["finish_reason"] is None):
             return "left"
+        self.tally.finished += 1
+        body = dict(order.body)
+        if order.kind in ("chat", "tools", "structured"):
+            said = said_by(choices)
+            self.tally.tokens += len(said["logprobs"])
+            if keep:
+                self.tally.asked.append(Asked(order.path, body, said))
+            return str(said["finish_reason"])
         answer = _joined(body, choices)
         self.tally.tokens += len(answer.logprobs)
         if keep:
             self.tally.kept.append(answer)
         return answer.finish_reason
-
-    def _body(self) -> dict[str, Any]:
-        rng = self.rng
-        shared = [(7 * i) % self.vocab for i in range(rng.choice((0, 64, 256)))]
-        return {
-            "prompt": shared + [rng.randrange(self.vocab) for _ in range(rng.randint(1, 40))],
-            "temperature": rng.choice((0, 0.8)),
-            "seed": rng.randrange(2**63),
-            "max_tokens": rng.randint(1, self.longest),
-            "repetition_penalty": rng.choice((1.0, 1.0, 1.1)),
-            "stop": rng.choice(([], [], ["."], ["the ", "\n"])),
-            "ignore_eos": rng.random() < 0.5,
-            "logprobs": 0,
-            "cascade": rng.choice(self.cascades),
-            "priority": rng.choice((0, 0, 1)),
-        }
 
 
 async def _events(reader: asyncio.StreamReader, cut: int | None) -> list[dict[str, Any]]:
@@ -175,13 +124,6 @@ def _joined(body: dict[str, Any], choices: Sequence[dict[str, Any]]) -> Answered
         raise _fault(f"finish_reason {reason}")
     logprobs = [x for choice in choices for x in choice["logprobs"]["token_logprobs"]]
     return Answered(body, "".join(c["text"] for c in choices), logprobs, reason)
-
-
-def _refused(status: int) -> str:
-    """What may come under load: the queue is full."""
-    if status != 429:
-        raise _fault(f"status {status}")
-    return "busy"
 
 
 def _fault(got: str) -> SourceError:
