@@ -9,7 +9,7 @@ import pytest
 
 from halfbyte.errors import FormatError
 from halfbyte.formats.checkpoint import Checkpoint
-from halfbyte.formats.manifest import MANIFEST_NAME
+from halfbyte.formats.manifest import FORMAT_VERSION, MANIFEST_NAME
 from halfbyte.formats.names import expected_tensors
 from halfbyte.formats.planes import dequantize, low_codes, unpack
 from halfbyte.formats.weights import OFFSET_STEP
@@ -143,3 +143,10 @@ def test_rows_of_a_matrix_are_a_matrix():
     some = planes.rows(ids)
     np.testing.assert_array_equal(dequantize(some, 8), dequantize(planes, 8)[ids])
     assert replace(some, transform=None).lo_bits == 2
+
+
+def test_every_version_to_the_newest_has_a_page_and_a_checkpoint_that_loads():
+    page = Path(__file__).parents[2] / "docs" / "format.md"
+    assert page.read_text().startswith(f"# Checkpoint format, versions 1 to {FORMAT_VERSION}\n")
+    kept = [Checkpoint.open(path).manifest.version for path in DIRECTORY.parent.glob("format-v*")]
+    assert sorted(kept) == list(range(1, FORMAT_VERSION + 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from halfbyte.formats.names import expected_tensors
 from halfbyte.formats.tensor_file import TensorFile
 from halfbyte.formats.weights import Dense, Planes
 
+HEAD_VERSION: Final = 1  # of halfbyte-head.json, which counts its own versions
 HEAD_MANIFEST = "halfbyte-head.json"
 KINDS = ("eagle", "eagle3")
 NORMS = ("embed", "feature", "attn", "final")
@@ -149,7 +150,7 @@ class HeadManifest:
     def to_json(self) -> str:
         """The text of halfbyte-head.json."""
         values = asdict(self.config) | {
-            "format": 1,
+            "format": HEAD_VERSION,
             "group_size": self.group_size,
             "files": self.files,
             "source": self.source,
@@ -160,7 +161,7 @@ class HeadManifest:
 def read_head_manifest(directory: Path) -> HeadManifest:
     """Raises FormatError with the names of docs/format.md."""
     values = read_object(directory, HEAD_MANIFEST)
-    check_version(values.get("format"), newest=1)
+    check_version(values.get("format"), HEAD_VERSION)
     check_keys(values, _KEYS)
     group_size = values.get("group_size")
     if type(group_size) is not int or group_size not in GROUP_SIZES:

@@ -13,8 +13,7 @@ from halfbyte.formats import json_text
 from halfbyte.formats.names import SITES, site_inputs
 from halfbyte.formats.transforms import Rotation
 
-FORMAT_VERSION = 1  # of whatever needs no more than it has
-NEWEST_VERSION = 4
+FORMAT_VERSION: Final = 4  # the newest of docs/format.md; every version from 1 on is read
 MANIFEST_NAME = "halfbyte.json"
 MAX_MANIFEST_BYTES = 4 << 20
 _KEYS = ("format", "model", "group_size", "weights", "head_bits", "files", "source", "tokenizer")
@@ -43,10 +42,12 @@ class Manifest:
     def version(self) -> int:
         """The lowest version that says it all: the most readers can read it."""
         if self.small:
-            return 4
+            return 4  # units
         if len({self.wide_groups.get(site, 0) for site in SITES}) > 1:
-            return 3
-        return 2 if self.transforms or any(self.wide_groups.values()) else FORMAT_VERSION
+            return 3  # wide groups by input
+        if self.transforms or any(self.wide_groups.values()):
+            return 2  # transforms, and one number of wide groups
+        return 1
 
     def to_json(self) -> str:
         """The text of halfbyte.json."""
@@ -60,7 +61,7 @@ class Manifest:
             "source": self.source,
             "tokenizer": self.tokenizer,
         }
-        if self.version > FORMAT_VERSION:
+        if self.version > 1:
             transforms = {
                 site: asdict(t) if isinstance(t, Rotation) else t
                 for site, t in self.transforms.items()
@@ -77,8 +78,8 @@ class Manifest:
 def read_manifest(directory: Path) -> Manifest:
     """Raises FormatError; the names are those of docs/format.md."""
     values = read_object(directory, MANIFEST_NAME)
-    version = check_version(values.get("format"), NEWEST_VERSION)
-    check_keys(values, _KEYS if version == FORMAT_VERSION else _KEYS_2)
+    version = check_version(values.get("format"), FORMAT_VERSION)
+    check_keys(values, _KEYS if version == 1 else _KEYS_2)
     weights = values.get("weights")
     if weights not in ("planes", "dense"):
         raise bad_field("weights", weights, "'planes' or 'dense'")
@@ -104,7 +105,7 @@ def read_manifest(directory: Path) -> Manifest:
     )
 
 
-def check_version(version: Any, newest: int = FORMAT_VERSION) -> int:
+def check_version(version: Any, newest: int) -> int:
     """Refuse a format this reader does not know."""
     if type(version) is not int or not 1 <= version <= newest:
         fix = "update halfbyte, or convert the model again"

@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from halfbyte.errors import SourceError, reraise_machine_fault, told
-from halfbyte.formats.manifest import FORMAT_VERSION
 from halfbyte.importers.gguf_parts import part_paths
 
 _SAMPLE_BYTES = 1 << 20
-_RECIPE = 3  # grows when conversion changes its result, so that old cache entries are left alone
+# Part of every key: the recipe grows when conversion changes its result, so that old entries are
+# left alone. "format 1" is no format version: it stays so that the entries there are found.
+_RECIPE = "format 1 recipe 3"
 
 
 def cache_directory() -> Path:
@@ -57,7 +58,7 @@ def cached_checkpoint(source: Path, planes: int | None, group: int | None) -> Pa
     """Where the checkpoint of a model file or directory is, or would be."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", source.name if source.is_dir() else source.stem)[:80]
     kind = f"{planes or 'auto'}p-g{group or 'auto'}"
-    identity = f"{source_identity(source)} {kind} format {FORMAT_VERSION} recipe {_RECIPE}"
+    identity = f"{source_identity(source)} {kind} {_RECIPE}"
     digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
     return cache_directory() / "checkpoints" / f"{stem.lstrip('.')}-{kind}-{digest}"
 
