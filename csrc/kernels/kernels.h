@@ -3,7 +3,6 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
-#include <type_traits>
 
 namespace halfbyte {
 
@@ -62,21 +61,6 @@ struct PackedPlanes {
     }
 };
 
-// Calls `f` with a Scales that is a constant.
-template <typename F>
-void with_scales(Scales s, F&& f) {
-    switch (s) {
-        case Scales::kF16:
-            return f(std::integral_constant<Scales, Scales::kF16>{});
-        case Scales::kF16Offset:
-            return f(std::integral_constant<Scales, Scales::kF16Offset>{});
-        case Scales::kInt8:
-            return f(std::integral_constant<Scales, Scales::kInt8>{});
-        case Scales::kInt8Offset:
-            return f(std::integral_constant<Scales, Scales::kInt8Offset>{});
-    }
-}
-
 // Dense weights: panel p, input k: 32 values.
 struct PackedDense {
     enum class Type { kF32, kF16, kBF16 };
@@ -93,6 +77,25 @@ struct Activations {
     std::int32_t* bias = nullptr;  // [M][K/G]: -(code offset) * sum of codes
     int planes = 1;
 };
+
+// Calls f.template operator()<X, F>() with the activation planes and the kind of scales as
+// constants.
+template <typename Product>
+void with_operands(const PackedPlanes& w, const Activations& x, Product&& f) {
+    const auto with_scales = [&]<Scales F>() {
+        return x.planes == 2 ? f.template operator()<2, F>() : f.template operator()<1, F>();
+    };
+    switch (w.scales()) {
+        case Scales::kF16:
+            return with_scales.template operator()<Scales::kF16>();
+        case Scales::kF16Offset:
+            return with_scales.template operator()<Scales::kF16Offset>();
+        case Scales::kInt8:
+            return with_scales.template operator()<Scales::kInt8>();
+        case Scales::kInt8Offset:
+            return with_scales.template operator()<Scales::kInt8Offset>();
+    }
+}
 
 // What is done with the outputs of a panel.
 struct Epilogue {

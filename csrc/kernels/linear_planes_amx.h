@@ -154,29 +154,12 @@ void panels(const PackedPlanes& w, const Activations& x, int rows, const Epilogu
     _tile_release();
 }
 
-template <Source S>
-void linear_source(const PackedPlanes& w, const Activations& x, int rows, const Epilogue& e, int p0,
-                   int p1, std::uint8_t* scratch) {
-    with_scales(w.scales(), [&](auto scales) {
-        if (x.planes == 2)
-            panels<S, 2, scales()>(w, x, rows, e, p0, p1, scratch);
-        else
-            panels<S, 1, scales()>(w, x, rows, e, p0, p1, scratch);
-    });
-}
-
 inline void linear(const PackedPlanes& w, int bits, const Activations& x, int rows,
                    const Epilogue& e, int p0, int p1, std::uint8_t* scratch) {
-    if (rows < 16)
-        avx512::linear(w, bits, x, rows, e, p0, p1, scratch);
-    else if (bits == 8 && w.lo_bits == 2)
-        linear_source<Source::kHiPairs>(w, x, rows, e, p0, p1, scratch);
-    else if (bits == 8)
-        linear_source<Source::kHiLo>(w, x, rows, e, p0, p1, scratch);
-    else if (w.wide)
-        linear_source<Source::kMixed>(w, x, rows, e, p0, p1, scratch);
-    else
-        linear_source<Source::kHi>(w, x, rows, e, p0, p1, scratch);
+    if (rows < 16) return avx512::linear(w, bits, x, rows, e, p0, p1, scratch);
+    avx512::with_product(w, bits, x, [&]<Source S, int X, Scales F>() {
+        panels<S, X, F>(w, x, rows, e, p0, p1, scratch);
+    });
 }
 
 }  // namespace halfbyte::amx

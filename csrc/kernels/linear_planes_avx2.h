@@ -119,25 +119,16 @@ void panels(const PackedPlanes& w, const Activations& x, int rows, const Epilogu
     }
 }
 
-template <int kLo>
-void linear_planes(const PackedPlanes& w, const Activations& x, int rows, const Epilogue& e, int p0,
-                   int p1) {
-    with_scales(w.scales(), [&](auto scales) {
-        if (x.planes == 2)
-            panels<kLo, 2, scales()>(w, x, rows, e, p0, p1);
-        else
-            panels<kLo, 1, scales()>(w, x, rows, e, p0, p1);
-    });
-}
-
 inline void linear(const PackedPlanes& w, int bits, const Activations& x, int rows,
                    const Epilogue& e, int p0, int p1, std::uint8_t*) {
-    if (bits == 8 && w.lo_bits == 2)
-        linear_planes<2>(w, x, rows, e, p0, p1);
-    else if (bits == 8)
-        linear_planes<4>(w, x, rows, e, p0, p1);
-    else
-        linear_planes<0>(w, x, rows, e, p0, p1);
+    with_operands(w, x, [&]<int X, Scales F>() {
+        if (bits == 8 && w.lo_bits == 2)
+            panels<2, X, F>(w, x, rows, e, p0, p1);
+        else if (bits == 8)
+            panels<4, X, F>(w, x, rows, e, p0, p1);
+        else
+            panels<0, X, F>(w, x, rows, e, p0, p1);
+    });
 }
 
 }  // namespace halfbyte::avx2

@@ -268,27 +268,28 @@ void panels(const PackedPlanes& w, const Activations& x, int rows, const Epilogu
     }
 }
 
-template <Source S>
-void linear_source(const PackedPlanes& w, const Activations& x, int rows, const Epilogue& e, int p0,
-                   int p1, std::uint8_t* scratch) {
-    with_scales(w.scales(), [&](auto scales) {
-        if (x.planes == 2)
-            panels<S, 2, scales()>(w, x, rows, e, p0, p1, scratch);
-        else
-            panels<S, 1, scales()>(w, x, rows, e, p0, p1, scratch);
-    });
+// Calls f.template operator()<S, X, F>() with what a product is compiled for: where its codes come
+// from, the activation planes and the kind of scales.
+template <typename Product>
+void with_product(const PackedPlanes& w, int bits, const Activations& x, Product&& f) {
+    const auto with_source = [&]<Source S>() {
+        with_operands(w, x, [&]<int X, Scales F>() { f.template operator()<S, X, F>(); });
+    };
+    if (bits == 8 && w.lo_bits == 2)
+        with_source.template operator()<Source::kHiPairs>();
+    else if (bits == 8)
+        with_source.template operator()<Source::kHiLo>();
+    else if (w.wide)
+        with_source.template operator()<Source::kMixed>();
+    else
+        with_source.template operator()<Source::kHi>();
 }
 
 inline void linear(const PackedPlanes& w, int bits, const Activations& x, int rows,
                    const Epilogue& e, int p0, int p1, std::uint8_t* scratch) {
-    if (bits == 8 && w.lo_bits == 2)
-        linear_source<Source::kHiPairs>(w, x, rows, e, p0, p1, scratch);
-    else if (bits == 8)
-        linear_source<Source::kHiLo>(w, x, rows, e, p0, p1, scratch);
-    else if (w.wide)
-        linear_source<Source::kMixed>(w, x, rows, e, p0, p1, scratch);
-    else
-        linear_source<Source::kHi>(w, x, rows, e, p0, p1, scratch);
+    with_product(w, bits, x, [&]<Source S, int X, Scales F>() {
+        panels<S, X, F>(w, x, rows, e, p0, p1, scratch);
+    });
 }
 
 }  // namespace halfbyte::avx512
