@@ -60,17 +60,50 @@ const void* Model::first_keys(int layer, const AttentionItem& item, int chunk) c
     return key_block(layer, page, item.kv_head);
 }
 
-void Model::attention(int layer, int thread) {
+// Points `block` at the queries of an item and at the states they are added up in: those of the
+// thread, or in a split plan the item's own.
+void Model::set_queries(const AttentionItem& item, int thread, QueryBlock& block) {
     const ModelShape& s = shape_;
     const int D = s.head_dim, group = s.heads / s.kv_heads, floats = state_floats(D);
-    PerThread& mine = threads_[thread];
-    const float* queries[kMostQueries];
-    float* states[kMostQueries];
-    float* folded[kMostQueries];
-    int first[kMostQueries], last[kMostQueries];
-    const std::int32_t* paths[kMostQueries];
-    AttentionArgs a{
-        .kv = kv_view(layer), .head_dim = D, .q = queries, .first = first, .last = last};
+    AttentionArgs& a = block.args;
+    a.pages = step_.pages + static_cast<std::size_t>(item.sequence) * step_.page_columns;
+    a.kv_head = item.kv_head;
+    a.paths = path_of(item.row_begin) ? block.paths : nullptr;
+    a.base = step_.first[item.sequence];
+    a.queries = (item.row_end - item.row_begin) * group;
+    float* own = threads_[thread].states;
+    for (int q = 0; q < a.queries; ++q) {
+        const int m = item.row_begin + q / group, h = item.kv_head * group + q % group;
+        block.queries[q] = qkv_ + static_cast<std::size_t>(m) * qkv_width_ + h * D;
+        block.last[q] = position_[m];
+        block.paths[q] = path_of(m);
+        block.first[q] = window_begin(position_[m], s.sliding_window);
+        if (plan_.split) {
+            const int state = plan_.row_state[m] + h * plan_.row_chunks[m] +
+                              (item.state - plan_.row_state[item.row_begin]);
+            block.states[q] = partial_states_.data() + static_cast<std::size_t>(state) * floats;
+        } else {
+            block.states[q] = own + static_cast<std::size_t>(q) * floats;
+            block.folded[q] = own + static_cast<std::size_t>(a.queries + q) * floats;
+            block.folded[q][1] = 0.0f;
+        }
+    }
+}
+
+// Where the attention of row m in head h goes.
+float* Model::attended(int m, int h) const {
+    return attended_ + (static_cast<std::size_t>(m) * shape_.heads + h) * shape_.head_dim;
+}
+
+void Model::attention(int layer, int thread) {
+    const int D = shape_.head_dim, group = shape_.heads / shape_.kv_heads;
+    QueryBlock block;
+    AttentionArgs& a = block.args;
+    a = {.kv = kv_view(layer),
+         .head_dim = D,
+         .q = block.queries,
+         .first = block.first,
+         .last = block.last};
     const int items = static_cast<int>(plan_.items.size()), T = pool_.size();
     // Split pieces lie in context order: contiguous shares keep a thread on the same pages every
     // layer and step. Whole rows are dealt out in turn, since later rows see more context and cost
@@ -79,27 +112,7 @@ void Model::attention(int layer, int thread) {
     const int end = plan_.split ? items * (thread + 1) / T : items, stride = plan_.split ? 1 : T;
     for (int i = begin; i < end; i += stride) {
         const AttentionItem& item = plan_.items[i];
-        a.pages = step_.pages + static_cast<std::size_t>(item.sequence) * step_.page_columns;
-        a.kv_head = item.kv_head;
-        a.paths = path_of(item.row_begin) ? paths : nullptr;
-        a.base = step_.first[item.sequence];
-        a.queries = (item.row_end - item.row_begin) * group;
-        for (int q = 0; q < a.queries; ++q) {
-            const int m = item.row_begin + q / group, h = item.kv_head * group + q % group;
-            queries[q] = qkv_ + static_cast<std::size_t>(m) * qkv_width_ + h * D;
-            last[q] = position_[m];
-            paths[q] = path_of(m);
-            first[q] = window_begin(position_[m], s.sliding_window);
-            if (plan_.split) {
-                const int state = plan_.row_state[m] + h * plan_.row_chunks[m] +
-                                  (item.state - plan_.row_state[item.row_begin]);
-                states[q] = partial_states_.data() + static_cast<std::size_t>(state) * floats;
-            } else {
-                states[q] = mine.states + static_cast<std::size_t>(q) * floats;
-                folded[q] = mine.states + static_cast<std::size_t>(a.queries + q) * floats;
-                folded[q][1] = 0.0f;
-            }
-        }
+        set_queries(item, thread, block);
         for (int c = item.chunk_begin; c < item.chunk_end; ++c) {
             a.after = nullptr;
             if (c + 1 < item.chunk_end) {
@@ -108,28 +121,33 @@ void Model::attention(int layer, int thread) {
                 const AttentionItem& next = plan_.items[i + stride];
                 a.after = first_keys(layer, next, next.chunk_begin);
             }
-            kernels_.attend(a, c * kAttentionChunk, (c + 1) * kAttentionChunk, states, mine.scores);
+            kernels_.attend(a, c * kAttentionChunk, (c + 1) * kAttentionChunk, block.states,
+                            threads_[thread].scores);
             if (plan_.split) continue;
-            for (int q = 0; q < a.queries; ++q) kernels_.merge(folded[q], states[q], D);
+            for (int q = 0; q < a.queries; ++q) kernels_.merge(block.folded[q], block.states[q], D);
         }
         if (plan_.split) continue;
-        for (int q = 0; q < a.queries; ++q) {
-            const int m = item.row_begin + q / group, h = item.kv_head * group + q % group;
-            kernels_.finish(folded[q], D,
-                            attended_ + (static_cast<std::size_t>(m) * s.heads + h) * D);
-        }
+        for (int q = 0; q < a.queries; ++q)
+            kernels_.finish(block.folded[q], D,
+                            attended(item.row_begin + q / group, item.kv_head * group + q % group));
     }
     pool_.barrier();
     if (!plan_.split) return;
-    const int pieces = step_.rows * s.heads;
+    merge_pieces(thread);
+    pool_.barrier();
+}
+
+// The chunks of every row and head, in ascending order, to the row's attention.
+void Model::merge_pieces(int thread) {
+    const int D = shape_.head_dim, H = shape_.heads, floats = state_floats(D), T = pool_.size();
+    const int pieces = step_.rows * H;
     for (int i = pieces * thread / T; i < pieces * (thread + 1) / T; ++i) {
-        const int m = i / s.heads, h = i % s.heads, chunks = plan_.row_chunks[m];
+        const int m = i / H, h = i % H, chunks = plan_.row_chunks[m];
         float* state = partial_states_.data() +
                        static_cast<std::size_t>(plan_.row_state[m] + h * chunks) * floats;
         for (int c = 1; c < chunks; ++c) kernels_.merge(state, state + c * floats, D);
-        kernels_.finish(state, D, attended_ + (static_cast<std::size_t>(m) * s.heads + h) * D);
+        kernels_.finish(state, D, attended(m, h));
     }
-    pool_.barrier();
 }
 
 }  // namespace halfbyte

@@ -191,6 +191,15 @@ class Model {
     struct Slice {
         int begin, end;
     };
+    // One attention call: what AttentionArgs points to, and the states of its queries.
+    struct QueryBlock {
+        AttentionArgs args;
+        const float* queries[kMostQueries];
+        float* states[kMostQueries];  // of one chunk
+        float* folded[kMostQueries];  // of the chunks so far; plans that are not split
+        int first[kMostQueries], last[kMostQueries];
+        const std::int32_t* paths[kMostQueries];
+    };
 
     void reserve(const Step& step);
     void begin_step(const Step& step);
@@ -207,7 +216,10 @@ class Model {
     char* key_block(int layer, int page, int kv_head) const;  // its V block follows
     void write_kv(const Layer& layer, int index, int thread);
     const void* first_keys(int layer, const AttentionItem& item, int chunk) const;
+    void set_queries(const AttentionItem& item, int thread, QueryBlock& block);
+    float* attended(int m, int h) const;
     void attention(int layer, int thread);
+    void merge_pieces(int thread);
     template <typename Row>
     Input prepare(const Linear& linear, int rows, LevelSpec level, int thread, Row&& row);
     void linear(const Linear& w, int bits, const Input& in, int rows, const Epilogue& e, Slice s,
