@@ -87,7 +87,7 @@ def _resident(
 ) -> tuple[float, dict[str, Any]]:
     """MB of a server that has written all of its pool, and what it is held against."""
     config = Checkpoint.open(path).config
-    kv_token = config.num_layers * 2 * config.num_kv_heads * config.head_dim * 2  # f16
+    kv_token = config.kv_values * 2  # f16
     text = PROMPTS[0].text
     prompts = [f"Case {i}. {text * 9}"[:600] for i in range(4 * STREAMS)]  # more than the pool has
     with running(server, cpus) as up:

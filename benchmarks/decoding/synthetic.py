@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from halfbyte.config import ModelConfig
+from halfbyte.config import ModelConfig, uniform_model
 from halfbyte.formats.names import expected_matrices
 from halfbyte.formats.weights import Dense, Planes
 
@@ -29,7 +29,7 @@ class WideLayers:
 
     @property
     def config(self) -> ModelConfig:
-        return ModelConfig(
+        return uniform_model(
             family="llama",
             vocab_size=1024,
             hidden_size=4096,

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from benchmarks.measure.arguments import names, positive
 from benchmarks.measure.occasion import Occasion, Subject
 from benchmarks.measure.rows import RESULTS, keep
-from halfbyte.config import Level, ModelConfig
+from halfbyte.config import Level, ModelConfig, uniform_model
 from halfbyte.formats.names import expected_matrices, site_inputs, site_of
 from halfbyte.formats.transforms import Gather, Transform
 from halfbyte.formats.weights import Planes
@@ -83,7 +83,7 @@ class RandomLayers:
     def _transform(self, site: str) -> Transform | None:
         c, inputs = self.config, site_inputs(self.config)[site]
         if self.kind == "quarot" and site == "attn.o":
-            return across_heads(c.num_heads, c.head_dim)
+            return across_heads(c.attention.num_heads, c.attention.head_dim)
         if self.kind == "quarot" and site == "mlp.down":
             return along_row(inputs)
         if self.kind == "atom" and site != "mlp.down":
@@ -135,7 +135,7 @@ def main() -> None:
 
 
 def _config(shape: Shape, layers: int) -> ModelConfig:
-    base = ModelConfig(
+    base = uniform_model(
         family="llama",
         vocab_size=64,
         hidden_size=shape.hidden,

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.replay.recorded import Recording
-from halfbyte.config import Level, ModelConfig
+from halfbyte.config import Level, uniform_model
 from halfbyte.planner.cost_table import CostTable
 from halfbyte.runtime.protocol import (
     Batch,
@@ -28,12 +28,12 @@ from halfbyte.runtime.protocol import (
     Sampling,
     Speculated,
 )
-from halfbyte.runtime.reference import own_slots, row_contexts
+from halfbyte.runtime.reference_mixer import own_slots, row_contexts
 from halfbyte.runtime.stepwise import decode_stepwise, draft_and_verify_stepwise
 
 START = 24  # tokens by which a text is found; those that share them are told apart one by one
 # Of the shape only the longest context is asked.
-SHAPE = ModelConfig(
+SHAPE = uniform_model(
     family="llama",
     vocab_size=1 << 20,
     hidden_size=32,

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from halfbyte import LLM, SamplingParams
-from halfbyte.calibration.quantize import QuantizeOptions, four_bit_share, quantize
+from halfbyte.calibration.quantize import (
+    QuantizeOptions,
+    check_scheme,
+    four_bit_share,
+    quantize,
+)
 from halfbyte.calibration.text import Amount
 from halfbyte.config import Level
 from halfbyte.errors import ArgumentError, HalfbyteError
@@ -12,9 +17,11 @@ from halfbyte.formats.checkpoint import Checkpoint
 from halfbyte.formats.names import expected_matrices, site_inputs
 from halfbyte.formats.planes import dequantize
 from halfbyte.importers.convert import open_source
-from halfbyte.quantize.schemes import SCHEMES
+from halfbyte.quantize.schemes import SCHEMES, scheme_named
 from tests.calibration.models import model, text
+from tests.config.test_model import MODEL
 from tests.support.runtimes import all_logits, build, relative_error
+from tests.support.tiny_models import CONFIGS
 
 AMOUNT = Amount(tokens=512, length=64)
 
@@ -179,3 +186,18 @@ def test_sizes_and_destinations_that_cannot_be_are_refused(tmp_path, source):
         quantize(source, source, options(tmp_path))
     with pytest.raises(ArgumentError, match="sequence"):
         Amount(tokens=100, length=200)
+
+
+def test_a_scheme_is_not_used_on_parts_it_would_get_wrong() -> None:
+    plain, mixed = CONFIGS["llama"], MODEL.only(2)
+    after = replace(plain, kinds=(replace(plain.kinds[0], norms="both"),))
+    for name in SCHEMES:
+        check_scheme(scheme_named(name), plain)
+    for name in ("gptq", "awq", "quarot", "atom-rtn"):
+        with pytest.raises(ArgumentError, match=r"experts.*--scheme rtn"):
+            check_scheme(scheme_named(name), mixed)
+    for name in ("awq", "quarot", "atom-rtn"):
+        with pytest.raises(ArgumentError, match=r"norms both.*--scheme rtn or gptq"):
+            check_scheme(scheme_named(name), after)
+    check_scheme(scheme_named("gptq"), after)
+    check_scheme(scheme_named("rtn"), mixed)

@@ -54,10 +54,12 @@ def test_dense_checkpoints_keep_their_dtype(tmp_path, kind):
 @pytest.mark.parametrize(
     "config",
     [
-        replace(CONFIG, family="qwen2", qkv_bias=True, tied_head=True),
-        replace(CONFIG, family="qwen3", qk_norm=True, rope=RopeConfig(kind="linear", factor=2.0)),
-        replace(CONFIG, family="mistral", sliding_window=16, bos_id=1),
-        replace(CONFIG, rope=RopeConfig(frequency_factors=(1.0,) * 7 + (8.0,))),
+        replace(CONFIG, family="qwen2", tied_head=True).with_attention(bias=True),
+        replace(CONFIG, family="qwen3").with_attention(
+            qk_norm="head", rope=RopeConfig(kind="linear", factor=2.0)
+        ),
+        replace(CONFIG, family="mistral", bos_id=1).with_attention(window=16),
+        CONFIG.with_attention(rope=RopeConfig(frequency_factors=(1.0,) * 7 + (8.0,))),
     ],
 )
 def test_every_family_has_exactly_its_tensors(tmp_path, config):
@@ -218,7 +220,7 @@ FAULTS = [
     ("bad-json", lambda d: (d / MANIFEST_NAME).write_text("[" * 200_000)),
     ("bad-json", lambda d: (d / MANIFEST_NAME).write_bytes(b"\xff\xfe\x00{}")),
     ("bad-json", lambda d: (d / MANIFEST_NAME).write_bytes(b" " * ((4 << 20) + 1))),
-    ("bad-version", lambda d: edit_manifest(d, format=5)),
+    ("bad-version", lambda d: edit_manifest(d, format=6)),
     ("bad-version", lambda d: edit_manifest(d, format=True)),
     ("bad-version", lambda d: edit_manifest(d, format=...)),
     ("unknown-key", lambda d: edit_manifest(d, wieghts="planes")),

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from halfbyte.config import ModelConfig
+from halfbyte.config import ModelConfig, uniform_model
 from halfbyte.formats.names import expected_tensors, site_of
 from halfbyte.formats.weights import Dense, Planes
 from halfbyte.formats.writer import CheckpointWriter
 
-CONFIG = ModelConfig(
+CONFIG = uniform_model(
     family="llama",
     vocab_size=64,
     hidden_size=64,

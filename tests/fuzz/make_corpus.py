@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from gguf import GGMLQuantizationType as Type
 
-from halfbyte.config import ModelConfig, RopeConfig
+from halfbyte.config import ModelConfig, RopeConfig, uniform_model
 from halfbyte.formats.names import expected_tensors
 from halfbyte.formats.tensor_file import write_tensor_file
 from halfbyte.formats.transforms import Rotation
@@ -48,7 +48,7 @@ _SENTENCEPIECE: dict[str, Any] = {
     "tokenizer.ggml.eos_token_id": 2,
     "tokenizer.ggml.add_bos_token": True,
 }
-_TINY = ModelConfig(
+_TINY = uniform_model(
     family="llama",
     vocab_size=32,
     hidden_size=32,
@@ -222,7 +222,8 @@ SEEDS: dict[str, dict[str, Callable[[Path], None]]] = {
         "units": _checkpoint(units=True),
         "rotated": _checkpoint(rotated=True),
         "dense": _checkpoint(dense="f16"),
-        "qwen3": _checkpoint(replace(_TINY, family="qwen3", qk_norm=True, rope=_LLAMA3)),
+        "qwen3": _checkpoint(
+            replace(_TINY, family="qwen3").with_attention(qk_norm="head", rope=_LLAMA3)),
     },
     "head": {
         "eagle": _head("eagle-normed"),

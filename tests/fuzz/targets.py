@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from halfbyte.config import Level
 from halfbyte.formats.checkpoint import Checkpoint
 from halfbyte.formats.draft_head import HeadCheckpoint, head_tensors
-from halfbyte.formats.names import expected_tensors
+from halfbyte.formats.names import expected_matrices, expected_tensors
 from halfbyte.formats.tensor_file import TensorFile
 from halfbyte.formats.weights import Weights
 from halfbyte.importers.convert import convert
@@ -105,7 +106,8 @@ def _use_text(source: Source | Checkpoint) -> None:
 def _run(weights: Weights, level: str) -> None:
     """A forward of four tokens; what memory cannot hold is none of our business here."""
     config = weights.config
-    if max(config.num_layers, 1) * config.hidden_size * config.intermediate_size > _MOST_WEIGHTS:
+    widest = max(rows * inputs for _, (rows, inputs) in islice(expected_matrices(config), 1, 9))
+    if config.num_layers * widest > _MOST_WEIGHTS:
         return
     runtime = NativeRuntime(weights, threads=1, num_tokens=32, max_rows=8)
     tokens = np.arange(4, dtype=np.int32) % config.vocab_size

@@ -61,8 +61,15 @@ def test_every_architecture_has_its_tensors(tmp_path, arch, tied):
     source = GgufSource(TinyGguf(arch=arch, tied=tied).write(tmp_path / "m.gguf"))
     config = source.config
     assert (config.family, config.tied_head) == (arch, tied)
-    assert (config.qkv_bias, config.qk_norm) == (arch == "qwen2", arch == "qwen3")
-    assert (config.head_dim, config.num_kv_heads, config.vocab_size) == (HEAD, KV_HEADS, VOCAB)
+    assert (config.attention.bias, config.attention.qk_norm) == (
+        arch == "qwen2",
+        "head" if arch == "qwen3" else "none",
+    )
+    assert (config.attention.head_dim, config.attention.num_kv_heads, config.vocab_size) == (
+        HEAD,
+        KV_HEADS,
+        VOCAB,
+    )
     assert config.norm_eps == 1e-5  # not the float64 of its float32
     assert source.head_bits == {4: 4, 8: 8}
 
@@ -170,19 +177,19 @@ def test_scales_beyond_f16_or_not_finite_are_not_exact():
 def test_rope_factors_and_linear_scaling_reach_the_config(tmp_path):
     factors = np.linspace(1, 8, HEAD // 2).astype(np.float32)
     source = GgufSource(TinyGguf(extra={"rope_freqs.weight": factors}).write(tmp_path / "a.gguf"))
-    assert source.config.rope.frequency_factors == tuple(factors.tolist())
+    assert source.config.attention.rope.frequency_factors == tuple(factors.tolist())
     numbers = {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}
-    rope = GgufSource(TinyGguf(numbers=numbers).write(tmp_path / "b.gguf")).config.rope
+    rope = GgufSource(TinyGguf(numbers=numbers).write(tmp_path / "b.gguf")).config.attention.rope
     assert (rope.kind, rope.factor) == ("linear", 4.0)
 
 
 def test_a_sliding_window_makes_a_mistral(tmp_path):
     numbers = {"attention.sliding_window": 128}
     config = GgufSource(TinyGguf(numbers=numbers).write(tmp_path / "a.gguf")).config
-    assert (config.family, config.sliding_window) == ("mistral", 128)
+    assert (config.family, config.attention.window) == ("mistral", 128)
     numbers = {"attention.sliding_window": 4096}  # longer than the context: no window
     assert (
-        GgufSource(TinyGguf(numbers=numbers).write(tmp_path / "b.gguf")).config.sliding_window
+        GgufSource(TinyGguf(numbers=numbers).write(tmp_path / "b.gguf")).config.attention.window
         is None
     )
 

@@ -49,10 +49,11 @@ def test_every_family_opens(tmp_path, kind, tied):
     source = HuggingFaceSource(write_model(tmp_path / "m", config))
     ours = source.config
     assert (ours.family, ours.tied_head) == (kind, tied)
-    assert (ours.qkv_bias, ours.qk_norm) == (kind == "qwen2", kind == "qwen3")
-    assert ours.sliding_window == (64 if kind == "mistral" else None)
+    mixer = ours.attention
+    assert (mixer.bias, mixer.qk_norm) == (kind == "qwen2", "head" if kind == "qwen3" else "none")
+    assert mixer.window == (64 if kind == "mistral" else None)
     assert (ours.bos_id, ours.eos_ids) == (1, (2, 3))
-    assert (ours.rope.base, ours.norm_eps) == (500000.0, 1e-6)
+    assert (mixer.rope.base, ours.norm_eps) == (500000.0, 1e-6)
 
 
 def test_a_tied_head_stored_twice_is_ignored(tmp_path):
@@ -64,13 +65,13 @@ def test_a_tied_head_stored_twice_is_ignored(tmp_path):
 
 def test_sliding_windows_are_honoured_where_the_config_means_them():
     qwen = {"model_type": "qwen2", "sliding_window": 64}
-    assert read(**qwen, use_sliding_window=False).sliding_window is None
-    assert read(**qwen, use_sliding_window=True, max_window_layers=2).sliding_window is None
-    assert read(**qwen, use_sliding_window=True, max_window_layers=0).sliding_window == 64
+    assert read(**qwen, use_sliding_window=False).attention.window is None
+    assert read(**qwen, use_sliding_window=True, max_window_layers=2).attention.window is None
+    assert read(**qwen, use_sliding_window=True, max_window_layers=0).attention.window == 64
     with pytest.raises(SourceError, match="some layers"):
         read(**qwen, use_sliding_window=True, max_window_layers=1)
-    assert read(model_type="mistral", sliding_window=None).sliding_window is None
-    assert read(model_type="mistral").sliding_window == 4096
+    assert read(model_type="mistral", sliding_window=None).attention.window is None
+    assert read(model_type="mistral").attention.window == 4096
 
 
 LLAMA3 = {
@@ -84,11 +85,13 @@ LLAMA3 = {
 
 @pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
 def test_rope_is_read_from_old_and_new_keys(key):
-    linear = read(**{key: {"type": "linear", "factor": 2.0}}).rope
+    linear = read(**{key: {"type": "linear", "factor": 2.0}}).attention.rope
     assert (linear.kind, linear.factor, linear.base) == ("linear", 2.0, 500000.0)
-    llama3 = read(**{key: {**LLAMA3, "rope_theta": 1e4}}).rope
+    llama3 = read(**{key: {**LLAMA3, "rope_theta": 1e4}}).attention.rope
     assert (llama3.kind, llama3.original_context, llama3.base) == ("llama3", 128, 1e4)
-    plain = read(**{key: {"rope_type": "default", "rope_theta": 7.0}}, rope_theta=...).rope
+    plain = read(
+        **{key: {"rope_type": "default", "rope_theta": 7.0}}, rope_theta=...
+    ).attention.rope
     assert (plain.kind, plain.base) == ("none", 7.0)
 
 

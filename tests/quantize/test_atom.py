@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from halfbyte.config import Level
+from halfbyte.config import Level, ModelConfig
 from halfbyte.formats.names import SITES
 from halfbyte.formats.planes import dequantize
 from halfbyte.formats.weights import Dense, Planes
@@ -102,13 +102,18 @@ def test_wide_inputs_are_the_largest_and_come_last_the_others_descend() -> None:
 def test_wide_inputs_are_whole_groups_and_at_most_a_quarter_of_a_row() -> None:
     wide = CONFIGS["wide"]  # narrowest rows: 128 inputs
     assert BySize().wide_groups(wide, 32) == dict.fromkeys(SITES, 1)
-    large = replace(wide, hidden_size=1536, num_heads=24, intermediate_size=8960)
+    large = _large()
     for group, count in ((32, 4), (64, 2), (128, 1)):
         assert BySize().wide_groups(large, group) == dict.fromkeys(SITES, count)
 
 
+def _large() -> ModelConfig:
+    wide = replace(CONFIGS["wide"], hidden_size=1536)
+    return wide.with_attention(num_heads=24).with_feed_forward(size=8960)
+
+
 def test_a_share_of_wide_inputs_is_a_share_of_every_row() -> None:
-    config = replace(CONFIGS["wide"], hidden_size=1536, num_heads=24, intermediate_size=8960)
+    config = _large()
     wanted = {"attn.qkv": 3, "attn.o": 3, "mlp.gate_up": 3, "mlp.down": 18}
     assert BySize(0.0625).wide_groups(config, 32) == wanted
     assert set(BySize(0.001).wide_groups(config, 128).values()) == {1}

@@ -30,7 +30,7 @@ def residual(config, seed=0):
 def folded(model, fold):
     weights = tiny(model)
     layer = dense_layer(weights, 0)
-    whole = as_dense(weights.config, layer, transforms_of(weights, 0))
+    whole = as_dense(weights.config.only(0), layer, transforms_of(weights, 0))
     seen = passes().observe(whole, residual(weights.config), InputDetail.SECOND_MOMENTS)
     return weights, layer, seen, fold(weights.config, layer, seen, GRID)
 
@@ -46,14 +46,14 @@ def test_a_folded_layer_computes_the_same(model, fold):
     assert any(not np.array_equal(layer[name], after[name]) for name in layer)
     transforms = transforms_of(weights, 0)
     plain, changed = residual(weights.config), residual(weights.config)
-    passes().advance(as_dense(weights.config, layer, transforms), plain, F32_LEVEL)
-    passes().advance(as_dense(weights.config, after, transforms), changed, F32_LEVEL)
+    passes().advance(as_dense(weights.config.only(0), layer, transforms), plain, F32_LEVEL)
+    passes().advance(as_dense(weights.config.only(0), after, transforms), changed, F32_LEVEL)
     assert np.linalg.norm(changed - plain) < 2e-5 * np.linalg.norm(plain)
 
 
 def test_smoothquant_evens_out_the_sizes_of_input_channels():
     weights, _, before, after = folded("llama-f32", SmoothQuant())
-    whole = as_dense(weights.config, after, transforms_of(weights, 0))
+    whole = as_dense(weights.config.only(0), after, transforms_of(weights, 0))
     seen = passes().observe(whole, residual(weights.config), InputDetail.CHANNELS)
     for name in ("attn.qkv", "mlp.gate_up", "mlp.down"):
         spread = [np.log(s[name].largest).std() for s in (before, seen)]
@@ -62,7 +62,7 @@ def test_smoothquant_evens_out_the_sizes_of_input_channels():
 
 def test_awq_lowers_the_output_error_of_four_bits():
     weights, layer, before, after = folded("llama-f32", Awq())
-    whole = as_dense(weights.config, after, transforms_of(weights, 0))
+    whole = as_dense(weights.config.only(0), after, transforms_of(weights, 0))
     seen = passes().observe(whole, residual(weights.config), InputDetail.SECOND_MOMENTS)
     total = np.zeros(2)
     for name, readers in LINEAR_INPUTS:
@@ -79,7 +79,7 @@ def test_channels_that_are_never_used_keep_finite_scales():
     layer = dense_layer(weights, 0)
     layer["norm.attn"] = layer["norm.attn"].copy()
     layer["norm.attn"][:5] = 0
-    whole = as_dense(weights.config, layer, transforms_of(weights, 0))
+    whole = as_dense(weights.config.only(0), layer, transforms_of(weights, 0))
     seen = passes().observe(whole, residual(weights.config), InputDetail.SECOND_MOMENTS)
     for fold in (SmoothQuant(), Awq()):
         after = fold(weights.config, layer, seen, GRID)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from halfbyte.config import Level, ModelConfig, RopeConfig
+from halfbyte.config import Level, ModelConfig, RopeConfig, uniform_model
 from halfbyte.formats.planes import dequantize, pack, pack_pairs
 from halfbyte.formats.weights import Dense, Planes
 from halfbyte.runtime import reference_ops as ops
@@ -30,7 +30,7 @@ from tests.support.runtimes import (
 from tests.support.tiny_models import TinyWeights, dense
 
 F32 = NDArray[np.float32]
-CONFIG = ModelConfig(
+CONFIG = uniform_model(
     family="llama",
     vocab_size=131,
     hidden_size=256,
@@ -102,23 +102,23 @@ def _zero(outputs: int, inputs: int, group: int) -> Planes:
 
 
 def _shapes(c: ModelConfig) -> dict[str, tuple[int, int]]:
-    heads, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+    heads, kv, inner = c.attention.query_width, c.attention.kv_width, c.feed_forward.size
     return {
         "head": (c.vocab_size, c.hidden_size),
         "layers.0.attn.q": (heads, c.hidden_size),
         "layers.0.attn.k": (kv, c.hidden_size),
         "layers.0.attn.v": (kv, c.hidden_size),
         "layers.0.attn.o": (c.hidden_size, heads),
-        "layers.0.mlp.gate": (c.intermediate_size, c.hidden_size),
-        "layers.0.mlp.up": (c.intermediate_size, c.hidden_size),
-        "layers.0.mlp.down": (c.hidden_size, c.intermediate_size),
+        "layers.0.mlp.gate": (inner, c.hidden_size),
+        "layers.0.mlp.up": (inner, c.hidden_size),
+        "layers.0.mlp.down": (c.hidden_size, inner),
     }
 
 
 def _quantized(stored: Stored, seed: int = 0, **given: Planes) -> TinyWeights:
     """A model of planes whose layer adds nothing, but for the matrices given."""
     rng = np.random.default_rng(seed)
-    config, group = replace(CONFIG, qkv_bias=True), stored.group
+    config, group = CONFIG.with_attention(bias=True), stored.group
     matrices: dict[str, Planes | Dense] = {}
     for name, shape in _shapes(config).items():
         planes = _planes(rng, shape, stored)
@@ -294,7 +294,7 @@ def test_dense_linear_layers_equal_the_twin_bit_for_bit(kind: str, dtype: str) -
 @pytest.mark.parametrize("kv_dtype", ["f16", "bf16"])
 def test_keys_are_rotated_as_the_twin_rotates_them(kind: str, kv_dtype: str) -> None:
     rope = RopeConfig(kind="llama3", factor=8.0, original_context=128)
-    weights = _dense("f32", replace(CONFIG, rope=rope))
+    weights = _dense("f32", CONFIG.with_attention(rope=rope))
     # A few rows of a sequence far into its context: only K of these positions is looked at.
     native, twin = (build(k, weights, kv_dtype=kv_dtype) for k in (kind, "reference"))
     batch = prefix_batch(random_tokens(40), 16, first=760)
@@ -317,7 +317,7 @@ def test_attention_over_the_runtime_s_own_cache_is_the_twin_s(
     kind: str, kv_dtype: str, window: int | None, page_size: int
 ) -> None:
     identity = np.eye(256, dtype=np.float32)
-    config = replace(CONFIG, vocab_size=256, sliding_window=window)
+    config = replace(CONFIG, vocab_size=256).with_attention(window=window)
     weights = _dense("f32", config, o=identity, head=identity)
     tokens = random_tokens(500, 256)
     runtime = build(kind, weights, kv_dtype=kv_dtype, page_size=page_size)
@@ -327,7 +327,7 @@ def test_attention_over_the_runtime_s_own_cache_is_the_twin_s(
     normed = rms_norm(x, weights.vector("layers.0.norm.attn"), config.norm_eps)
     q = ops.linear_dense(_values(weights, "layers.0.attn.q"), normed)
     positions = np.arange(500, dtype=np.int32)
-    angles = ops.rope_angles(positions, config.rope.inverse_frequencies(config.head_dim))
+    angles = ops.rope_angles(positions, RopeConfig().inverse_frequencies(config.attention.head_dim))
     q = ops.rope(q.reshape(500, 8, 32), *angles) * np.float32(32**-0.5)
     keys, values = (ops.widen(bits, kv_dtype) for bits in _kv(runtime, 500))
     keys, values = keys.transpose(1, 2, 0), values.transpose(1, 0, 2)

@@ -40,24 +40,26 @@ TOKENS = random_tokens(100)  # past the window of 24 and all three bands of the 
 
 
 def hugging_face_config(c: ModelConfig) -> Any:
-    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": c.rope.base}
-    if c.rope.kind == "llama3":
+    mixer = c.attention
+    assert mixer.rope is not None
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": mixer.rope.base}
+    if mixer.rope.kind == "llama3":
         rope = {
             "rope_type": "llama3",
-            "rope_theta": c.rope.base,
-            "factor": c.rope.factor,
-            "low_freq_factor": c.rope.low_freq_factor,
-            "high_freq_factor": c.rope.high_freq_factor,
-            "original_max_position_embeddings": c.rope.original_context,
+            "rope_theta": mixer.rope.base,
+            "factor": mixer.rope.factor,
+            "low_freq_factor": mixer.rope.low_freq_factor,
+            "high_freq_factor": mixer.rope.high_freq_factor,
+            "original_max_position_embeddings": mixer.rope.original_context,
         }
     values: dict[str, Any] = {
         "vocab_size": c.vocab_size,
         "hidden_size": c.hidden_size,
-        "intermediate_size": c.intermediate_size,
+        "intermediate_size": c.feed_forward.size,
         "num_hidden_layers": c.num_layers,
-        "num_attention_heads": c.num_heads,
-        "num_key_value_heads": c.num_kv_heads,
-        "head_dim": c.head_dim,
+        "num_attention_heads": mixer.num_heads,
+        "num_key_value_heads": mixer.num_kv_heads,
+        "head_dim": mixer.head_dim,
         "max_position_embeddings": c.max_context,
         "rms_norm_eps": c.norm_eps,
         "tie_word_embeddings": c.tied_head,
@@ -65,7 +67,7 @@ def hugging_face_config(c: ModelConfig) -> Any:
         "attn_implementation": "eager",
     }
     if c.family == "mistral":
-        values["sliding_window"] = c.sliding_window
+        values["sliding_window"] = mixer.window
     return CLASSES[c.family][0](**values)
 
 
@@ -93,10 +95,10 @@ def hugging_face_model(weights: TinyWeights) -> Any:
             state[f"{theirs}.self_attn.{x}_proj.weight"] = _values(weights, f"{ours}.attn.{x}")
         for x in ("gate", "up", "down"):
             state[f"{theirs}.mlp.{x}_proj.weight"] = _values(weights, f"{ours}.mlp.{x}")
-        if c.qkv_bias:
+        if c.attention.bias:
             for x in "qkv":
                 state[f"{theirs}.self_attn.{x}_proj.bias"] = weights.vector(f"{ours}.attn.{x}.bias")
-        if c.qk_norm:
+        if c.attention.qk_norm != "none":
             for x in "qk":
                 state[f"{theirs}.self_attn.{x}_norm.weight"] = weights.vector(
                     f"{ours}.attn.{x}_norm"
@@ -130,7 +132,7 @@ def test_the_tolerance_sees_a_wrong_window_or_rope(config: str) -> None:
     weights = make(CONFIGS[config], Kind(dense="f32"))
     expected = hugging_face_logits(weights)
     c = weights.config
-    wrong = replace(c, sliding_window=25) if c.sliding_window else replace(c, rope=RopeConfig())
-    changed = replace(weights, config=wrong)
+    changes: dict[str, Any] = {"window": 25} if c.attention.window else {"rope": RopeConfig()}
+    changed = replace(weights, config=c.with_attention(**changes))
     logits = all_logits(build("reference", changed, kv_dtype="f32"), TOKENS, Level.parse("f32"))
     assert relative_error(logits, expected) > 1e-2

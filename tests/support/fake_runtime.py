@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from halfbyte.config import Level, ModelConfig
+from halfbyte.config import Level, ModelConfig, uniform_model
 from halfbyte.runtime.protocol import (
     Batch,
     Decoded,
@@ -22,7 +22,7 @@ from halfbyte.runtime.protocol import (
     SamplingRow,
     Speculated,
 )
-from halfbyte.runtime.reference import own_slots, row_contexts
+from halfbyte.runtime.reference_mixer import own_slots, row_contexts
 from halfbyte.runtime.stepwise import decode_stepwise, draft_and_verify_stepwise
 
 VOCAB = 97
@@ -30,7 +30,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def tiny_config(max_context: int = 4096, vocab_size: int = VOCAB) -> ModelConfig:
-    return ModelConfig(
+    return uniform_model(
         family="llama",
         vocab_size=vocab_size,
         hidden_size=32,

@@ -37,7 +37,7 @@ class TinyHead:
 
 
 def head_config(target: str = "llama", **changes: object) -> HeadConfig:
-    model = replace(CONFIGS[target], num_layers=1, qk_norm=False, tied_head=False)
+    model = replace(CONFIGS[target], num_layers=1, tied_head=False).with_attention(qk_norm="none")
     return HeadConfig(**({"kind": "eagle", "model": model} | changes))  # type: ignore[arg-type]
 
 

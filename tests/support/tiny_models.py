@@ -9,12 +9,19 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass, field, replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from halfbyte.config import ModelConfig, RopeConfig
-from halfbyte.formats.names import SITES, site_inputs, site_of
+from halfbyte.config import ModelConfig, RopeConfig, uniform_model
+from halfbyte.formats.names import (
+    SITES,
+    expected_matrices,
+    expected_tensors,
+    site_inputs,
+    site_of,
+)
 from halfbyte.formats.planes import pack, pack_pairs, split
 from halfbyte.formats.transforms import Gather, Rotation, Transform
 from halfbyte.formats.weights import OFFSET_STEP, Dense, Planes
@@ -53,19 +60,19 @@ class Kind:
 
 
 def _config(family: str, **changes: object) -> ModelConfig:
-    base = ModelConfig(
-        family=family,
-        vocab_size=131,  # not a multiple of any tile
-        hidden_size=64,
-        intermediate_size=128,
-        num_layers=2,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=16,
-        max_context=4096,
-        norm_eps=1e-5,
-    )
-    return replace(base, **changes)  # type: ignore[arg-type]
+    fields: dict[str, Any] = {
+        "family": family,
+        "vocab_size": 131,  # not a multiple of any tile
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_layers": 2,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "head_dim": 16,
+        "max_context": 4096,
+        "norm_eps": 1e-5,
+    }
+    return uniform_model(**fields | changes)
 
 
 _LLAMA3 = RopeConfig(
@@ -170,9 +177,9 @@ def rotation_at(site: str, config: ModelConfig) -> Rotation:
     """Across the heads before `o`, along the row before `down`; cores of every kind."""
     assert site in SITES
     if site == "attn.o":
-        kind = "sylvester" if config.num_heads & (config.num_heads - 1) == 0 else "dct"
-        return Rotation(config.num_heads, kind, stride=config.head_dim)
-    if config.intermediate_size == 384:
+        heads, size = config.attention.num_heads, config.attention.head_dim
+        return Rotation(heads, "sylvester" if heads & (heads - 1) == 0 else "dct", stride=size)
+    if config.feed_forward.size == 384:
         return Rotation(12, "paley-1", 32)
     return Rotation(1, "sylvester", 128)
 
@@ -220,43 +227,28 @@ def planes_of(values: F32, kind: Kind, rng: np.random.Generator) -> Planes:
 
 def _shapes(c: ModelConfig) -> dict[str, tuple[int, int, float]]:
     """Matrix name -> outputs, inputs and the size of an output for inputs of size 1."""
-    heads, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
-    shapes = {"embed": (c.vocab_size, c.hidden_size, 3.0 if c.tied_head else 8.0)}
-    for i in range(c.num_layers):
-        for name, outputs, inputs, size in (
-            ("attn.q", heads, c.hidden_size, 2.0),
-            ("attn.k", kv, c.hidden_size, 2.0),
-            ("attn.v", kv, c.hidden_size, 1.0),
-            ("attn.o", c.hidden_size, heads, 2.0),
-            ("mlp.gate", c.intermediate_size, c.hidden_size, 1.0),
-            ("mlp.up", c.intermediate_size, c.hidden_size, 1.0),
-            ("mlp.down", c.hidden_size, c.intermediate_size, 2.0),
-        ):
-            shapes[f"layers.{i}.{name}"] = (outputs, inputs, size)
-    if not c.tied_head:
-        shapes["head"] = (c.vocab_size, c.hidden_size, 3.0)
-    return shapes
+    outer = {"embed": 3.0 if c.tied_head else 8.0, "head": 3.0}
+    sizes = outer | {"v": 1.0, "gate": 1.0, "up": 1.0}
+    return {
+        name: (*shape, sizes.get(name.rpartition(".")[2], 2.0))
+        for name, shape in expected_matrices(c)
+    }
 
 
 def _vectors(c: ModelConfig, seed: int) -> dict[str, F32]:
-    sizes = {"norm.final": c.hidden_size}
-    for i in range(c.num_layers):
-        sizes |= {f"layers.{i}.norm.attn": c.hidden_size, f"layers.{i}.norm.mlp": c.hidden_size}
-        if c.qk_norm:
-            sizes |= {f"layers.{i}.attn.{x}_norm": c.head_dim for x in "qk"}
-    vectors = {
-        name: (1 + 0.2 * _rng(seed, name).standard_normal(size)).astype(np.float32)
-        for name, size in sizes.items()
-    }
+    vectors = {}
+    for name, shape in expected_tensors(c):
+        if len(shape) == 2:
+            continue
+        drawn = _rng(seed, name).standard_normal(shape)
+        if name.endswith("router"):
+            drawn *= 2 / np.sqrt(c.hidden_size)
+        elif "norm" in name:
+            drawn = 1 + 0.2 * drawn
+        vectors[name] = drawn.astype(np.float32)
     if c.tied_head:
         # Without this a token's own row scores highest, and greedy text repeats itself.
         vectors["norm.final"] *= _rng(seed, "signs").choice([-1.0, 1.0], c.hidden_size)
-    if c.qkv_bias:
-        for i in range(c.num_layers):
-            for x in "qkv":
-                name = f"layers.{i}.attn.{x}.bias"
-                size = (c.num_heads if x == "q" else c.num_kv_heads) * c.head_dim
-                vectors[name] = _rng(seed, name).standard_normal(size).astype(np.float32)
     return vectors
 
 

@@ -217,7 +217,7 @@ def default_cascade(runtime: Runtime) -> Cascade:
 
 def _check_memory(config: ModelConfig, options: RuntimeOptions) -> None:
     width = 4 if options.kv_dtype == "f32" else 2
-    per_token = config.num_layers * config.num_kv_heads * config.head_dim * 2 * width
+    per_token = config.kv_values * width
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     wanted = per_token * options.num_tokens
     if wanted > available:

@@ -157,7 +157,8 @@ class _Run:
         """The residual stream that the first layer reads: [S, L, hidden]."""
         if tokens is None:
             return None
-        return f32_matrix(self._weights, "embed")[tokens]
+        multiplier = np.float32(self._weights.config.embedding_multiplier)
+        return f32_matrix(self._weights, "embed")[tokens] * multiplier
 
     def _size(self, index: int) -> int:
         shapes = (s for _, s in tensors_of(self._weights.config, index) if len(s) == 2)
@@ -184,14 +185,16 @@ class _Run:
             self._writer.add_matrix(full, planes[name])
         self._writer.flush()
         if residual is not None and self._passes is not None:
-            self._passes.advance(OneLayer(config, planes, vectors), residual, self._job.level)
+            self._passes.advance(
+                OneLayer(config.only(index), planes, vectors), residual, self._job.level
+            )
             _check_finite(index, residual)
 
     def _prepare(
         self, index: int, residual: F32 | None
     ) -> tuple[Layer, Mapping[str, InputStatistics], Mapping[str, Transform | None]]:
         """The dense layer as it is to be rounded, what its linears read, and through what."""
-        config, scheme = self._weights.config, self._job.scheme
+        config, scheme = self._weights.config.only(index), self._job.scheme
         transforms = transforms_of(self._weights, index)
         layer = dense_layer(self._weights, index)
         _check_weights(index, layer)

@@ -22,16 +22,15 @@ _ONE_TOKEN = 32  # vocabulary of a layer alone: nothing is embedded
 class OneLayer:
     """`Weights` of a model with this layer only; names are those below `layers.i.`."""
 
-    model: ModelConfig
+    model: ModelConfig  # with this layer only
     matrices: Mapping[str, Planes | Dense]
     vectors: Mapping[str, F32]
 
     @property
     def config(self) -> ModelConfig:
-        """The model's config with one layer and next to no vocabulary."""
+        """The model's config with next to no vocabulary."""
         return replace(
             self.model,
-            num_layers=1,
             vocab_size=_ONE_TOKEN,
             tied_head=True,
             bos_id=None,

@@ -15,7 +15,7 @@ from halfbyte.calibration.job import Job, Progress, run_job
 from halfbyte.calibration.passes import LayerPasses
 from halfbyte.calibration.text import Amount, read_sequences, sample_sequences
 from halfbyte.calibration.work import WorkDirectory
-from halfbyte.config import GROUP_SIZES, ModelConfig
+from halfbyte.config import GROUP_SIZES, Experts, ModelConfig
 from halfbyte.errors import ArgumentError, reraise_machine_fault, told
 from halfbyte.formats.names import expected_matrices
 from halfbyte.formats.weights import Weights
@@ -90,6 +90,30 @@ def four_bit_share(config: ModelConfig) -> Share:
     return 0.22 if config.hidden_size < 1024 else 0.0655
 
 
+def check_scheme(scheme: Scheme, config: ModelConfig) -> None:
+    """Raise ArgumentError where layers have parts that a scheme does not account for."""
+    changes = scheme.fold or scheme.rewrite or scheme.reorder
+    if not scheme.needs_calibration and changes is None:
+        return
+    for kind in config.layer_kinds:
+        inner = kind.feed_forward
+        got = ""
+        if isinstance(inner, Experts):
+            got = "experts"
+        elif changes is not None:
+            if kind.norms != "before":
+                got = f"norms {kind.norms}"
+            elif inner.bias or inner.activation == "clamped-swiglu" or kind.mixer.out_bias:
+                got = "biases inside layers"
+        if got:
+            raise ArgumentError(
+                "scheme",
+                got=f"{scheme.name}, of a model with {got}",
+                expected="a scheme for its layers",
+                fix="use --scheme rtn" + ("" if got == "experts" else " or gptq"),
+            )
+
+
 def quantize_by(
     scheme: Scheme,
     src: str | Path,
@@ -104,6 +128,7 @@ def quantize_by(
     path = _model(src)
     source = open_source(path)
     check_group(source.config, options.group)
+    check_scheme(scheme, source.config)
     settings = _settings(path, options, calibrated=scheme.needs_calibration)
     with WorkDirectory(Path(dest), settings, restart=restart) as work:
         tokens = passes = None

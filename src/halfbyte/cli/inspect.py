@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from halfbyte.cli.options import Ckpt, Json
 from halfbyte.cli.output import conversion_progress, gigabytes, print_json
 
 if TYPE_CHECKING:
+    from halfbyte.config import LayerConfig
     from halfbyte.formats.checkpoint import Checkpoint
 
 
@@ -29,7 +29,7 @@ def inspect(ckpt: Ckpt, json: Json = False) -> None:
         (
             "model",
             f"{config.family}, {config.num_layers} layers of {config.hidden_size}, "
-            f"{config.num_heads} heads on {config.num_kv_heads} KV heads of {config.head_dim}",
+            + " or ".join(_layers_line(kind) for kind in config.layer_kinds),
         ),
         ("vocabulary", f"{config.vocab_size}, {'tied' if config.tied_head else 'own'} head"),
         ("context", f"{config.max_context} tokens"),
@@ -56,10 +56,26 @@ def _planes(checkpoint: Checkpoint) -> int:
     return 8 if checkpoint.has_lo("layers.0.mlp.down") else 4
 
 
+def _layers_line(kind: LayerConfig) -> str:
+    from halfbyte.config import Experts
+
+    mixer, inner = kind.mixer, kind.feed_forward
+    parts = [f"{mixer.num_heads} heads on {mixer.num_kv_heads} KV heads of {mixer.head_dim}"]
+    if mixer.window:
+        parts.append(f"a window of {mixer.window}")
+    if mixer.rope is None:
+        parts.append("no positions")
+    if isinstance(inner, Experts):
+        parts.append(f"{inner.top_k} of {inner.count} experts")
+    return ", ".join(parts)
+
+
 def _describe(checkpoint: Checkpoint) -> dict[str, object]:
+    from halfbyte.config import model_values
+
     return {
         "path": str(checkpoint.path),
-        "model": asdict(checkpoint.config),
+        "model": model_values(checkpoint.config),
         "weights": checkpoint.weights,
         "planes": _planes(checkpoint) if checkpoint.weights == "planes" else None,
         "group_size": checkpoint.group_size,
@@ -77,7 +93,7 @@ def _weights_line(checkpoint: Checkpoint) -> str:
     if checkpoint.weights == "dense":
         return "dense"
     heads = ", ".join(f"w{b}: {p}" for b, p in sorted(checkpoint.head_bits.items()))
-    scales = ", integer scales" if checkpoint.manifest.small else ""
+    scales = ", integer scales" if checkpoint.has_units else ""
     return (
         f"{_planes(checkpoint)} bits in planes, groups of {checkpoint.group_size}{scales}, "
         f"head bits {heads}"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from halfbyte.config import ModelConfig
 from halfbyte.errors import ArgumentError, FormatError, reraise_machine_fault, told
 from halfbyte.formats.manifest import GATHER, Manifest, read_manifest
-from halfbyte.formats.names import expected_tensors, first_of_product, site_inputs, site_of
+from halfbyte.formats.names import expected_tensors, first_of_product, layer_inputs, site_of
 from halfbyte.formats.template_files import template_file, template_names
 from halfbyte.formats.tensor_file import TensorEntry, TensorFile
 from halfbyte.formats.transforms import Gather, Rotation, Transform, is_permutation
@@ -143,6 +143,11 @@ class Checkpoint:
         for file in {id(file): file for file in self._tensors.values()}.values():
             file.let_go()
 
+    @property
+    def has_units(self) -> bool:
+        """Whether a matrix has integer scales."""
+        return any(name.endswith(".unit") for name in self._tensors)
+
     def has_lo(self, name: str) -> bool:
         """Whether 8 bits of the whole matrix are stored."""
         if f"{name}.lo" not in self._tensors:
@@ -259,9 +264,10 @@ def check_tensors(
 
 def _gathers(manifest: Manifest) -> Iterator[tuple[str, _Shape]]:
     """Every layer's reorderings."""
-    inputs = site_inputs(manifest.config)
+    config = manifest.config
     sites = [site for site, transform in manifest.transforms.items() if transform == GATHER]
-    for i in range(manifest.config.num_layers):
+    for i in range(config.num_layers if sites else 0):
+        inputs = layer_inputs(config.layer(i), config.hidden_size)
         for site in sites:
             yield f"layers.{i}.{site}.gather", (("I32",), (inputs[site],))
 

@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from halfbyte.config import GROUP_SIZES, ModelConfig
+from halfbyte.config import GROUP_SIZES, ModelConfig, is_flat, model_values
 from halfbyte.errors import ModelError
 from halfbyte.formats import json_text
 from halfbyte.formats.checkpoint import check_finite, check_tensors, open_files, plane_arrays
@@ -58,8 +58,10 @@ class HeadConfig:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise _fault("kind", self.kind, " or ".join(KINDS))
-        if self.model.num_layers != 1 or self.model.qk_norm:
-            raise _fault("model", f"{self.model.num_layers} layers", "one, without q and k norms")
+        if self.model.num_layers != 1 or not is_flat(self.model):
+            raise _fault("model", f"{self.model.num_layers} layers", "one of a plain kind")
+        if self.model.attention.qk_norm != "none":
+            raise _fault("model", "q and k norms", "none")
         if len(set(self.norms)) != len(self.norms) or not set(self.norms) <= set(NORMS):
             raise _fault("norms", self.norms, f"some of {', '.join(NORMS)}")
         if self.is_eagle3 and not {"embed", "feature"} <= set(self.norms):
@@ -151,6 +153,7 @@ class HeadManifest:
         """The text of halfbyte-head.json."""
         values = asdict(self.config) | {
             "format": HEAD_VERSION,
+            "model": model_values(self.config.model),
             "group_size": self.group_size,
             "files": self.files,
             "source": self.source,
@@ -177,7 +180,7 @@ def read_head_manifest(directory: Path) -> HeadManifest:
     try:
         config = HeadConfig(
             kind=str(values.get("kind")),
-            model=read_model(values.get("model")),
+            model=read_model(values.get("model"), 1),
             norms=tuple(norms),
             fuse_bias=values["fuse_bias"],
             taps=None if taps is None else tuple(taps),

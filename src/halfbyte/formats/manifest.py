@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Final, Literal
 
-from halfbyte.config import GROUP_SIZES, ModelConfig
+from halfbyte.config import GROUP_SIZES, ModelConfig, is_flat, model_values
+from halfbyte.config import read_model as config_of
 from halfbyte.errors import FormatError, HalfbyteError, reraise_machine_fault, told
 from halfbyte.formats import json_text
 from halfbyte.formats.names import SITES, site_inputs
 from halfbyte.formats.transforms import Rotation
 
-FORMAT_VERSION: Final = 4  # the newest of docs/format.md; every version from 1 on is read
+FORMAT_VERSION: Final = 5  # the newest of docs/format.md; every version from 1 on is read
 MANIFEST_NAME = "halfbyte.json"
 MAX_MANIFEST_BYTES = 4 << 20
 _KEYS = ("format", "model", "group_size", "weights", "head_bits", "files", "source", "tokenizer")
@@ -41,6 +42,8 @@ class Manifest:
     @property
     def version(self) -> int:
         """The lowest version that says it all: the most readers can read it."""
+        if not is_flat(self.config):
+            return 5
         if self.small:
             return 4  # units
         if len({self.wide_groups.get(site, 0) for site in SITES}) > 1:
@@ -53,7 +56,7 @@ class Manifest:
         """The text of halfbyte.json."""
         values = {
             "format": self.version,
-            "model": asdict(self.config),
+            "model": model_values(self.config),
             "group_size": self.group_size,
             "weights": self.weights,
             "head_bits": {str(level): bits for level, bits in self.head_bits.items()},
@@ -88,7 +91,7 @@ def read_manifest(directory: Path) -> Manifest:
         raise bad_field("group_size", group_size, "32, 64 or 128")
     if weights == "dense" and group_size is not None:
         raise bad_field("group_size", group_size, "null in a dense checkpoint")
-    config = read_model(values.get("model"))
+    config = read_model(values.get("model"), version)
     return Manifest(
         config=config,
         group_size=group_size,
@@ -145,12 +148,12 @@ def read_object(directory: Path, name: str) -> dict[str, Any]:
         raise _bad("bad-json", name, error, "a JSON object") from error
 
 
-def read_model(values: Any) -> ModelConfig:
-    """The `model` of a manifest."""
+def read_model(values: Any, version: int = FORMAT_VERSION) -> ModelConfig:
+    """The `model` of a manifest; up to version 4 its fields are flat."""
     if not isinstance(values, dict):
         raise _bad("bad-model", "model", type(values).__name__, "a JSON object")
     try:
-        return ModelConfig.from_dict(values)
+        return config_of(values, flat=version < 5)
     except HalfbyteError as error:
         raise _bad("bad-model", f"model {error.what}", error.got, error.expected) from error
     except (TypeError, ValueError) as error:

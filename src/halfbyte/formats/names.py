@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
-from halfbyte.config import ModelConfig
+from halfbyte.config import Attention, Experts, LayerConfig, ModelConfig
 
 # Matrices of a layer by the input they share: what a transform is applied to.
 SITES = {
@@ -13,34 +14,86 @@ SITES = {
     "mlp.gate_up": ("mlp.gate", "mlp.up"),
     "mlp.down": ("mlp.down",),
 }
+_PRODUCTS = (*SITES.values(), ("shared.gate", "shared.up"))  # matrices that are one product
+
+_Shape = tuple[int, ...]
 
 # Generators, not tables: a hostile config may claim millions of layers; the first missing tensor
 # ends the walk.
 
 
-def expected_tensors(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+def expected_tensors(config: ModelConfig) -> Iterator[tuple[str, _Shape]]:
     """(name, shape) of every matrix (N, K) and vector (n,), in the order files are written."""
-    query = config.num_heads * config.head_dim
-    key = config.num_kv_heads * config.head_dim
-    hidden, inner = config.hidden_size, config.intermediate_size
+    hidden = config.hidden_size
     yield "embed", (config.vocab_size, hidden)
     for i in range(config.num_layers):
-        yield f"layers.{i}.norm.attn", (hidden,)
-        for name, rows in (("q", query), ("k", key), ("v", key)):
-            yield f"layers.{i}.attn.{name}", (rows, hidden)
-            if config.qkv_bias:
-                yield f"layers.{i}.attn.{name}.bias", (rows,)
-        if config.qk_norm:
-            yield f"layers.{i}.attn.q_norm", (config.head_dim,)
-            yield f"layers.{i}.attn.k_norm", (config.head_dim,)
-        yield f"layers.{i}.attn.o", (hidden, query)
-        yield f"layers.{i}.norm.mlp", (hidden,)
-        yield f"layers.{i}.mlp.gate", (inner, hidden)
-        yield f"layers.{i}.mlp.up", (inner, hidden)
-        yield f"layers.{i}.mlp.down", (hidden, inner)
+        for name, shape in layer_tensors(config.layer(i), hidden):
+            yield f"layers.{i}.{name}", shape
     yield "norm.final", (hidden,)
     if not config.tied_head:
         yield "head", (config.vocab_size, hidden)
+
+
+def layer_tensors(layer: LayerConfig, hidden: int) -> Iterator[tuple[str, _Shape]]:
+    """(name below `layers.i.`, shape) of a layer's tensors.
+
+    The matrices of experts are stacked, expert after expert: gate and up [E * inner, hidden], down
+    [E * hidden, inner]. What routes is a vector, kept in float32: row after row of [E, hidden].
+    """
+    if layer.norm_before:
+        yield "norm.attn", (hidden,)
+    yield from _attention_tensors(layer.mixer, hidden)
+    if layer.norm_after:
+        yield "norm.attn_out", (hidden,)
+    if layer.norm_before:
+        yield "norm.mlp", (hidden,)
+    inner = layer.feed_forward
+    if isinstance(inner, Experts):
+        yield "mlp.router", (inner.count * hidden,)
+        if inner.router_bias:
+            yield "mlp.router.bias", (inner.count,)
+        if inner.choice_bias:
+            yield "mlp.choice.bias", (inner.count,)
+        each, shared = inner.each, inner.shared
+        yield from _stacked("mlp", inner.count, each.size, hidden, bias=each.bias)
+        if shared is not None:
+            yield from _stacked("shared", 1, shared.size, hidden, bias=shared.bias)
+        if inner.shared_gate:
+            yield "shared.router", (hidden,)
+    else:
+        yield from _stacked("mlp", 1, inner.size, hidden, bias=inner.bias)
+    if layer.norm_after:
+        yield "norm.mlp_out", (hidden,)
+
+
+def _attention_tensors(mixer: Attention, hidden: int) -> Iterator[tuple[str, _Shape]]:
+    query, key = mixer.query_width, mixer.kv_width
+    for name, rows in (("q", query), ("k", key), ("v", key)):
+        yield f"attn.{name}", (rows, hidden)
+        if mixer.bias:
+            yield f"attn.{name}.bias", (rows,)
+    if mixer.qk_norm != "none":
+        is_whole = mixer.qk_norm == "whole"
+        yield "attn.q_norm", (query if is_whole else mixer.head_dim,)
+        yield "attn.k_norm", (key if is_whole else mixer.head_dim,)
+    if mixer.sinks:
+        yield "attn.sinks", (mixer.num_heads,)
+    yield "attn.o", (hidden, query)
+    if mixer.out_bias:
+        yield "attn.o.bias", (hidden,)
+
+
+def _stacked(
+    at: str, count: int, size: int, hidden: int, *, bias: bool
+) -> Iterator[tuple[str, _Shape]]:
+    for name, rows, inputs in (
+        ("gate", size, hidden),
+        ("up", size, hidden),
+        ("down", hidden, size),
+    ):
+        yield f"{at}.{name}", (count * rows, inputs)
+        if bias:
+            yield f"{at}.{name}.bias", (count * rows,)
 
 
 def expected_matrices(config: ModelConfig) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -51,20 +104,17 @@ def expected_matrices(config: ModelConfig) -> Iterator[tuple[str, tuple[int, int
 
 
 def site_of(name: str) -> tuple[str, str] | None:
-    """(`layers.i`, site) of a layer's matrix; None for the embedding and the head."""
-    prefix, _, matrix = name.partition(".attn.")
-    short = f"attn.{matrix}"
-    if not matrix:
-        prefix, _, matrix = name.partition(".mlp.")
-        short = f"mlp.{matrix}"
+    """(`layers.i`, site) of a layer's matrix; None for others."""
+    prefix, short = _split(name)
     sites = [site for site, matrices in SITES.items() if short in matrices]
     return (prefix, sites[0]) if sites else None
 
 
 def product_of(name: str) -> tuple[str, ...]:
     """The matrices that are one product with this one, itself among them, in their order."""
-    place = site_of(name)
-    return (name,) if place is None else tuple(f"{place[0]}.{part}" for part in SITES[place[1]])
+    prefix, short = _split(name)
+    together = next((names for names in _PRODUCTS if short in names), (short,))
+    return tuple(f"{prefix}.{part}" if prefix else part for part in together)
 
 
 def first_of_product(name: str) -> str:
@@ -72,14 +122,30 @@ def first_of_product(name: str) -> str:
     return product_of(name)[0]
 
 
-def site_inputs(config: ModelConfig) -> dict[str, int]:
-    """Site -> the inputs of its matrices."""
+def _split(name: str) -> tuple[str, str]:
+    """`layers.3.attn.q` -> (`layers.3`, `attn.q`); a name outside layers has no prefix."""
+    parts = name.split(".", 2)
+    if len(parts) == 3 and parts[0] == "layers":
+        return f"layers.{parts[1]}", parts[2]
+    return "", name
+
+
+def layer_inputs(layer: LayerConfig, hidden: int) -> dict[str, int]:
+    """Site -> the inputs of a layer's matrices; of one expert's where there are several."""
+    inner = layer.feed_forward
+    each = inner.each if isinstance(inner, Experts) else inner
     return {
-        "attn.qkv": config.hidden_size,
-        "attn.o": config.num_heads * config.head_dim,
-        "mlp.gate_up": config.hidden_size,
-        "mlp.down": config.intermediate_size,
+        "attn.qkv": hidden,
+        "attn.o": layer.mixer.query_width,
+        "mlp.gate_up": hidden,
+        "mlp.down": each.size,
     }
+
+
+def site_inputs(config: ModelConfig) -> dict[str, int]:
+    """Site -> the inputs of its matrices; where layers differ, the greatest divisor of all."""
+    kinds = [layer_inputs(layer, config.hidden_size) for layer in config.layer_kinds]
+    return {site: math.gcd(*(inputs[site] for inputs in kinds)) for site in SITES}
 
 
 def file_of(name: str) -> str:

@@ -70,7 +70,8 @@ class EagleSource:
         is_eagle3 = any(name.startswith("midlayer.") for name in arrays)
         self._prefix = "midlayer" if is_eagle3 else "layers.0"
         bias = f"{self._prefix}.self_attn.q_proj.bias" in arrays
-        shape = replace(shape, qkv_bias=bias, qk_norm=False, family="qwen2" if bias else "llama")
+        shape = replace(shape, family="qwen2" if bias else "llama")
+        shape = shape.with_attention(bias=bias, qk_norm="none")
         self.config = _config(path, values, shape, arrays, is_eagle3)
         self.draft_ids = _draft_ids(path, self.config, arrays)
         self._names = _names(self.config, self._prefix)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from halfbyte.config import ModelConfig, RopeConfig
+from halfbyte.config import ModelConfig, RopeConfig, uniform_model
 from halfbyte.errors import SourceError
 from halfbyte.importers.families import GGUF_ARCHITECTURES
 from halfbyte.importers.gguf_parts import GgufParts
@@ -46,7 +46,7 @@ def read_config(
         raise SourceError("GGUF file", got="no token_embd.weight matrix", expected="one", fix=fix)
     window = read.integer("attention.sliding_window", 0) if arch == "llama" else 0
     context = read.integer("context_length")
-    return ModelConfig(
+    return uniform_model(
         family="mistral" if window else arch,
         vocab_size=embed.shape[0],
         hidden_size=hidden,

@@ -137,11 +137,12 @@ class GgufSource:
         return np.asarray(raw[begin:end] if order is None else raw[order[begin:end]])
 
     def _row_order(self, name: str) -> NDArray[np.int64] | None:
-        heads = {"attn.q": self.config.num_heads, "attn.k": self.config.num_kv_heads}
+        mixer = self.config.attention
+        heads = {"attn.q": mixer.num_heads, "attn.k": mixer.num_kv_heads}
         part = ".".join(name.split(".")[2:])
         if self._parts.metadata["general.architecture"] != "llama" or part not in heads:
             return None
-        return half_split_rows(heads[part], self.config.head_dim)
+        return half_split_rows(heads[part], mixer.head_dim)
 
     def _frequency_factors(self) -> tuple[float, ...]:
         tensor = self._parts.tensors.get("rope_freqs.weight")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from halfbyte.config import ModelConfig, RopeConfig
+from halfbyte.config import ModelConfig, RopeConfig, uniform_model
 from halfbyte.errors import SourceError
 from halfbyte.importers.families import MODEL_TYPES
 
@@ -30,7 +30,7 @@ def read_config(
         raise _fault("num_attention_heads", heads, "a positive integer")
     vocab_size = _integer(values, "vocab_size")
     default_head = 128 if kind == "qwen3" else hidden // heads
-    return ModelConfig(
+    return uniform_model(
         family=MODEL_TYPES[kind],
         vocab_size=vocab_size,
         hidden_size=hidden,

@@ -8,10 +8,9 @@ import os
 import tempfile
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from dataclasses import asdict
 from pathlib import Path
 
-from halfbyte.config import Level
+from halfbyte.config import Level, model_values
 from halfbyte.planner.cost_table import CostTable
 from halfbyte.runtime.protocol import Runtime
 
@@ -29,7 +28,7 @@ def table_path(directory: Path, runtime: Runtime, target: Level, drafts: Seq[Lev
     levels = [target, *drafts]
     facts = {
         "version": TABLE_VERSION,
-        "config": asdict(runtime.config),
+        "config": model_values(runtime.config),
         "bytes": {str(level): runtime.weight_bytes(level) for level in levels},
         "page_size": runtime.page_size,
         "num_pages": runtime.num_pages,

@@ -259,8 +259,8 @@ class CostProbe:
 
     def _touch(self, positions: int) -> None:
         """Write KV often enough that reading a context reads real memory: new pages are all one."""
-        config = self._runtime.config
-        stride = max(1, min(self._runtime.page_size, ROW_BYTES // (2 * config.head_dim)))
+        row = min(kind.mixer.head_dim for kind in self._runtime.config.layer_kinds)
+        stride = max(1, min(self._runtime.page_size, ROW_BYTES // (2 * row)))
         firsts = np.arange(0, positions, stride, dtype=np.int32)
         for at in range(0, len(firsts), self._runtime.max_rows):
             some = firsts[at : at + self._runtime.max_rows]

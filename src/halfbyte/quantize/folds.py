@@ -136,10 +136,11 @@ def _tie(config: ModelConfig, name: str) -> Callable[[F32], F32]:
     """Query heads that read one KV head share its scales: their geometric mean."""
     if name != "attn.o":
         return lambda scales: scales
-    group = config.num_heads // config.num_kv_heads
+    mixer = config.attention
+    group = mixer.num_heads // mixer.num_kv_heads
 
     def tie(scales: F32) -> F32:
-        heads = np.log(scales).reshape(config.num_kv_heads, group, config.head_dim)
+        heads = np.log(scales).reshape(mixer.num_kv_heads, group, mixer.head_dim)
         shared = np.exp(heads.mean(axis=1, keepdims=True))
         return np.broadcast_to(shared, heads.shape).reshape(-1).astype(np.float32)
 
@@ -148,5 +149,6 @@ def _tie(config: ModelConfig, name: str) -> Callable[[F32], F32]:
 
 def _of_kv_heads(config: ModelConfig, scales: F32) -> F32:
     """Tied scales [H * D] -> those of the rows of v [Hkv * D]."""
-    group = config.num_heads // config.num_kv_heads
-    return scales.reshape(config.num_kv_heads, group, config.head_dim)[:, 0].reshape(-1)
+    mixer = config.attention
+    group = mixer.num_heads // mixer.num_kv_heads
+    return scales.reshape(mixer.num_kv_heads, group, mixer.head_dim)[:, 0].reshape(-1)

@@ -137,7 +137,7 @@ class RotatedModel:
 
     def _inside_heads(self, rows: F32) -> F32:
         """[n, heads * D], each head rotated."""
-        heads = np.ascontiguousarray(rows).reshape(-1, self.config.head_dim)
+        heads = np.ascontiguousarray(rows).reshape(-1, self.config.attention.head_dim)
         return rotated(heads, self.value).reshape(rows.shape)
 
     def _attended(self, name: str) -> F32:
@@ -156,13 +156,14 @@ class RotatedModel:
 def rotate_model(source: Weights, seed: int = 0) -> RotatedModel:
     """The same function as a dense `source`, up to rounding. Raises ModelError for odd sizes."""
     config = source.config
+    mixer = config.attention
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], config.hidden_size)
     return RotatedModel(
         source=source,
         config=replace(config, tied_head=False),
         signs=signs.astype(np.float32),
         residual=along_row(config.hidden_size),
-        value=along_row(config.head_dim),
-        heads=across_heads(config.num_heads, config.head_dim),
-        hidden=along_row(config.intermediate_size),
+        value=along_row(mixer.head_dim),
+        heads=across_heads(mixer.num_heads, mixer.head_dim),
+        hidden=along_row(config.feed_forward.size),
     )

@@ -145,8 +145,8 @@ class Scheme:
 
 
 def input_of(name: str) -> str:
-    """The linear input that a matrix of a layer (`attn.q` …) reads."""
-    return next(source for source, readers in LINEAR_INPUTS if name in readers)
+    """The linear input that a matrix of a layer (`attn.q` …) reads; else its own name."""
+    return next((source for source, readers in LINEAR_INPUTS if name in readers), name)
 
 
 def row_blocks(rows: int, inputs: int, most: int = 1 << 24) -> Iterator[tuple[int, int]]:

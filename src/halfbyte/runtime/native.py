@@ -17,6 +17,7 @@ from halfbyte.formats.transforms import Rotation
 from halfbyte.formats.weights import Dense, Planes, Weights
 from halfbyte.runtime.draft_head import other_taps
 from halfbyte.runtime.machine import choose_threads, choose_tier, processor_name
+from halfbyte.runtime.native_parts import check_runnable
 from halfbyte.runtime.options import KV_DTYPES, RuntimeOptions
 from halfbyte.runtime.protocol import (
     Batch,
@@ -55,19 +56,21 @@ class CoreShape:
 
     @classmethod
     def of(cls, config: ModelConfig) -> CoreShape:
-        """A whole model's."""
+        """A whole model's, of what `native_parts.check_runnable` lets pass."""
+        mixer = config.attention
+        assert mixer.rope is not None
         return cls(
             vocab=config.vocab_size,
             hidden=config.hidden_size,
-            intermediate=config.intermediate_size,
+            intermediate=config.feed_forward.size,
             layers=config.num_layers,
-            heads=config.num_heads,
-            kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
+            heads=mixer.num_heads,
+            kv_heads=mixer.num_kv_heads,
+            head_dim=mixer.head_dim,
             norm_eps=config.norm_eps,
-            sliding_window=config.sliding_window or 0,
+            sliding_window=mixer.window or 0,
             tied_head=config.tied_head,
-            inverse_frequencies=config.rope.inverse_frequencies(config.head_dim),
+            inverse_frequencies=mixer.rope.inverse_frequencies(mixer.head_dim),
         )
 
 
@@ -99,7 +102,7 @@ class NativeRuntime:
         self._head_bits = dict(weights.head_bits)
         self.threads = choose_threads(threads)
         self.tier = choose_tier(tier)
-        _check_runnable(config)
+        check_runnable(config)
         shape = CoreShape.of(config)
         self._model = _native.NativeModel(shape, self.tier, self.threads, max_rows)
         _load(self._model, weights)
@@ -233,24 +236,6 @@ class NativeRuntime:
         return level.weight_bits, level.act_bits, head
 
 
-def _check_runnable(config: ModelConfig) -> None:
-    for name in ("hidden_size", "intermediate_size"):
-        if getattr(config, name) % 16:
-            raise ModelError(
-                name,
-                got=getattr(config, name),
-                expected="a multiple of 16",
-                fix="the native runtime cannot run this model",
-            )
-    if config.num_heads // config.num_kv_heads > 64:
-        raise ModelError(
-            "num_heads",
-            got=f"{config.num_heads} over {config.num_kv_heads} KV heads",
-            expected="at most 64 heads per KV head",
-            fix="the native runtime cannot run this model",
-        )
-
-
 def _load(model: _native.NativeModel, weights: Weights) -> None:
     config = weights.config
     _load_matrix(model, weights, "embed", 0, ["embed"])
@@ -265,10 +250,11 @@ def _load(model: _native.NativeModel, weights: Weights) -> None:
         _load_matrix(model, weights, "down", i, [f"{at}.mlp.down"])
         model.set_vector("attn_norm", i, _f32(weights.vector(f"{at}.norm.attn")))
         model.set_vector("mlp_norm", i, _f32(weights.vector(f"{at}.norm.mlp")))
-        if config.qkv_bias:
+        mixer = config.layer(i).mixer
+        if mixer.bias:
             bias = np.concatenate([_f32(weights.vector(f"{at}.attn.{p}.bias")) for p in "qkv"])
             model.set_vector("qkv_bias", i, bias)
-        if config.qk_norm:
+        if mixer.qk_norm != "none":
             model.set_vector("q_norm", i, _f32(weights.vector(f"{at}.attn.q_norm")))
             model.set_vector("k_norm", i, _f32(weights.vector(f"{at}.attn.k_norm")))
 

@@ -101,6 +101,6 @@ def _load(model: _native.NativeModel, weights: HeadWeights) -> None:
     put_matrix(model, "o", 0, [weights.matrix(f"{at}.attn.o")])
     put_matrix(model, "gate_up", 0, [weights.matrix(f"{at}.mlp.{x}") for x in ("gate", "up")])
     put_matrix(model, "down", 0, [weights.matrix(f"{at}.mlp.down")])
-    if config.model.qkv_bias:
+    if config.model.attention.bias:
         bias = np.concatenate([weights.vector(f"{at}.attn.{x}.bias") for x in "qkv"])
         model.set_vector("qkv_bias", 0, bias)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.checks import check_one_of
-from halfbyte.config import Level
+from halfbyte.config import Experts, FeedForward, LayerConfig, Level
 from halfbyte.errors import ArgumentError
 from halfbyte.formats.weights import Dense, Planes, Weights
 from halfbyte.runtime.draft_head import other_taps
@@ -28,28 +27,13 @@ from halfbyte.runtime.protocol import (
     check_head_ids,
     fresh_pages,
 )
-from halfbyte.runtime.reference_ops import (
-    F32,
-    attend,
-    narrow,
-    rope,
-    rope_angles,
-    silu_mul,
-    transformed,
-    widen,
-)
+from halfbyte.runtime.reference_feed_forward import dense, experts
+from halfbyte.runtime.reference_kv import KvPages
+from halfbyte.runtime.reference_mixer import Rows, attention, own_slots
+from halfbyte.runtime.reference_ops import F32, softcapped, transformed
 from halfbyte.runtime.reference_sampling import adjustments_of, sample_rows
-from halfbyte.runtime.reference_weights import Layer, load_model
+from halfbyte.runtime.reference_weights import DenseWeights, ExpertWeights, Layer, load_model
 from halfbyte.runtime.stepwise import decode_stepwise, draft_and_verify_stepwise
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """The rows of a forward and where they stand."""
-
-    batch: Batch
-    contexts: list[NDArray[np.int32]]  # [M] slots each row attends to
-    angles: tuple[F32, F32]  # cosine and sine, [M, D/2] each
 
 
 class ReferenceRuntime:
@@ -79,12 +63,7 @@ class ReferenceRuntime:
         self.num_pages: Final = -(-num_tokens // page_size)
         self.max_rows: Final = max_rows
         self.kv_dtype: Final = kv_dtype
-        self._frequencies: Final = self.config.rope.inverse_frequencies(self.config.head_dim)
-        c = self.config
-        bits = np.uint32 if kv_dtype == "f32" else np.uint16
-        pool = (c.num_layers, self.num_pages, c.num_kv_heads)
-        self._keys: Final = np.zeros((*pool, c.head_dim, page_size), dtype=bits)
-        self._values: Final = np.zeros((*pool, page_size, c.head_dim), dtype=bits)
+        self._kv: Final = KvPages(self.config, self.num_pages, page_size, kv_dtype)
         self._taps: tuple[int, ...] = ()
         self._heads: list[NDArray[np.int32]] = []  # ids of each reduced head
         self._features = np.zeros((0, page_size, 0), dtype=np.float32)  # [P, S, taps * hidden]
@@ -111,34 +90,52 @@ class ReferenceRuntime:
 
     def _forward(self, batch: Batch, level: Level, logit_rows: NDArray[np.int32]) -> F32:
         model = self._model
-        x = model.embed.rows(batch.tokens)
-        rows = self._rows(batch)
+        c = self.config
+        x = model.embed.rows(batch.tokens) * np.float32(c.embedding_multiplier)
+        rows = Rows.of(batch)
         for i in range(len(model.layers)):
             self._keep(i, x, rows)
             x = self._layer(i, x, rows, level).residual
         final = rms_norm(x, model.final_norm, self.config.norm_eps)
         self._keep(len(model.layers), final, rows)
-        return model.head.linear(final[logit_rows], model.head_bits_of(level), level.act_bits)
+        logits = model.head.linear(final[logit_rows], model.head_bits_of(level), level.act_bits)
+        return softcapped(logits * np.float32(c.logit_multiplier), c.logit_softcap)
 
-    def _rows(self, batch: Batch) -> _Rows:
-        contexts = row_contexts(batch)
-        positions = np.array([len(slots) - 1 for slots in contexts], dtype=np.int32)
-        return _Rows(batch, contexts, rope_angles(positions, self._frequencies))
-
-    def _layer(self, index: int, x: F32, rows: _Rows, level: Level) -> LayerPass:
+    def _layer(self, index: int, x: F32, rows: Rows, level: Level) -> LayerPass:
+        """x + m * mixer(N(x)), then the same with the feed-forward."""
         layer, eps = self._model.layers[index], self.config.norm_eps
-        weight_bits, act_bits = level.weight_bits, level.act_bits
-        attn_in = rms_norm(x, layer.attn_norm, eps)
-        mixed = self._attention(index, layer, attn_in, rows, level)
-        x = x + layer.o.linear(mixed, weight_bits, act_bits)
-        mlp_in = rms_norm(x, layer.mlp_norm, eps)
-        gate = layer.gate.linear(mlp_in, weight_bits, act_bits)
-        up = layer.up.linear(mlp_in, weight_bits, act_bits)
-        hidden = silu_mul(gate, up)
-        x = x + layer.down.linear(hidden, weight_bits, act_bits)
-        inputs = ((layer.q, attn_in), (layer.o, mixed), (layer.gate, mlp_in), (layer.down, hidden))
-        qkv, o, gate_up, down = (transformed(a, m.stored.transform) for m, a in inputs)
-        return LayerPass(qkv, o, gate_up, down, x)
+        kind, weights = layer.config, layer.attention
+        attn_in = normed(x, layer.attn_norm, eps)
+        mixed = attention(kind.mixer, weights, attn_in, rows, self._kv, index, level, eps)
+        out = weights.o.linear(mixed, level.weight_bits, level.act_bits)
+        if weights.out_bias is not None:
+            out = out + weights.out_bias
+        x = added(x, normed(out, layer.attn_out_norm, eps), kind)
+        mlp_in = normed(x, layer.mlp_norm, eps)
+        inner, out = self._feed_forward(layer, mlp_in, level)
+        x = added(x, normed(out, layer.mlp_out_norm, eps), kind)
+        inner_weights = layer.feed_forward
+        if isinstance(inner_weights, ExpertWeights):
+            gate_up, down = transformed(mlp_in, inner_weights.stacked.gate.transform), inner
+        else:
+            gate_up = transformed(mlp_in, inner_weights.gate.transform)
+            down = transformed(inner, inner_weights.down.transform)
+        return LayerPass(
+            qkv=transformed(attn_in, weights.q.transform),
+            o=transformed(mixed, weights.o.transform),
+            gate_up=gate_up,
+            down=down,
+            residual=x,
+        )
+
+    def _feed_forward(self, layer: Layer, x: F32, level: Level) -> tuple[F32, F32]:
+        """What `down` reads, nothing where there are experts, and the output [M, hidden]."""
+        kind, weights = layer.config.feed_forward, layer.feed_forward
+        if isinstance(weights, DenseWeights):
+            assert isinstance(kind, FeedForward)
+            return dense(kind, weights, x, level)
+        assert isinstance(kind, Experts)
+        return np.zeros((len(x), 0), np.float32), experts(kind, weights, x, level)
 
     def run_layer(
         self, layer: int, residual: F32, row_starts: NDArray[np.int32], level: Level
@@ -148,7 +145,7 @@ class ReferenceRuntime:
         batch = Batch(np.zeros(len(residual), dtype=np.int32), row_starts, first, pages)
         self._check(batch, level)
         with np.errstate(over="ignore", invalid="ignore"):
-            return self._layer(layer, residual, self._rows(batch), level)
+            return self._layer(layer, residual, Rows.of(batch), level)
 
     def forward_sample(
         self, batch: Batch, level: Level, logit_rows: NDArray[np.int32], sampling: Sampling
@@ -212,11 +209,8 @@ class ReferenceRuntime:
         self, pages: NDArray[np.int32], sources: NDArray[np.int32], targets: NDArray[np.int32]
     ) -> None:
         """Copy K and V of every layer between slots of one sequence."""
+        self._kv.copy(pages, sources, targets)
         size = self.page_size
-        keys = self._keys[:, pages[sources // size], :, :, sources % size]
-        values = self._values[:, pages[sources // size], :, sources % size]
-        self._keys[:, pages[targets // size], :, :, targets % size] = keys
-        self._values[:, pages[targets // size], :, targets % size] = values
         if self._taps:
             kept = self._features[pages[sources // size], sources % size]
             self._features[pages[targets // size], targets % size] = kept
@@ -240,14 +234,12 @@ class ReferenceRuntime:
 
     def read_kv(self, layer: int, page: int) -> tuple[KvBits, KvBits]:
         """Raw bits of one page: K [Hkv, D, S], V [Hkv, S, D]."""
-        return self._keys[layer, page].copy(), self._values[layer, page].copy()
+        return self._kv.page(layer, page)
 
     def weight_bytes(self, level: Level, head: int = 0) -> int:
         """Bytes of stored matrices that one forward at `level` reads."""
         model = self._model
-        stacked = sum(
-            m.read_bytes(level.weight_bits) for layer in model.layers for m in layer.matrices
-        )
+        stacked = sum(layer.read_bytes(level.weight_bits) for layer in model.layers)
         whole = model.head.read_bytes(model.head_bits_of(level))
         rows = len(self._heads[head - 1]) if head else self.config.vocab_size
         return stacked + whole * rows // self.config.vocab_size
@@ -256,73 +248,12 @@ class ReferenceRuntime:
         """Bytes of all stored matrices."""
         return sum(m.read_bytes(8) for m in self._model.matrices)
 
-    def _attention(
-        self,
-        index: int,
-        layer: Layer,
-        normed: F32,  # [M, hidden]
-        placed: _Rows,
-        level: Level,
-    ) -> F32:
-        """Project, rotate, write K and V of all rows, then attend row by row: [M, H * D]."""
-        c, rows = self.config, len(normed)
-        batch, contexts, angles = placed.batch, placed.contexts, placed.angles
-        q, k, v = (
-            m.linear(normed, level.weight_bits, level.act_bits) for m in (layer.q, layer.k, layer.v)
-        )
-        if layer.biases is not None:
-            q, k, v = q + layer.biases[0], k + layer.biases[1], v + layer.biases[2]
-        q = q.reshape(rows, c.num_heads, c.head_dim)
-        k = k.reshape(rows, c.num_kv_heads, c.head_dim)
-        v = v.reshape(rows, c.num_kv_heads, c.head_dim)
-        if layer.qk_norms is not None:
-            q, k = (
-                rms_norm(q, layer.qk_norms[0], c.norm_eps),
-                rms_norm(k, layer.qk_norms[1], c.norm_eps),
-            )
-        q = rope(q, *angles) * np.float32(c.head_dim**-0.5)
-        k = rope(k, *angles)
-        pages, slots = own_slots(batch, contexts, self.page_size)
-        self._keys[index, pages, :, :, slots] = narrow(k, self.kv_dtype)
-        self._values[index, pages, :, slots, :] = narrow(v, self.kv_dtype)
-        out = np.empty((rows, c.num_heads * c.head_dim), dtype=np.float32)
-        for b, (start, stop) in enumerate(
-            zip(batch.row_starts[:-1], batch.row_starts[1:], strict=True)
-        ):
-            if start == stop:
-                continue
-            length = int(max(slots.max() for slots in contexts[start:stop])) + 1
-            keys, values = self._gather(index, batch.page_tables[b], length)
-            for m in range(start, stop):
-                last = len(contexts[m]) - 1
-                first = max(0, last - c.sliding_window + 1) if c.sliding_window else 0
-                grouped = q[m].reshape(c.num_kv_heads, -1, c.head_dim)
-                own_keys = np.take(keys, contexts[m], axis=2)
-                own_values = np.take(values, contexts[m], axis=1)
-                out[m] = attend(grouped, own_keys, own_values, first, last).reshape(-1)
-        return out
-
-    def _keep(self, tap: int, x: F32, rows: _Rows) -> None:
+    def _keep(self, tap: int, x: F32, rows: Rows) -> None:
         """Keep x [M, hidden] for every tap that names it."""
         hidden = x.shape[1]
         for i in (i for i, kept in enumerate(self._taps) if kept == tap):
             pages, slots = own_slots(rows.batch, rows.contexts, self.page_size)
             self._features[pages, slots, i * hidden : (i + 1) * hidden] = x
-
-    def _gather(self, layer: int, table: NDArray[np.int32], length: int) -> tuple[F32, F32]:
-        """K [Hkv, D, length] and V [Hkv, length, D] of a sequence's positions 0 .. length - 1."""
-        pages = table[: -(-length // self.page_size)]
-        c = self.config
-        keys = (
-            self._keys[layer, pages].transpose(1, 2, 0, 3).reshape(c.num_kv_heads, c.head_dim, -1)
-        )
-        values = (
-            self._values[layer, pages].transpose(1, 0, 2, 3).reshape(c.num_kv_heads, -1, c.head_dim)
-        )
-        return (
-            widen(np.ascontiguousarray(keys[:, :, :length]), self.kv_dtype),
-            widen(np.ascontiguousarray(values[:, :length]), self.kv_dtype),
-        )
 
     def _check(self, batch: Batch, level: Level) -> None:
         if not self.supports(level):
@@ -349,26 +280,16 @@ class ReferenceRuntime:
             )
 
 
-def row_contexts(batch: Batch) -> list[NDArray[np.int32]]:
-    """Per row, the slot of each position it attends to, its own last: [M] of [position + 1]."""
-    contexts = []
-    for b, first in enumerate(batch.first_positions.tolist()):
-        for m in range(int(batch.row_starts[b]), int(batch.row_starts[b + 1])):
-            past = np.arange(first, first + m - int(batch.row_starts[b]) + 1)
-            if batch.paths is not None and batch.paths[m, 0] >= 0:
-                path = batch.paths[m]
-                past = first + path[: int(np.argmax(np.append(path, -1) < 0))]
-            contexts.append(np.concatenate([np.arange(first), past]).astype(np.int32))
-    return contexts
+def normed(x: F32, weight: F32 | None, eps: float) -> F32:
+    """The norm of x where there is one."""
+    return x if weight is None else rms_norm(x, weight, eps)
 
 
-def own_slots(
-    batch: Batch, contexts: list[NDArray[np.int32]], page_size: int
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Page and slot in it where each row's KV goes: [M] each."""
-    sequences = np.repeat(np.arange(len(batch.first_positions)), np.diff(batch.row_starts))
-    own = np.array([slots[-1] for slots in contexts], dtype=np.int32)
-    return batch.page_tables[sequences, own // page_size], own % np.int32(page_size)
+def added(x: F32, out: F32, kind: LayerConfig) -> F32:
+    """The residual stream with what a half of a layer gave."""
+    if kind.residual_multiplier != 1:
+        out = out * np.float32(kind.residual_multiplier)
+    return x + out
 
 
 def _rows_of(sampling: Sampling, rows: NDArray[np.intp], depth: int) -> Sampling:

@@ -13,13 +13,12 @@ from halfbyte.formats.weights import Planes, Weights
 from halfbyte.runtime.draft_head import HeadOutput, check_target, scoring_matrix
 from halfbyte.runtime.norm import rms_norm
 from halfbyte.runtime.protocol import Batch
-from halfbyte.runtime.reference import ReferenceRuntime, own_slots, row_contexts
+from halfbyte.runtime.reference import ReferenceRuntime
+from halfbyte.runtime.reference_mixer import Rows, attended, own_slots
 from halfbyte.runtime.reference_ops import (
     F32,
-    attend,
     narrow,
     rope,
-    rope_angles,
     silu_mul,
     widen,
 )
@@ -52,11 +51,10 @@ class ReferenceHead:
         names = ["fuse", *(f"layers.0.attn.{x}" for x in "qkvo")]
         names += [f"layers.0.mlp.{x}" for x in ("gate", "up", "down")]
         self._matrices = {name: hold_matrix(weights.matrix(name)) for name in names}
-        shape = config.model
-        self._frequencies = shape.rope.inverse_frequencies(shape.head_dim)
+        mixer = config.model.attention
         self._weights = weights
         bits = np.uint32 if target.kv_dtype == "f32" else np.uint16
-        pool = (self.scratch_pages.stop, self.page_size, shape.num_kv_heads, shape.head_dim)
+        pool = (self.scratch_pages.stop, self.page_size, mixer.num_kv_heads, mixer.head_dim)
         self._keys, self._values = np.zeros(pool, dtype=bits), np.zeros(pool, dtype=bits)
         target.keep_features(taps)
 
@@ -111,36 +109,31 @@ class ReferenceHead:
         return out
 
     def _attention(self, batch: Batch, normed: F32, level: Level) -> F32:
-        shape, rows = self.config.model, len(normed)
-        contexts = row_contexts(batch)
-        positions = np.array([len(slots) - 1 for slots in contexts], dtype=np.int32)
-        angles = rope_angles(positions, self._frequencies)
+        mixer, rows = self.config.model.attention, len(normed)
+        assert mixer.rope is not None, "a head's layer is plain"
+        at = Rows.of(batch)
+        angles = at.angles(mixer.rope, mixer.head_dim)
         parts = []
         for x, heads in zip(
-            "qkv", (shape.num_heads, shape.num_kv_heads, shape.num_kv_heads), strict=True
+            "qkv", (mixer.num_heads, mixer.num_kv_heads, mixer.num_kv_heads), strict=True
         ):
             out = self._matrix(f"layers.0.attn.{x}", normed, level)
-            if shape.qkv_bias:
+            if mixer.bias:
                 out = out + self._weights.vector(f"layers.0.attn.{x}.bias")
-            parts.append(out.reshape(rows, heads, shape.head_dim))
+            parts.append(out.reshape(rows, heads, mixer.head_dim))
         q, k, v = parts
-        q = rope(q, *angles) * np.float32(shape.head_dim**-0.5)
-        pages, slots = own_slots(batch, contexts, self.page_size)
+        q = rope(q, *angles) * np.float32(mixer.score_scale)
+        pages, slots = own_slots(batch, at.contexts, self.page_size)
         self._keys[pages, slots] = narrow(rope(k, *angles), self._kv_dtype)
         self._values[pages, slots] = narrow(v, self._kv_dtype)
-        attended = np.empty((rows, shape.num_heads * shape.head_dim), dtype=np.float32)
+        out = np.empty((rows, mixer.query_width), dtype=np.float32)
         owners = np.repeat(np.arange(len(batch.first_positions)), np.diff(batch.row_starts))
-        for m, context in enumerate(contexts):
+        for m, context in enumerate(at.contexts):
             table = batch.page_tables[owners[m]][context // self.page_size]
             keys = widen(self._keys[table, context % self.page_size], self._kv_dtype)
             values = widen(self._values[table, context % self.page_size], self._kv_dtype)
-            last = len(context) - 1
-            first = max(0, last - shape.sliding_window + 1) if shape.sliding_window else 0
-            grouped = q[m].reshape(shape.num_kv_heads, -1, shape.head_dim)
-            attended[m] = attend(
-                grouped, keys.transpose(1, 2, 0), values.transpose(1, 0, 2), first, last
-            ).reshape(-1)
-        return attended
+            out[m] = attended(mixer, q[m], keys.transpose(1, 2, 0), values.transpose(1, 0, 2), None)
+        return out
 
     @property
     def _eps(self) -> float:

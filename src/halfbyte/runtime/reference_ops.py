@@ -22,6 +22,7 @@ SMALLEST_AMAX = np.float32(
 )  # below it, largest code / amax could overflow: such a group is zeros
 ATTENTION_CHUNK = 256  # positions reduced together
 F32_MIN_NORMAL = 2.0**-126
+SWIGLU_ALPHA = 1.702
 
 
 def fma(a: F32, b: F32, c: F32) -> F32:
@@ -139,19 +140,33 @@ def linear_dense(weights: F32, x: F32) -> F32:
     return out
 
 
-def rope_angles(positions: NDArray[np.int32], inverse_frequencies: F32) -> tuple[F32, F32]:
-    """Cosine and sine, each [M, D/2], of position * frequency (one float32 rounding)."""
+def rope_angles(
+    positions: NDArray[np.int32], inverse_frequencies: F32, factor: float = 1.0
+) -> tuple[F32, F32]:
+    """Cosine and sine, each [M, R/2], of position * frequency (one float32 rounding), times factor.
+
+    The product with the factor is rounded again.
+    """
     angles = (positions.astype(np.float32)[:, None] * inverse_frequencies).astype(np.float64)
-    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    return cos * np.float32(factor), sin * np.float32(factor)
 
 
 def rope(x: F32, cos: F32, sin: F32) -> F32:
-    """Rotate the pairs (i, i + D/2) of x [M, H, D] by cos and sin [M, D/2]."""
-    half = x.shape[2] // 2
-    a, b = x[:, :, :half], x[:, :, half:]
+    """Rotate the pairs (i, i + R/2) of x [M, H, D] by cos and sin [M, R/2]; the rest stays."""
+    half = cos.shape[1]
+    a, b, rest = x[:, :, :half], x[:, :, half : 2 * half], x[:, :, 2 * half :]
     c, s = cos[:, None, :], sin[:, None, :]
-    out: F32 = np.concatenate((a * c - b * s, b * c + a * s), axis=2)
+    out: F32 = np.concatenate((a * c - b * s, b * c + a * s, rest), axis=2)
     return out
+
+
+def softcapped(x: F32, cap: float | None) -> F32:
+    """cap * tanh(x / cap); x itself without a cap."""
+    if cap is None:
+        return x
+    wide: F32 = np.tanh((x / np.float32(cap)).astype(np.float64)).astype(np.float32)
+    return wide * np.float32(cap)
 
 
 def silu_mul(gate: F32, up: F32) -> F32:
@@ -159,6 +174,23 @@ def silu_mul(gate: F32, up: F32) -> F32:
     with np.errstate(over="ignore"):
         silu: F32 = np.divide(gate, np.float32(1) + np.exp(-gate))
     return silu * up
+
+
+def gelu_tanh_mul(gate: F32, up: F32) -> F32:
+    """0.5 g (1 + tanh(sqrt(2 / pi) (g + 0.044715 g^3))) * up; the factor of g in float64."""
+    g = gate.astype(np.float64)
+    inner = np.sqrt(2 / np.pi) * (g + 0.044715 * g**3)
+    gelu: F32 = gate * (0.5 * (1 + np.tanh(inner))).astype(np.float32)
+    return gelu * up
+
+
+def clamped_swiglu(gate: F32, up: F32, limit: float) -> F32:
+    """g sigmoid(1.702 g) (u + 1), g at most `limit`, u from -limit to limit."""
+    g = np.minimum(gate, np.float32(limit))
+    u = np.clip(up, np.float32(-limit), np.float32(limit))
+    with np.errstate(over="ignore"):
+        swish: F32 = np.divide(g, np.float32(1) + np.exp(np.float32(-SWIGLU_ALPHA) * g))
+    return swish * (u + np.float32(1))
 
 
 def narrow(x: F32, kv_dtype: str) -> KvBits:
@@ -183,11 +215,20 @@ def widen(bits: KvBits, dtype: str) -> F32:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-def attend(queries: F32, keys: F32, values: F32, first: int, last: int) -> F32:
+def attend(
+    queries: F32,
+    keys: F32,
+    values: F32,
+    first: int,
+    last: int,
+    softcap: float | None = None,
+    sinks: F32 | None = None,
+) -> F32:
     """One row's attention over positions first..last: [Hkv, R, D], R the query heads of a KV head.
 
     `queries` [Hkv, R, D], already rotated and scaled; `keys` [Hkv, D, C] and `values` [Hkv, C, D]
-    hold positions 0..C-1, of which only first..last are read.
+    hold positions 0..C-1, of which only first..last are read. `sinks` [H] are scores of one more
+    position, whose value is zero; it comes last.
     """
     top = np.full((*queries.shape[:2], 1), -np.inf, dtype=np.float32)
     total = np.zeros_like(top)
@@ -198,6 +239,7 @@ def attend(queries: F32, keys: F32, values: F32, first: int, last: int) -> F32:
         end = min(last + 1, (chunk + 1) * ATTENTION_CHUNK)
         products = doubles[:, :, :, None] * keys[:, None, :, begin:end]
         scores = products.sum(axis=2).astype(np.float32)  # [Hkv, R, positions]
+        scores = softcapped(scores, softcap)
         chunk_top = scores.max(axis=2, keepdims=True)
         weights = np.exp(scores - chunk_top)
         chunk_total = weights.astype(np.float64).sum(axis=2, keepdims=True).astype(np.float32)
@@ -208,5 +250,10 @@ def attend(queries: F32, keys: F32, values: F32, first: int, last: int) -> F32:
         out = out * keep + chunk_out * add
         total = total * keep + chunk_total * add
         top = new_top
+    if sinks is not None:
+        sink = sinks.reshape(top.shape)
+        new_top = np.maximum(top, sink)
+        keep = np.exp(top - new_top)
+        out, total = out * keep, total * keep + np.exp(sink - new_top)
     out /= total
     return out

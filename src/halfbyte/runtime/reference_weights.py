@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from halfbyte.config import Level
+from halfbyte.config import Attention, Experts, FeedForward, LayerConfig, Level
 from halfbyte.formats.planes import dequantize, join, low_codes, unpack
+from halfbyte.formats.transforms import Transform
 from halfbyte.formats.weights import OFFSET_STEP, Dense, Planes, Weights
 from halfbyte.runtime.reference_ops import (
     F32,
@@ -30,6 +31,11 @@ class Matrix:
     scales: dict[int, F32]  # weight bits 4 and 8 -> [N, K/G]
     offset: F32 | None = None  # [N, K/G], like the scales in units where rows have one
 
+    @property
+    def transform(self) -> Transform | None:
+        """What is done to an input before the product."""
+        return self.stored.transform
+
     def linear(self, x: F32, weight_bits: int, act_bits: int) -> F32:
         """[M, K] -> [M, N], no bias; x as the layer makes it, before the transform."""
         x = transformed(x, self.stored.transform)
@@ -48,6 +54,17 @@ class Matrix:
             return dequantize(self.stored.rows(ids), 8)
         assert self.values is not None
         return self.values[ids]
+
+    def part(self, rows: slice) -> Matrix:
+        """Some rows, as a matrix."""
+        p = self.stored
+        return Matrix(
+            p.rows(rows) if isinstance(p, Planes) else replace(p, values=p.values[rows]),
+            None if self.values is None else self.values[rows],
+            {bits: codes[rows] for bits, codes in self.codes.items()},
+            {bits: scales[rows] for bits, scales in self.scales.items()},
+            None if self.offset is None else self.offset[rows],
+        )
 
     def read_bytes(self, weight_bits: int) -> int:
         """Bytes of the checkpoint's tensors that a product at `weight_bits` reads."""
@@ -93,25 +110,87 @@ def hold_matrix(stored: Planes | Dense) -> Matrix:
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
-    """One transformer layer."""
+class AttentionWeights:
+    """What `runtime.reference_mixer.attention` reads."""
 
     q: Matrix
     k: Matrix
     v: Matrix
     o: Matrix
+    biases: tuple[F32, F32, F32] | None  # of q, k, v
+    out_bias: F32 | None  # [hidden]
+    qk_norms: tuple[F32, F32] | None  # [D] each, or [H * D] and [Hkv * D]
+    sinks: F32 | None  # [H]
+
+
+@dataclass(frozen=True, slots=True)
+class DenseWeights:
+    """One feed-forward, or several stacked by rows."""
+
     gate: Matrix
     up: Matrix
     down: Matrix
-    attn_norm: F32  # [hidden]
-    mlp_norm: F32  # [hidden]
-    biases: tuple[F32, F32, F32] | None  # of q, k, v
-    qk_norms: tuple[F32, F32] | None  # [D] each
+    biases: tuple[F32, F32, F32] | None  # of gate, up, down
 
     @property
     def matrices(self) -> tuple[Matrix, ...]:
-        """All seven, in the order of a forward."""
-        return (self.q, self.k, self.v, self.o, self.gate, self.up, self.down)
+        """In the order of a forward."""
+        return (self.gate, self.up, self.down)
+
+    def part(self, index: int, size: int, hidden: int) -> DenseWeights:
+        """One of those stacked."""
+        rows = [slice(index * n, (index + 1) * n) for n in (size, size, hidden)]
+        gate, up, down = (m.part(r) for m, r in zip(self.matrices, rows, strict=True))
+        biases = self.biases
+        if biases is not None:
+            biases = (biases[0][rows[0]], biases[1][rows[1]], biases[2][rows[2]])
+        return DenseWeights(gate, up, down, biases)
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertWeights:
+    """What `runtime.reference_feed_forward.experts` reads."""
+
+    router: F32  # [E, hidden]
+    router_bias: F32 | None  # [E]
+    choice_bias: F32 | None  # [E]
+    stacked: DenseWeights
+    each: tuple[DenseWeights, ...]
+    shared: DenseWeights | None
+    shared_router: F32 | None  # [1, hidden]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One transformer layer; a norm [hidden] that its kind has not is None."""
+
+    config: LayerConfig
+    attention: AttentionWeights
+    feed_forward: DenseWeights | ExpertWeights
+    attn_norm: F32 | None
+    attn_out_norm: F32 | None
+    mlp_norm: F32 | None
+    mlp_out_norm: F32 | None
+
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        """All of them, in the order of a forward."""
+        a, inner = self.attention, self.feed_forward
+        own = (a.q, a.k, a.v, a.o)
+        if isinstance(inner, DenseWeights):
+            return (*own, *inner.matrices)
+        return (*own, *inner.stacked.matrices, *(inner.shared.matrices if inner.shared else ()))
+
+    def read_bytes(self, weight_bits: int) -> int:
+        """Bytes of matrices that a forward of one row reads: of experts those it chooses."""
+        inner = self.feed_forward
+        total = sum(m.read_bytes(weight_bits) for m in self.matrices)
+        if isinstance(inner, DenseWeights):
+            return total
+        kind = self.config.feed_forward
+        assert isinstance(kind, Experts)
+        all_experts = sum(m.read_bytes(weight_bits) for m in inner.stacked.matrices)
+        return total - all_experts + all_experts * kind.top_k // kind.count
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,24 +217,73 @@ class LoadedModel:
 def load_model(weights: Weights) -> LoadedModel:
     """Read everything a forward needs."""
     config = weights.config
-
-    def layer(i: int) -> Layer:
-        attn, mlp, norm = f"layers.{i}.attn.", f"layers.{i}.mlp.", f"layers.{i}.norm."
-        q, k, v, o = (load_matrix(weights, attn + name) for name in "qkvo")
-        gate, up, down = (load_matrix(weights, mlp + name) for name in ("gate", "up", "down"))
-        biases = qk_norms = None
-        if config.qkv_bias:
-            biases = (
-                weights.vector(attn + "q.bias"),
-                weights.vector(attn + "k.bias"),
-                weights.vector(attn + "v.bias"),
-            )
-        if config.qk_norm:
-            qk_norms = (weights.vector(attn + "q_norm"), weights.vector(attn + "k_norm"))
-        attn_norm, mlp_norm = weights.vector(norm + "attn"), weights.vector(norm + "mlp")
-        return Layer(q, k, v, o, gate, up, down, attn_norm, mlp_norm, biases, qk_norms)
-
     embed = load_matrix(weights, "embed")
     head = embed if config.tied_head else load_matrix(weights, "head")
-    layers = tuple(layer(i) for i in range(config.num_layers))
+    layers = tuple(_load_layer(weights, i) for i in range(config.num_layers))
     return LoadedModel(embed, layers, weights.vector("norm.final"), head, weights.head_bits)
+
+
+def _load_layer(weights: Weights, index: int) -> Layer:
+    config = weights.config.layer(index)
+    at = f"layers.{index}"
+    before, after = config.norm_before, config.norm_after
+
+    def norm(name: str, there: bool) -> F32 | None:
+        return weights.vector(f"{at}.norm.{name}") if there else None
+
+    return Layer(
+        config=config,
+        attention=_load_attention(weights, f"{at}.attn", config.mixer),
+        feed_forward=_load_feed_forward(weights, at, config.feed_forward),
+        attn_norm=norm("attn", before),
+        attn_out_norm=norm("attn_out", after),
+        mlp_norm=norm("mlp", before),
+        mlp_out_norm=norm("mlp_out", after),
+    )
+
+
+def _load_attention(weights: Weights, at: str, mixer: Attention) -> AttentionWeights:
+    q, k, v, o = (load_matrix(weights, f"{at}.{name}") for name in "qkvo")
+    vector = weights.vector
+    return AttentionWeights(
+        q=q,
+        k=k,
+        v=v,
+        o=o,
+        biases=(vector(f"{at}.q.bias"), vector(f"{at}.k.bias"), vector(f"{at}.v.bias"))
+        if mixer.bias
+        else None,
+        out_bias=vector(f"{at}.o.bias") if mixer.out_bias else None,
+        qk_norms=(vector(f"{at}.q_norm"), vector(f"{at}.k_norm"))
+        if mixer.qk_norm != "none"
+        else None,
+        sinks=vector(f"{at}.sinks") if mixer.sinks else None,
+    )
+
+
+def _load_feed_forward(
+    weights: Weights, at: str, config: FeedForward | Experts
+) -> DenseWeights | ExpertWeights:
+    if isinstance(config, FeedForward):
+        return _load_dense(weights, f"{at}.mlp", bias=config.bias)
+    hidden, vector = weights.config.hidden_size, weights.vector
+    stacked = _load_dense(weights, f"{at}.mlp", bias=config.each.bias)
+    shared = config.shared
+    return ExpertWeights(
+        router=vector(f"{at}.mlp.router").reshape(config.count, hidden),
+        router_bias=vector(f"{at}.mlp.router.bias") if config.router_bias else None,
+        choice_bias=vector(f"{at}.mlp.choice.bias") if config.choice_bias else None,
+        stacked=stacked,
+        each=tuple(stacked.part(e, config.each.size, hidden) for e in range(config.count)),
+        shared=_load_dense(weights, f"{at}.shared", bias=shared.bias) if shared else None,
+        shared_router=vector(f"{at}.shared.router")[None] if config.shared_gate else None,
+    )
+
+
+def _load_dense(weights: Weights, at: str, *, bias: bool) -> DenseWeights:
+    gate, up, down = (load_matrix(weights, f"{at}.{name}") for name in ("gate", "up", "down"))
+    biases = None
+    if bias:
+        read = weights.vector
+        biases = (read(f"{at}.gate.bias"), read(f"{at}.up.bias"), read(f"{at}.down.bias"))
+    return DenseWeights(gate, up, down, biases)

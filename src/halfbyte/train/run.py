@@ -108,9 +108,8 @@ def _train(
 def head_config(llm: LLM, options: TrainOptions) -> HeadConfig:
     """A head for the model: its own shape of layer, every norm, the most frequent tokens."""
     shape = llm.model.runtime.config
-    layer = replace(
-        shape, num_layers=1, qk_norm=False, qkv_bias=False, tied_head=False, sliding_window=None
-    )
+    layer = replace(shape.only(0), tied_head=False)
+    layer = layer.with_attention(qk_norm="none", bias=False, window=None)
     is_eagle3 = options.kind == "eagle3"
     return HeadConfig(
         kind=options.kind,

@@ -42,8 +42,9 @@ class TorchHead(nn.Module):
             self._get("fuse").data.copy_(fuse + 0.02 * torch.randn_like(fuse) / hidden**0.5)
         for name in ("layers.0.attn.o", "layers.0.mlp.down"):
             self._get(name).data.mul_(0.2)
-        layer = config.model
-        self.frequencies = torch.from_numpy(layer.rope.inverse_frequencies(layer.head_dim))
+        mixer = config.model.attention
+        assert mixer.rope is not None, "a head's layer is plain"
+        self.frequencies = torch.from_numpy(mixer.rope.inverse_frequencies(mixer.head_dim))
 
     def parameter_of(self, name: str) -> Tensor:
         """A parameter by its name in a checkpoint."""
@@ -90,7 +91,7 @@ class TorchHead(nn.Module):
 
     def _attention(self, normed: Tensor, past: list[tuple[Tensor, Tensor]]) -> Tensor:
         """Attention of unroll len(past); its own keys and values join `past`."""
-        c = self.config.model
+        c = self.config.model.attention
         batch, length, _ = normed.shape
         q = self._project("q", normed, c.num_heads)
         k = self._project("k", normed, c.num_kv_heads)
@@ -102,8 +103,8 @@ class TorchHead(nn.Module):
         rows = torch.arange(length)
         away = rows[:, None] - rows[None, :]
         seen = away >= depth
-        if c.sliding_window:
-            seen &= away < c.sliding_window
+        if c.window:
+            seen &= away < c.window
         keys, values = past[0]
         scores = [(q @ keys.transpose(-1, -2)).masked_fill(~seen, -torch.inf)]
         for i in range(1, depth + 1):  # the one row of unroll i that row p has on its path
@@ -119,10 +120,12 @@ class TorchHead(nn.Module):
         """[B, heads, T, D]."""
         name = f"layers.0.attn.{which}"
         out = self._linear(name, normed)
-        if self.config.model.qkv_bias:
+        if self.config.model.attention.bias:
             out = out + self._get(f"{name}.bias")
         batch, length, _ = out.shape
-        out = out.reshape(batch, length, heads, self.config.model.head_dim).transpose(1, 2)
+        out = out.reshape(batch, length, heads, self.config.model.attention.head_dim).transpose(
+            1, 2
+        )
         if not rotate:
             return out
         angles = torch.arange(length)[:, None] * self.frequencies
