@@ -138,40 +138,46 @@ def forward_plot(costs: Sequence[Row]) -> str:
     """Milliseconds of a forward by its rows: what a verification costs beside plain decoding."""
     rows = last_machine([row for row in costs if row.metric.startswith("forward")])
     shown = [row for row in rows if rows_of(row) <= 8 and row.cascade not in ("w4a4", "w8a8")]
-    found = models(shown)
-    canvas = _canvas(len(found), "Milliseconds of a forward by its rows")
-    styles: dict[str, Style] = {}
-    for number, model in enumerate(found):
-        own = [row for row in shown if row.model == model]
-        counts = sorted({rows_of(row) for row in own})
-        x = _across(number, 0.5, counts[-1] + 0.5, [(n, str(n)) for n in counts], "M, rows")
-        y = _upwards(linear_ticks(max(row.spread.median for row in own)), "ms per forward")
-        canvas.axes(x, y, model_name(model))
-        for name in subjects(own):
-            line = sorted((r for r in own if subject(r) == name), key=rows_of)
-            style = styles.setdefault(_label(line[0]), _series(line[0]))
-            canvas.series(x, y, style, [(rows_of(r), r.spread.median) for r in line])
-    _legend(canvas, list(styles.values()))
-    return canvas.render()
+
+    def across(number: int, counts: list[int]) -> Axis:
+        return _across(number, 0.5, counts[-1] + 0.5, [(n, str(n)) for n in counts], "M, rows")
+
+    title = "Milliseconds of a forward by its rows"
+    return _by_count(shown, title, "ms per forward", rows_of, across)
 
 
 def streams_plot(serving: Sequence[Row]) -> str:
     """Throughput of a server by its streams."""
     shown = last_machine([row for row in serving if row.metric.startswith(STREAMS)])
+
+    def across(number: int, counts: list[int]) -> Axis:
+        ticks = [(float(n), str(n)) for n in counts]
+        return _across(number, counts[0] / 1.2, counts[-1] * 1.2, ticks, "streams", is_log=True)
+
+    title = "Tokens per second of a server by its streams"
+    return _by_count(shown, title, "tokens/s, all streams", streams_of, across)
+
+
+def _by_count(
+    shown: Sequence[Row],
+    title: str,
+    unit: str,
+    count_of: Callable[[Row], int],
+    across: Callable[[int, list[int]], Axis],
+) -> str:
+    """A panel per model with a line per subject; `across`: the axis of a panel's counts."""
     found = models(shown)
-    canvas = _canvas(len(found), "Tokens per second of a server by its streams")
+    canvas = _canvas(len(found), title)
     styles: dict[str, Style] = {}
     for number, model in enumerate(found):
         own = [row for row in shown if row.model == model]
-        counts = sorted({streams_of(row) for row in own})
-        ticks = [(float(n), str(n)) for n in counts]
-        x = _across(number, counts[0] / 1.2, counts[-1] * 1.2, ticks, "streams", is_log=True)
-        y = _upwards(linear_ticks(max(row.spread.median for row in own)), "tokens/s, all streams")
+        x = across(number, sorted({count_of(row) for row in own}))
+        y = _upwards(linear_ticks(max(row.spread.median for row in own)), unit)
         canvas.axes(x, y, model_name(model))
         for name in subjects(own):
-            line = sorted((r for r in own if subject(r) == name), key=streams_of)
+            line = sorted((r for r in own if subject(r) == name), key=count_of)
             style = styles.setdefault(_label(line[0]), _series(line[0]))
-            canvas.series(x, y, style, [(streams_of(r), r.spread.median) for r in line])
+            canvas.series(x, y, style, [(count_of(r), r.spread.median) for r in line])
     _legend(canvas, list(styles.values()))
     return canvas.render()
 

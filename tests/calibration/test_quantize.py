@@ -126,8 +126,8 @@ def test_sites_can_have_shares_of_their_own(tmp_path, source):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"wide": -0.1}, "wide: got -0.1, expected 0 to 1"),
-        ({"wide": 1.5}, "wide: got 1.5, expected 0 to 1"),
+        ({"wide": -0.1}, "wide: got -0.1, expected a number, 0 < x <= 1"),
+        ({"wide": 1.5}, "wide: got 1.5, expected a number, 0 < x <= 1"),
         ({"wide": 0.1, "scheme": "quarot"}, "wide: got scheme quarot"),
         ({"wide": 0.1, "scheme": "gptq-act-order"}, "wide: got scheme gptq-act-order"),
     ],

@@ -37,7 +37,7 @@ def test_a_task_prints_its_result_and_writes_a_row(
         (["--task", "perplexity", "-l", "w8a16"], "perplexity=FILE"),
         (["--task", "perplexity=no-such-file", "-l", "w8a16"], "a readable file"),
         (["--task", "perplexity=x", "-l", "w8a16", "--window", "1"], "2 to 1048576"),
-        (["--task", "perplexity=x", "-l", "w8a16", "--limit", "0"], "at least 1"),
+        (["--task", "perplexity=x", "-l", "w8a16", "--limit", "0"], "an integer, 1 to"),
         (["--task", "gsm8k=/dev/null", "-l", "w8a16"], "no items"),
         (["--task", "perplexity=x", "-l", "w4a8 > w8a16"], "level"),
         (["--task", "perplexity=x", "-l", "w8a16", "-n", "9"], "--max-tokens"),

@@ -41,6 +41,7 @@ from halfbyte.api.results import Chunk
 from halfbyte.api.stream import RequestStream
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.stages import Ngram
+from halfbyte.checks import check_int
 from halfbyte.config import Level
 from halfbyte.engine.sequence import Sequence
 from halfbyte.errors import ArgumentError, QueueFullError, StoppedError
@@ -366,13 +367,7 @@ def _stopped(got: str) -> StoppedError:
 
 
 def _check_order(priority: int, deadline: float | None) -> None:
-    if type(priority) is not int or not -(2**31) <= priority < 2**31:
-        raise ArgumentError(
-            "priority",
-            got=repr(priority),
-            expected="an integer of 32 bits",
-            fix="0 is the default; lower goes first",
-        )
+    check_int("priority", priority, -(2**31), 2**31 - 1, "0 is the default; lower goes first")
     if deadline is not None and not isinstance(deadline, int | float):
         raise ArgumentError(
             "deadline",

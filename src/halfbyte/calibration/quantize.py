@@ -15,6 +15,7 @@ from halfbyte.calibration.job import Job, Progress, run_job
 from halfbyte.calibration.passes import LayerPasses
 from halfbyte.calibration.text import Amount, read_sequences, sample_sequences
 from halfbyte.calibration.work import WorkDirectory
+from halfbyte.checks import check_int, check_one_of
 from halfbyte.config import GROUP_SIZES, Experts, ModelConfig
 from halfbyte.errors import ArgumentError, reraise_machine_fault, told
 from halfbyte.formats.names import expected_matrices
@@ -52,16 +53,10 @@ class QuantizeOptions:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        if self.planes not in (4, 8):
-            raise ArgumentError("planes", got=self.planes, expected="4 or 8", fix="choose one")
-        if self.group not in GROUP_SIZES:
-            raise ArgumentError("group", got=self.group, expected="32, 64 or 128", fix="choose one")
-        if self.scales not in SCALE_FORMS:
-            raise ArgumentError(
-                "scales", got=self.scales, expected=", ".join(SCALE_FORMS), fix="choose one"
-            )
-        if not 0 <= self.seed < 2**63:
-            raise ArgumentError("seed", got=self.seed, expected="0 to 2^63 - 1", fix="choose one")
+        check_one_of("planes", self.planes, (4, 8), "choose one")
+        check_one_of("group", self.group, GROUP_SIZES, "choose one")
+        check_one_of("scales", self.scales, SCALE_FORMS, "choose one")
+        check_int("seed", self.seed, 0, 2**63 - 1, "choose one")
 
 
 def quantize(

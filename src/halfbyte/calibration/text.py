@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.api.llm import LLM
+from halfbyte.checks import check_int
 from halfbyte.config import ModelConfig
 from halfbyte.errors import ArgumentError, reraise_machine_fault, told
 from halfbyte.importers.source import Source
@@ -28,13 +29,8 @@ class Amount:
 
     def __post_init__(self) -> None:
         for name, value, most in (("tokens", self.tokens, 1 << 24), ("length", self.length, 8192)):
-            if not 16 <= value <= most:
-                raise ArgumentError(
-                    f"calibration {name}",
-                    got=value,
-                    expected=f"16 to {most}",
-                    fix=f"the default is {Amount.__dataclass_fields__[name].default}",
-                )
+            default = Amount.__dataclass_fields__[name].default
+            check_int(f"calibration {name}", value, 16, most, f"the default is {default}")
         if self.tokens < self.length:
             raise ArgumentError(
                 "calibration tokens",

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from halfbyte.errors import ArgumentError
+from halfbyte.checks import check_int
 from halfbyte.runtime.accept import ROOT, accept
 
 
@@ -31,14 +31,8 @@ class TreeShape:
 
     def __post_init__(self) -> None:
         for name, most in (("top_k", 64), ("depth", 64), ("nodes", 4096)):
-            value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= most:
-                raise ArgumentError(
-                    f"tree {name}",
-                    got=repr(value),
-                    expected=f"an integer, 1 to {most}",
-                    fix="8 children, 4 levels and 24 nodes suit small models",
-                )
+            fix = "8 children, 4 levels and 24 nodes suit small models"
+            check_int(f"tree {name}", getattr(self, name), 1, most, fix)
 
 
 @dataclass(frozen=True, slots=True)

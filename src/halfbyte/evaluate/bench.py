@@ -10,7 +10,7 @@ from halfbyte.api.llm import LLM
 from halfbyte.api.results import Completion
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.statistics import Statistics
-from halfbyte.errors import ArgumentError
+from halfbyte.checks import check_int
 from halfbyte.evaluate.exactness import identical
 from halfbyte.evaluate.prompts import PROMPTS, BenchPrompt
 from halfbyte.sampling.params import SamplingParams
@@ -49,8 +49,7 @@ class BenchRow:
 
 def check_rounds(rounds: int) -> None:
     """Raise ArgumentError for a number of rounds that times nothing."""
-    if rounds < 1:
-        raise ArgumentError("rounds", got=rounds, expected="at least 1", fix="5 is a good number")
+    check_int("rounds", rounds, 1, 1_000_000, "5 is a good number")
 
 
 def bench(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import halfbyte
+from halfbyte.checks import check_int
 from halfbyte.errors import ArgumentError
 from halfbyte.evaluate import provenance, result_rows
 from halfbyte.evaluate.harness_tasks import HarnessTask, run_harness
@@ -36,8 +37,8 @@ def evaluate(
     Records go to `output`/items as they come; items that are there already do not run again, so an
     interrupted run goes on and a larger `limit` only adds.
     """
-    if limit is not None and limit < 1:
-        raise ArgumentError("limit", got=limit, expected="at least 1", fix="leave it out for all")
+    if limit is not None:
+        check_int("limit", limit, 1, 2**31 - 1, "leave it out for all")
     cascade = subject.llm.cascade if task.generates else subject.llm.cascade.plain
     where = provenance.machine(subject.llm)
     key = {

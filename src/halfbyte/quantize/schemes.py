@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
+from halfbyte.checks import check_number
 from halfbyte.errors import ArgumentError
 from halfbyte.quantize.atom import BySize, Share, share_by_site
 from halfbyte.quantize.folds import Awq, SmoothQuant
@@ -36,8 +37,8 @@ def with_wide_inputs(scheme: Scheme, share: Share) -> Scheme:
 
     Raises ArgumentError where inputs cannot be sorted.
     """
-    if not all(0 < x <= 1 for x in share_by_site(share).values()):
-        raise ArgumentError("wide", got=share, expected="0 to 1", fix="choose a share")
+    for each in share_by_site(share).values():
+        check_number("wide", each, 0, 1, "choose a share", open_low=True)
     if scheme.rewrite is not None or (
         isinstance(scheme.rounder, Gptq) and scheme.rounder.act_order
     ):

@@ -7,6 +7,7 @@ import platform
 from pathlib import Path
 
 from halfbyte import _native
+from halfbyte.checks import check_int
 from halfbyte.errors import ArgumentError
 
 TIER_VARIABLE = "HALFBYTE_TIER"
@@ -37,10 +38,7 @@ def choose_threads(wanted: int | None = None) -> int:
     """The number asked for, else one thread per physical core this process may use."""
     if wanted is None:
         return _native.physical_cores()
-    if not 1 <= wanted <= 256:
-        raise ArgumentError(
-            "threads", got=wanted, expected="1 to 256", fix="leave it out for one per core"
-        )
+    check_int("threads", wanted, 1, 256, "leave it out for one per core")
     return wanted
 
 

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from halfbyte.checks import check_one_of
+from halfbyte.checks import check_int, check_one_of
 from halfbyte.config import Experts, FeedForward, LayerConfig, Level
 from halfbyte.errors import ArgumentError
 from halfbyte.formats.weights import Dense, Planes, Weights
@@ -50,8 +50,7 @@ class ReferenceRuntime:
     ) -> None:
         check_one_of("kv_dtype", kv_dtype, KV_DTYPES, "choose one")
         for name, value in (("num_tokens", num_tokens), ("max_rows", max_rows)):
-            if value < 1:
-                raise ArgumentError(name, got=value, expected="at least 1", fix=f"raise {name}")
+            check_int(name, value, 1, 2**31 - 1, "see the default")
         if page_size < 16 or page_size % 16:
             raise ArgumentError(
                 "page_size", got=page_size, expected="a multiple of 16", fix="use 64"

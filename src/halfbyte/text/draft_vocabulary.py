@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from halfbyte.checks import check_int
 from halfbyte.errors import ArgumentError, reraise_machine_fault
 from halfbyte.text.codec import TextCodec
 
@@ -35,13 +36,8 @@ class DraftVocabulary:
     source: str | None = None
 
     def __post_init__(self) -> None:
-        if type(self.size) is not int or self.size < 1:
-            raise ArgumentError(
-                "draft vocabulary",
-                got=repr(self.size),
-                expected="a number of tokens, at least 1",
-                fix="8192 suits a vocabulary of 50 to 150 thousand",
-            )
+        fix = "8192 tokens suit a vocabulary of 50 to 150 thousand"
+        check_int("draft vocabulary", self.size, 1, 2**31 - 1, fix)
 
     def ids(
         self, codec: TextCodec | None, vocab_size: int, end_ids: Iterable[int]

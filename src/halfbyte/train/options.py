@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
-from halfbyte.errors import ArgumentError
+from halfbyte.checks import check_int, check_number, check_one_of
 from halfbyte.formats.draft_head import KINDS
 
 # name -> smallest, largest
@@ -20,6 +20,7 @@ _RANGES = {
     "unrolls": (1, 16),
     "seed": (0, 1 << 31),
 }
+_FIX = "leave it out for the default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,23 +41,14 @@ class TrainOptions:
     seconds: float = 0.0  # stop after so long and go on the next time; 0: never
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise _fault("kind", self.kind, " or ".join(KINDS))
+        check_one_of("kind", self.kind, KINDS, _FIX)
         for name, (least, most) in _RANGES.items():
-            value = getattr(self, name)
-            if type(value) is not int or not least <= value <= most:
-                raise _fault(name, value, f"an integer, {least} to {most}")
-        for name, low, high in (("rate", 0.0, 1.0), ("seconds", -1.0, 1e9)):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not low < value < high:
-                raise _fault(name, value, f"a number above {max(low, 0):g} and below {high:g}")
+            check_int(name, getattr(self, name), least, most, _FIX)
+        check_number("rate", self.rate, 0, 1, _FIX, open_low=True, open_high=True)
+        check_number("seconds", self.seconds, 0, 1e9, _FIX)
 
     def data_key(self, model: str) -> str:
         """Names the data of a run: the same texts and features for the same key."""
         kept = {k: v for k, v in asdict(self).items() if k not in ("steps", "rate", "seconds")}
         text = json.dumps({"model": model, **kept}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _fault(name: str, got: object, expected: str) -> ArgumentError:
-    return ArgumentError(name, got=repr(got), expected=expected, fix="leave it out for the default")

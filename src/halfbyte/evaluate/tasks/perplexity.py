@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from halfbyte.errors import ArgumentError, SourceError
+from halfbyte.checks import check_int
+from halfbyte.errors import SourceError
 from halfbyte.evaluate.data_file import data_settings, read_text
 from halfbyte.evaluate.scorer import Scorer
 from halfbyte.evaluate.subject import Subject
@@ -51,15 +52,12 @@ def require_windows(path: Path, subject: Subject, length: int) -> list[Item]:
 
 def check_window(window: int) -> int:
     """At least two tokens: one to predict from and one to predict."""
-    if not 2 <= window <= 1 << 20:
-        raise ArgumentError(
-            "window", got=window, expected="2 to 1048576 tokens", fix="512 is usual"
-        )
+    check_int("window", window, 2, 1 << 20, "512 tokens are usual")
     return window
 
 
 class Perplexity:
-    """exp of the mean negative log-likelihood a token."""
+    """exp of the mean negative log-likelihood per token."""
 
     name = "perplexity"
     generates = False

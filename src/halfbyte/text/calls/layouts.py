@@ -8,7 +8,7 @@ that cannot belong to one is a mismatch: text is never held back for long.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -57,14 +57,7 @@ class JsonCalls:
         if not (yield from feed.take("[")):
             one = yield from self._object(feed, offer, bare=bare)
             return [one]
-        calls = list[Call]()
-        while True:
-            yield from feed.space()
-            if calls and (yield from feed.take("]")):
-                return calls
-            calls.append((yield from self._object(feed, offer, bare=bare)))
-            yield from feed.space()
-            yield from feed.take(",")
+        return (yield from _to_bracket(feed, lambda: self._object(feed, offer, bare=bare)))
 
     def _object(self, feed: TextFeed, offer: Offer, *, bare: bool) -> Steps[Call]:
         members = yield from self._members(feed, offer, bare=bare)
@@ -266,14 +259,7 @@ class PythonCalls:
                 raise Mismatch
             one = yield from self._call(feed, offer, bare=False)
             return [one]
-        calls = list[Call]()
-        while True:
-            yield from feed.space()
-            if calls and (yield from feed.take("]")):
-                return calls
-            calls.append((yield from self._call(feed, offer, bare=bare)))
-            yield from feed.space()
-            yield from feed.take(",")
+        return (yield from _to_bracket(feed, lambda: self._call(feed, offer, bare=bare)))
 
     def _call(self, feed: TextFeed, offer: Offer, *, bare: bool) -> Steps[Call]:
         name = yield from _function_name(feed, offer, bare=bare)
@@ -299,6 +285,18 @@ class PythonCalls:
                 yield from feed.expect(")")
                 break
         return make_call(name, arguments)
+
+
+def _to_bracket(feed: TextFeed, one: Callable[[], Steps[Call]]) -> Steps[list[Call]]:
+    """The calls of a list that has been opened, up to its `]`; commas may be missing."""
+    calls = list[Call]()
+    while True:
+        yield from feed.space()
+        if calls and (yield from feed.take("]")):
+            return calls
+        calls.append((yield from one()))
+        yield from feed.space()
+        yield from feed.take(",")
 
 
 def open_fence(feed: TextFeed) -> Steps[bool]:
