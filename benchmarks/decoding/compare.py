@@ -4,7 +4,7 @@
         --peers DIR
 
 Every round of a test asks every contender once, so a slow spell of the machine hits them all.
-Prepare DIR with `python -m benchmarks.peers.setup_llama_cpp`.
+What DIR holds: benchmarks/README.md, Peers.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def add_peers(parser: argparse.ArgumentParser, formats: str, levels: str) -> None:
     """`--peers`, `--formats`, `--levels`, `--processes`."""
-    parser.add_argument("--peers", type=Path, help="directory setup_llama_cpp prepared")
+    parser.add_argument("--peers", type=Path, help="directory with bin/llama-bench and models/")
     parser.add_argument("--formats", type=names, default=formats)
     parser.add_argument("--levels", type=names, default=levels)
     parser.add_argument("--processes", type=positive, default=5)

@@ -177,7 +177,7 @@ def llama_benches(
             "peers",
             got=f"no {directory}/bin/llama-bench and no {IK_VARIABLE}",
             expected="a built llama-bench",
-            fix="run python -m benchmarks.peers.setup_llama_cpp first",
+            fix="put one there: benchmarks/README.md, Peers",
         )
     found = []
     for name in formats:
@@ -187,7 +187,7 @@ def llama_benches(
                 "peer model",
                 got=f"no {path}",
                 expected="a GGUF file",
-                fix="make it with python -m benchmarks.peers.setup_llama_cpp --requantize",
+                fix="make it with llama-quantize: benchmarks/README.md, Peers",
             )
         for engine, program, is_ik in programs:
             found.append(LlamaBench(engine, program, path, name, threads, is_ik))

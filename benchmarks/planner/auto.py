@@ -240,7 +240,7 @@ def _parse() -> argparse.Namespace:
         "--alias", type=alias, action="append", default=[], help="PATH=NAME as rows have it"
     )
     parser.add_argument("--ramp", action="store_true", help="auto and plain over growing batches")
-    parser.add_argument("--peers", type=Path, help="directory setup_llama_cpp prepared")
+    parser.add_argument("--peers", type=Path, help="directory with bin/llama-bench and models/")
     parser.add_argument("--formats", type=names, default="Q4_0", help="of the peers' models")
     parser.add_argument(
         "--plain", type=names, default=[], help="other levels, decoded plainly beside"
