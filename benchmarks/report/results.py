@@ -11,6 +11,7 @@ from benchmarks.report.markdown import table
 from benchmarks.report.planner_tables import Comparison, comparisons
 from benchmarks.report.selection import OURS, bits, last_machine, machines, model_name, models
 
+EIGHT_BIT_PEER = ("llama.cpp", "Q8_0")
 FRONT_KINDS = {"chat": "chat", "code": "code", "copy": "text that is repeated"}
 
 
@@ -139,7 +140,7 @@ def front_table(rows: Sequence[Row]) -> str:
             if each.batch == 1
         }
         if runs:
-            found[model] = _front_column(runs)
+            found[model] = _front_column(runs, own)
     lines = list(dict.fromkeys(line for column in found.values() for line in column))
     return table(
         ["tokens/s, one stream", "output", *(model_name(model) for model in found)],
@@ -150,13 +151,23 @@ def front_table(rows: Sequence[Row]) -> str:
     )
 
 
-def _front_column(runs: dict[str, Comparison]) -> dict[str, str]:
-    """Line ("name|bits") -> tokens per second of one model."""
+def _front_column(runs: dict[str, Comparison], rows: Sequence[Row]) -> dict[str, str]:
+    """Line ("name|bits") -> tokens per second of one model.
+
+    A peer at eight bits that did not run beside `auto` is the one of `compare`, and marked.
+    """
     one = next(iter(runs.values()))
     column = {
         f"{peer.engine} {peer.format}|{bits(peer)} bits": f"{peer.spread.median:.3g}"
         for peer in one.peers
     }
+    other = [row for row in rows if (row.engine, row.format) == EIGHT_BIT_PEER]
+    other = [
+        row for row in other if row.metric.startswith("decode") and row.metric.endswith("@ 16")
+    ]
+    if other and all(bits(peer) < 8 for peer in one.peers):
+        engine, format = EIGHT_BIT_PEER
+        column[f"{engine} {format}, another run|8 bits"] = f"{other[-1].spread.median:.3g}"
     column["halfbyte, plain|8 bits"] = f"{one.plain.spread.median:.3g}"
     for kind, said in FRONT_KINDS.items():
         if kind in runs:

@@ -121,3 +121,21 @@ def test_the_front_table_has_peers_plain_decoding_and_the_planner() -> None:
         "halfbyte, `auto`: chat",
     ]
     assert "**12** (1.20x)" in text
+
+
+def test_the_front_table_borrows_an_eight_bit_peer_only_where_none_ran_beside_auto() -> None:
+    ours = [planned(1, "w8a16", 10.0), planned(1, "auto", 12.0)]
+    peer = replace(
+        planned(1, "", 5.0), engine="llama.cpp", format="Q8_0", metric="workload chat x1"
+    )
+    other = replace(peer, metric="decode 128 @ 16", spread=replace(peer.spread, median=4.5))
+    deep = replace(other, metric="decode 64 @ 4096", spread=replace(peer.spread, median=3.5))
+    first = front_table([*ours, other, deep]).splitlines()[2]
+    assert [cell.strip() for cell in first.split("|")[1:4]] == [
+        "llama.cpp Q8_0, another run",
+        "8 bits",
+        "4.5",
+    ]
+    text = front_table([*ours, peer, other])
+    assert "another run" not in text
+    assert "| llama.cpp Q8_0 | 8 bits | 5 |" in text
