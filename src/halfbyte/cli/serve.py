@@ -36,7 +36,7 @@ def serve(
         typer.Option(
             "--cascade",
             "-c",
-            help="What requests get that do not choose.  [default: auto]",
+            help="Cascade of requests that name none.  [default: auto]",
         ),
     ] = None,
     allow_cascade: Annotated[
