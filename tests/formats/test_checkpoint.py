@@ -89,17 +89,17 @@ def test_tensors_are_mapped_not_read(tmp_path):
     assert not planes.hi.flags.writeable
 
 
-def test_what_was_let_go_is_still_there(tmp_path):
+def test_what_was_unloaded_is_still_there(tmp_path):
     checkpoint = Checkpoint.open(write_checkpoint(tmp_path / "c"))
     planes = checkpoint.matrix("embed")
     before = planes.hi.copy()
-    checkpoint.let_go()
+    checkpoint.unload()
     np.testing.assert_array_equal(planes.hi, before)
     np.testing.assert_array_equal(checkpoint.matrix("embed").hi, before)
 
 
 def _owner(array):
-    """Whose memory a view shows."""
+    """The object whose memory a view shows."""
     while isinstance(array, np.ndarray | memoryview):
         array = array.obj if isinstance(array, memoryview) else array.base
     return array

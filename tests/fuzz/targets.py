@@ -35,7 +35,7 @@ def safetensors(path: Path) -> None:
     for name, entry in file.entries.items():
         if entry.dtype in READABLE_DTYPES:
             file.array(name).tobytes()
-    file.let_go()
+    file.unload()
 
 
 def gguf(path: Path) -> None:

@@ -284,7 +284,7 @@ def _params_of(
         raise ArgumentError(
             "params",
             got=f"{len(params)} for {count} prompts",
-            expected="one, or one a prompt",
+            expected="one, or one per prompt",
             fix="give a single SamplingParams for all",
         )
     return list(params)

@@ -200,7 +200,7 @@ def load(
     _check_memory(weights.config, options)
     runtime = _build(weights, options)
     if isinstance(weights, Checkpoint) and options.backend == "native":
-        weights.let_go()
+        weights.unload()
     return LoadedModel(str(model), runtime, weights, options, weights)
 
 

@@ -1,4 +1,4 @@
-"""One request: its sequence, its text, what it has told so far."""
+"""One request: its sequence, its text, what its chunks have carried so far."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Request:
         follows = codec is not None and (params.stop or params.shown_token_ids or follow)
         self._text = _Text(codec, prompt, params) if codec and follows else None
         self._params = params
-        self._told = 0  # emitted tokens that chunks have carried
+        self._carried = 0  # emitted tokens that chunks have carried
         eos = frozenset() if params.ignore_eos else model.eos_ids
         stop_ids = eos | frozenset(params.stop_token_ids)
         rules = _rules(model, params, stop_ids)
@@ -67,21 +67,21 @@ class Request:
 
     def take_chunk(self) -> Chunk | None:
         """What is new since the last call; None: nothing. The last one carries the completion."""
-        sequence, told = self.sequence, self._told
-        emitted = sequence.emitted_since(told)
+        sequence, carried = self.sequence, self._carried
+        emitted = sequence.emitted_since(carried)
         if not emitted and sequence.finish_reason is None:
             return None
-        self._told += len(emitted)
+        self._carried += len(emitted)
         # The completion lets go of the text held back, so it comes first.
         completion = self.completion() if sequence.finish_reason is not None else None
         pieces, tail = self._text.take(len(emitted)) if self._text else ([""] * len(emitted), "")
         return Chunk(
             token_ids=emitted,
             pieces=pieces,
-            logprobs=sequence.output.logprobs[told:],
-            fates=sequence.output.fates[told:],
+            logprobs=sequence.output.logprobs[carried:],
+            fates=sequence.output.fates[carried:],
             completion=completion,
-            top_logprobs=self._tops_since(told),
+            top_logprobs=self._tops_since(carried),
             tail=tail,
         )
 
@@ -214,7 +214,7 @@ def check_tokens(prompt: Seq[int], vocab_size: int) -> None:
 
 
 def too_long(got: str, context: int) -> ContextError:
-    """What a prompt is told that leaves no room."""
+    """The error for a prompt that leaves no room."""
     return ContextError(
         "prompt",
         got=got,

@@ -11,7 +11,7 @@ from halfbyte.cascade.verify import Fate
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A finished request. `token_ids`, `logprobs` and `fates` have one entry a token."""
+    """A finished request. `token_ids`, `logprobs` and `fates` have one entry per token."""
 
     prompt_token_ids: list[int]
     token_ids: list[int]

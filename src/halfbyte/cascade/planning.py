@@ -1,4 +1,4 @@
-"""Who decides what each sequence does in the next cycle: the protocol, and the fixed plan."""
+"""What decides what each sequence does in the next cycle: the protocol, and the fixed plan."""
 
 from __future__ import annotations
 

@@ -282,7 +282,7 @@ class Engine:
         self._planner_of.pop(sequence, None)
 
     def _check_stuck(self) -> None:
-        """Nothing runs and nothing could be admitted: someone else has the pages."""
+        """Nothing runs and nothing could be admitted: another user of the pool has the pages."""
         if not self._scheduler.waiting:
             return
         first = self._scheduler.waiting[0]

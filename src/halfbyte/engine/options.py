@@ -1,4 +1,4 @@
-"""What an engine is told: lengths, sizes, limits."""
+"""Options of an engine: lengths, sizes, limits."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class PagePool:
         return self._page_of.get(name)
 
     def is_held(self, page: int) -> bool:
-        """Whether anyone holds it."""
+        """Whether a table holds it."""
         return self._holders[page] > 0
 
     def forget(self) -> None:

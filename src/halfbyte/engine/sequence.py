@@ -41,7 +41,7 @@ class Sequence:
         """`limit`: most tokens to emit. `watch` sees each in order; True ends the sequence.
 
         `cascade` None: the engine's own. `priority`: lower goes first. `deadline`: on the clock
-        that the engine is stepped with. `shaper`: the one of `sampler`, to be told of tokens.
+        that the engine is stepped with. `shaper`: the one of `sampler`, which follows the tokens.
         """
         self.tokens = list(prompt)
         self.prompt_len = len(prompt)

@@ -138,10 +138,10 @@ class Checkpoint:
         check_finite(name, values)
         return values
 
-    def let_go(self) -> None:
+    def unload(self) -> None:
         """Give back the memory of what was read: a runtime has its own copy. All stays readable."""
         for file in {id(file): file for file in self._tensors.values()}.values():
-            file.let_go()
+            file.unload()
 
     @property
     def has_units(self) -> bool:

@@ -97,7 +97,7 @@ class TensorFile:
         typed: NDArray[Any] = raw.view(dtype)
         return typed.reshape(entry.shape)
 
-    def let_go(self) -> None:
+    def unload(self) -> None:
         """Take the pages read so far out of this process; a later access reads them again."""
         self._mapping.madvise(mmap.MADV_DONTNEED)
 

@@ -22,7 +22,7 @@ def to_f32(raw: NDArray[np.uint8], type_name: str) -> NDArray[np.float32]:
     """[n, row_bytes] -> [n, K]."""
     from gguf import GGMLQuantizationType, quants  # 0.1 s that a converted model does not need
 
-    with np.errstate(all="ignore"):  # damaged scales: who uses the numbers checks them
+    with np.errstate(all="ignore"):  # damaged scales: the numbers are checked where they are used
         values: NDArray[np.float32] = quants.dequantize(raw, GGMLQuantizationType[type_name])
     return values
 

@@ -94,7 +94,7 @@ class _Reader:
     def integer(self, key: str, default: Any = _REQUIRED) -> int:
         value = self._get(key, default)
         if isinstance(value, np.ndarray) and value.size and (value == value.flat[0]).all():
-            value = value.flat[0].item()  # one number a layer, all the same
+            value = value.flat[0].item()  # one number per layer, all the same
         if type(value) is not int or not 0 <= value < 1 << 31:
             raise self.fault(key, value, "one non-negative integer")
         return value

@@ -14,7 +14,7 @@ from halfbyte.importers.source import TokenizerFiles
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 MAX_TOKEN_CHARS = 1024
-MAX_MERGES = 4 << 20  # a vocabulary of 262k tokens has 0.6 M; a hostile one a thousand a token
+MAX_MERGES = 4 << 20  # a vocabulary of 262k tokens has 0.6 M; a hostile one a thousand per token
 
 # Tokens that end a turn or a text, whatever the metadata names as `eos`.
 END_TOKENS = (

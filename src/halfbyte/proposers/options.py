@@ -1,4 +1,4 @@
-"""What `ngram` is told."""
+"""Options of `ngram`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class NgramOptions:
     """What counts as a match and where it is looked for."""
 
     min_n: int = option(2, "Shortest suffix that is proposed from.", integer(1, MOST_N, _LEAVE))
-    # A longer one is not told apart from one of this length.
+    # A longer match counts as one of this length.
     max_n: int = option(24, "Longest suffix that is looked for.", integer(1, MOST_N, _LEAVE))
     history: int = option(
         0,

@@ -18,8 +18,8 @@ from halfbyte.errors import ArgumentError
 
 KvBits = NDArray[np.uint16] | NDArray[np.uint32]  # f16 or bf16; f32
 
-# What is made anew in every step is not frozen: that would take three times as long. Nobody changes
-# what has been passed on all the same.
+# What is made anew in every step is not frozen: that would take three times as long. It is not
+# changed once it has been passed on all the same.
 
 
 @dataclass(slots=True)

@@ -63,7 +63,7 @@ class Answer:
         return self._head | {"choices": found, "usage": self._generation.usage()}
 
     async def _events(self, choices: Choices) -> AsyncIterator[bytes]:
-        """An object a choice, the usage if asked for, and the end mark."""
+        """An object per choice, the usage if asked for, and the end mark."""
         options = self._options
         running = options is not None and options.continuous_usage_stats
         try:

@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line on stderr. Prompts and answers are never logged."""
+"""Structured logs: one JSON object per line on stderr. Prompts and answers are never logged."""
 
 from __future__ import annotations
 

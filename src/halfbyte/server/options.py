@@ -89,7 +89,7 @@ class ServeOptions:
 
 
 def read_api_keys(path: Path | None, environment: Mapping[str, str] = os.environ) -> frozenset[str]:
-    """Keys from a file (one a line, # comments) and from the environment; none: no check."""
+    """Keys from a file (one per line, # comments) and from the environment; none: no check."""
     keys = set()
     if path is not None:
         try:

@@ -26,7 +26,7 @@ from halfbyte.server.watchdog import Watchdog
 T = TypeVar("T")
 # Longer text is tokenized in a thread, one at a time: a megabyte takes seconds of a core.
 _INLINE_CHARS = 2048  # or tokens
-# A longer text than this many characters a token of the context is counted in windows first, and
+# A longer text than this many characters per token of the context is counted in windows first, and
 # refused as soon as they have twice the tokens: where windows meet a few tokens are counted twice.
 _USUAL_CHARS = 4
 _WINDOW_CHARS = 1 << 15

@@ -1,4 +1,4 @@
-"""Who proposed each token of a choice, for requests with `return_fates`."""
+"""What proposed each token of a choice, for requests with `return_fates`."""
 
 from __future__ import annotations
 

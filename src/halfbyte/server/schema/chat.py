@@ -252,7 +252,7 @@ class TokenLogprob(TopLogprob):
 
 
 class ChatLogprobs(BaseModel):
-    """One entry a token."""
+    """One entry per token."""
 
     content: list[TokenLogprob] | None
 

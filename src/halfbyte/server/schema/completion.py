@@ -50,7 +50,7 @@ class CompletionBody(SamplingBody):
 
 
 class CompletionLogprobs(BaseModel):
-    """One entry a token."""
+    """One entry per token."""
 
     tokens: list[str]
     token_logprobs: list[float | None]
