@@ -52,11 +52,9 @@ def evaluate(
     ] = None,
     name: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="What rows call the model.  [default: CKPT]"),
+        typer.Option(help="Name of the model in rows.  [default: CKPT]"),
     ] = None,
-    window: Annotated[
-        int, typer.Option(help="perplexity, agreement: tokens of a stretch of text.")
-    ] = 512,
+    window: Annotated[int, typer.Option(help="perplexity, agreement: tokens per window.")] = 512,
     reference: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="agreement: LEVEL of the same weights, or MODEL@LEVEL such as SRC@f32."),
@@ -67,10 +65,15 @@ def evaluate(
     ] = None,
     max_tokens: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option("--max-tokens", "-n", help="Of a completion.  [default: the task's own]"),
+        typer.Option(
+            "--max-tokens", "-n", help="Most tokens of a completion.  [default: the task's own]"
+        ),
     ] = None,
     allow_code: Annotated[
-        bool, typer.Option("--allow-code", help="humaneval: run what the model writes, fenced in.")
+        bool,
+        typer.Option(
+            "--allow-code", help="humaneval: run the code that the model writes, in a sandbox."
+        ),
     ] = False,
     draft_length: DraftLength = EngineOptions.draft_length,
     batch: Annotated[

@@ -25,7 +25,7 @@ def generate(
         Optional[str],  # noqa: UP045
         typer.Argument(
             metavar="[PROMPT]",
-            help="The prompt; '-' reads it from stdin, and so does none where text is piped in.",
+            help="The prompt; '-', or none and a pipe, reads it from stdin.",
             show_default=False,
         ),
     ] = None,

@@ -24,13 +24,13 @@ def quantize(
     scheme: Annotated[str, typer.Option(help="How weights are rounded; see docs/quantize.md.")] = (
         "gptq"
     ),
-    planes: Annotated[int, typer.Option(help="8: 4-bit and 8-bit levels; 4: 4-bit alone.")] = 8,
+    planes: Annotated[int, typer.Option(help="8: levels of 4 and 8 bits; 4: of 4 bits only.")] = 8,
     group: Annotated[int, typer.Option(help="Inputs per scale: 32, 64 or 128.")] = 32,
     scales: Annotated[
         str,
         typer.Option(
             help="How scales are stored: int8+offset, f16 (as many bits, and further from the"
-            " weights), or int8 (a quarter of a bit less a weight, and as near as f16)."
+            " weights), or int8 (a quarter of a bit less per weight, and as near as f16)."
         ),
     ] = "int8+offset",
     wide: Annotated[
@@ -46,7 +46,7 @@ def quantize(
     ] = None,
     tokens: Annotated[int, typer.Option(help="Calibration tokens.")] = 16_384,
     sequence: Annotated[int, typer.Option(help="Tokens of a calibration sequence.")] = 512,
-    seed: Annotated[int, typer.Option(help="Of text the model writes.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the text that the model writes.")] = 0,
     threads: Threads = None,
     restart: Annotated[
         bool, typer.Option("--restart", help="Discard what an interrupted run has left.")

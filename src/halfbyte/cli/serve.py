@@ -29,7 +29,7 @@ def serve(
     server: ServeOptions,
     model_name: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="Name clients use.  [default: the last part of CKPT]"),
+        typer.Option(help="Model name that clients use.  [default: the last part of CKPT]"),
     ] = None,
     cascade: Annotated[
         Optional[str],  # noqa: UP045
@@ -43,7 +43,7 @@ def serve(
         Optional[list[str]],  # noqa: UP045
         typer.Option(
             help="Another cascade that a request may choose; may be given several times."
-            "  [default: the nested pair and n-grams, as far as the weights can]"
+            "  [default: the nested pair and n-grams, as far as the weights allow]"
         ),
     ] = None,
     llm_options: LlmOptions,

@@ -28,11 +28,13 @@ def train_eagle(
     max_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 256,
     draft_vocab: Annotated[int, typer.Option(help="Most frequent tokens the head scores.")] = 8192,
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 400,
-    batch: Annotated[int, typer.Option(help="Pieces of text a step.")] = 8,
+    batch: Annotated[int, typer.Option(help="Pieces of text per step.")] = 8,
     length: Annotated[int, typer.Option(help="Tokens of a piece.")] = 128,
-    unrolls: Annotated[int, typer.Option(help="Draft steps it is trained through.")] = 3,
+    unrolls: Annotated[int, typer.Option(help="Drafted tokens it is trained through.")] = 3,
     rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
-    seed: Annotated[int, typer.Option(help="Of texts, order and parameters.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of texts, their order and the first parameters.")
+    ] = 0,
     seconds: Annotated[
         float, typer.Option(help="Stop fitting after so long; run again to go on. 0: never.")
     ] = 0.0,

@@ -31,13 +31,13 @@ class EngineOptions:
     # B stops at draft_length less this.
     inner_length: int = option(
         4,
-        "Of A > B > C, most tokens A proposes to B at a time.",
+        "Of A > B > C: most tokens that A proposes to B per round.",
         integer(0, 64, "4 suits most stages"),
     )
     # More is a longer step for sequences that decode, and a sooner first token for the others.
     prefill_rows: int = option(
         128,
-        "Most rows of prompts in a step of sequences that decode.",
+        "Most prompt rows in a step while sequences decode.",
         integer(1, 8192, "128 suits most machines"),
     )
     # As long as a frame of a 60 Hz screen, so that no reader sees the tokens later.

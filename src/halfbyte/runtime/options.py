@@ -29,7 +29,9 @@ class RuntimeOptions:
     )
     num_tokens: int = option(8192, "Size of the KV pool, in tokens.", integer(1, 1 << 30, _LEAVE))
     page_size: int = option(64, "Tokens per KV page.", integer(1, 4096, _LEAVE))
-    kv_dtype: str = option("f16", "What KV is stored as: f16, bf16 or f32.", one_of(*KV_DTYPES))
+    kv_dtype: str = option(
+        "f16", "Type that KV is stored as: f16, bf16 or f32.", one_of(*KV_DTYPES)
+    )
     max_rows: int = option(512, "Most rows of one forward.", integer(1, 8192, _LEAVE))
 
     def __post_init__(self) -> None:

@@ -24,7 +24,7 @@ class ServeOptions:
 
     host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 is every network.")
     port: int = option(8000, "Port; 0 picks a free one.", integer(0, 65535, _LEAVE), "--port", "-p")
-    model_name: str = option("model", "Name clients use.")
+    model_name: str = option("model", "Model name that clients use.")
     api_keys: frozenset[str] = frozenset()
     cors_origins: tuple[str, ...] = option(
         (),
