@@ -45,7 +45,7 @@ class SourceError(HalfbyteError):
 
 
 class QueueFullError(HalfbyteError):
-    """There are more requests than the engine accepts; later there may be fewer."""
+    """More requests are waiting than the engine accepts; a later try may succeed."""
 
 
 class StoppedError(HalfbyteError):

@@ -26,7 +26,7 @@ MAX_OFFERS = 4
 
 @dataclass(frozen=True, slots=True)
 class Ngram:
-    """Proposes what followed the longest suffix of the text that occurred before."""
+    """Proposes what followed an earlier occurrence of the longest suffix of the text."""
 
     def __str__(self) -> str:
         return "ngram"
@@ -61,7 +61,7 @@ class Eagle:
 
 @dataclass(frozen=True, slots=True)
 class Auto:
-    """The planner's choice, from what the weights have and what is offered."""
+    """Leaves the stages before the target to the planner: levels, n-grams and what is offered."""
 
     offers: tuple[Model | Eagle, ...] = ()
 

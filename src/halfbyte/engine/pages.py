@@ -53,7 +53,7 @@ class PagePool:
 
     @contextmanager
     def lent(self, count: int) -> Iterator[list[int]]:
-        """So many free pages, or all there are, to write in for a while."""
+        """`count` free pages, or all there are, as scratch space."""
         pages = [self.take() for _ in range(min(count, self.num_free))]
         try:
             yield pages

@@ -167,14 +167,14 @@ class Scheduler:
         return len(self.running) < self._limits.max_running and needed + len(self.running) <= free
 
     def _preempt(self, step: Step) -> None:
-        """The last in order gives its pages back and waits; it will be computed again."""
+        """Preempt the last in order: it gives its pages back, waits, and is computed again."""
         victim = self.running.pop()
         victim.release()
         insort(self.waiting, victim, key=_order)
         step.preempted.append(victim)
 
     def _make_room(self, step: Step) -> None:
-        """A page for every pending token; the last in order give theirs back when it must be."""
+        """A page for every pending token; the last in order give theirs back if few are left."""
         for sequence in list(self.running):
             needed = sequence.committed_len + 1
             if sequence.table.holds(needed):

@@ -44,7 +44,7 @@ class Pages(Protocol):
         """Begin with the KV that is left of a text: of so many positions, fewer than it has."""
 
     def keep(self, tokens: Seq[int], num_positions: int) -> None:
-        """Leave it to others: positions 0 .. num_positions - 1 will not be written again."""
+        """Publish positions 0 .. num_positions - 1 for reuse: their KV is final."""
 
 
 @dataclass(slots=True)
@@ -79,7 +79,7 @@ class ModelRunner:
         self._seen: dict[Decoding, _Seen] = {}
 
     def begin(self, sequence: Decoding) -> None:
-        """Begin with what is left of its text; no page is taken before something is asked."""
+        """Begin with cached pages of its text; no page is taken before the first ask."""
         if sequence not in self._seen:
             pages = self._new_pages()
             known = pages.resume(sequence.tokens)
@@ -98,7 +98,7 @@ class ModelRunner:
         return max(0, sequence.committed_len - (0 if seen is None else len(seen.tokens)))
 
     def pages_before(self, ask: Ask) -> NDArray[np.int32] | None:
-        """Its own pages, once all that stands before the root has been run."""
+        """The model's own pages of it, once everything before the root has been run."""
         seen, positions = self._seen[ask.sequence], ask.root_position + 1
         if self._roll_back(seen, ask) < ask.root_position or ask.root >= self.vocab_size:
             return None

@@ -1,4 +1,4 @@
-"""`ngram`: proposes what followed the longest suffix of the text that stood there before.
+"""`ngram`: proposes what followed an earlier occurrence of the longest suffix of the text.
 
 Prompt lookup (Saxena, 2023) with the suffix length found rather than given: the longest n from
 `min_n` to `max_n`, and of its places the latest. It costs no forward. What follows may run into
@@ -86,7 +86,7 @@ class NgramProposer:
         """Nothing: new tokens are read off the sequence."""
 
     def propose(self, asks: Seq[Ask]) -> Proposals:
-        """What followed; nothing where no suffix of at least `min_n` tokens stood before."""
+        """The tokens that followed; none without a match of at least `min_n`."""
         started = perf_counter()
         tokens, sure = [], []
         for ask in asks:
@@ -96,7 +96,7 @@ class NgramProposer:
         return Proposals(tokens, seconds=perf_counter() - started, sure=sure)
 
     def match_lengths(self, sequences: Seq[Decoding]) -> list[int]:
-        """Of each, tokens of the suffix it would propose from now; 0: it would propose nothing."""
+        """Match length of what each would be proposed now; 0: nothing would be."""
         if self._history is not None:
             return [self._find(sequence, ())[0].length for sequence in sequences]
         lengths = match_lengths(

@@ -66,7 +66,7 @@ class Runner(Protocol):
         """
 
     def left(self, ask: Ask, place: Place, tokens: Seq[int]) -> None:
-        """Take note that `place.tokens` and then `tokens` have their KV written now."""
+        """Record that the KV of `place.tokens` and then of `tokens` is written."""
 
     def release(self, sequence: Decoding) -> None:
         """Give back what a sequence holds."""
@@ -93,10 +93,10 @@ class SharedRunner:
         self.vocab_size = runtime.config.vocab_size
 
     def begin(self, sequence: Decoding) -> None:
-        """Nothing: the sequence's pages are there."""
+        """Nothing: the sequence has its pages already."""
 
     def pages_before(self, ask: Ask) -> NDArray[np.int32] | None:
-        """The sequence's: whatever stands before a root was run."""
+        """The sequence's own: everything before a root has been run."""
         return ask.sequence.page_row
 
     def enter(self, asks: Seq[Ask], rows: Seq[int]) -> dict[int, Place]:

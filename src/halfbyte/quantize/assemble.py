@@ -19,7 +19,7 @@ F32 = NDArray[np.float32]
 def to_planes(
     codes: NDArray[np.int16], scale: F32, offset: F32, grid: Grid, scales: StoredScales
 ) -> Planes:
-    """Codes [n, K], scales and offsets [K/G, n] -> what is stored of them."""
+    """Codes [n, K], scales and offsets [K/G, n] -> their stored form."""
     hi, lo = split(codes)
     low = None
     if grid.planes == 8:

@@ -55,7 +55,7 @@ class SuffixIndex:
                 self._insert(len(self.text) - 2)
 
     def follow(self, text: Seq[int]) -> Match:
-        """Add what a text has grown by since; the match of its own end."""
+        """Add the tokens that the text has gained; returns the match of its end."""
         self.extend(text[len(self.text) :])
         return self.find(text)
 

@@ -1,4 +1,4 @@
-"""How a request's tokens are chosen and when it ends."""
+"""How a request's tokens are drawn and when it ends."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class Changes:
 
 
 class Shaper(Protocol):
-    """Knows the text of one sequence up to its pending token."""
+    """Follows the text of one sequence up to its pending token."""
 
     def admit(self, proposed: Seq[int]) -> int:
         """How many of these tokens, from the first on, could be emitted at all."""

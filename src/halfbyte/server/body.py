@@ -52,7 +52,7 @@ async def read_body(request: Request, model: type[B], service: Service) -> B:
 
 
 def body_bytes(request: Request) -> int:
-    """Size of the body that was read, by which what is made of it may be large; 0: not at all."""
+    """Bytes of the body that was read: a measure of how large an answer may be; 0: none was."""
     return int(request.scope.get(BODY_BYTES, 0))
 
 

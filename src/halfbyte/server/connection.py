@@ -310,7 +310,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def _close(self) -> None:
-        """Send what is written, then hang up; where the client still sends, after a little while.
+        """Send what is written, then close; a little later if the client still sends.
 
         Closing at once would let its system throw away the answer that it has not read yet.
         """

@@ -1,4 +1,4 @@
-"""What is served, and whether it is well: /v1/models, /health, and what is refused by name."""
+"""What is served and its health: /v1/models, /health, and endpoints refused by name."""
 
 from __future__ import annotations
 

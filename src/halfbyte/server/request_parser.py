@@ -1,4 +1,4 @@
-"""Bytes of a connection -> heads, pieces and ends of requests; what is no HTTP is refused."""
+"""Bytes of a connection -> heads, pieces and ends of requests; anything but HTTP is refused."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Head:
 
 
 class Sink(Protocol):
-    """What is told of requests as they come. May raise ApiError: nothing more is parsed then."""
+    """Receives parts of requests as they arrive. May raise ApiError, which ends the parsing."""
 
     def on_begin(self) -> None:
-        """The first byte of a request has come."""
+        """The first byte of a request has arrived."""
 
     def on_head(self, head: Head) -> None:
         """Its head is whole."""
@@ -59,7 +59,7 @@ class RequestParser:
         self._again = b""  # a head whose upgrade is declined
 
     def feed(self, data: bytes) -> None:
-        """Parse; ApiError for what is no HTTP or too much of it, and nothing more is parsed."""
+        """Parse; ApiError, which ends the parsing, for anything but HTTP or for too much of it."""
         if self.is_over:
             return
         self._loose += len(data)

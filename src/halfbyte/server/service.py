@@ -109,7 +109,7 @@ class Service:
         return codec.encode(text, as_chat=as_chat) if how is None else how()
 
     async def aside(self, size: int, work: Callable[[], T]) -> T:
-        """What is done for `size` tokens, in a thread where they are many."""
+        """The result of work over `size` tokens, done in a thread if they are many."""
         if size <= _INLINE_CHARS:
             return work()
         async with self.heavy:

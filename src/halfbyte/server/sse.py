@@ -18,7 +18,7 @@ HEARTBEAT_SECONDS = 10.0  # a proxy or client that times out idle connections se
 
 
 def event(values: Mapping[str, Any]) -> bytes:
-    """One event with a JSON object, on one line whatever a client takes for a line's end."""
+    """One event with a JSON object, on one line for every client's notion of a line break."""
     text = _ENCODER.encode(values)
     for character, escaped in _LINE_ENDS:
         text = text.replace(character, escaped)

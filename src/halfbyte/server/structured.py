@@ -17,7 +17,7 @@ _ANY_OBJECT = {"type": "object"}
 
 
 def chat_constraint(body: ChatBody) -> StructuredOutputs | None:
-    """The one constraint of a conversation; ApiError 400 for two, or one that cannot be."""
+    """The one constraint of a conversation; ApiError 400 for two, or for an impossible one."""
     constraint = text_constraint(body.response_format, body.structured_outputs)
     forced = forced_tools(body)
     if not forced:

@@ -36,7 +36,7 @@ class Watchdog:
             self.look()
 
     def look(self) -> None:
-        """Tell the log once a patience while it stands, and when it goes on."""
+        """Log a stall, once per patience while it lasts, and its end."""
         seconds = self._engine.stalled_seconds
         if seconds > self._told_at + self._patience:
             self.num_stalls += self._told_at == 0

@@ -131,7 +131,7 @@ class UserMessage(Sent):
 
 
 class AssistantMessage(Sent):
-    """An earlier answer, with whatever the client that read it made of it."""
+    """An earlier answer as the client sends it back."""
 
     role: Literal["assistant"]
     content: Content | None = None

@@ -159,7 +159,7 @@ def _replays() -> Iterator[Replay]:
 
 
 def _best(forms: list[Form], reasoning: Reasoning | None, replay: Replay, render: Render) -> Form:
-    """The one that reads most of what the template shows; of equal ones the first."""
+    """The form that reads most of the calls that the template shows; of equal ones the first."""
     if len(forms) == 1:
         return forms[0]
     scores = [0] * len(forms)

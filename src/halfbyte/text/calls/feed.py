@@ -154,7 +154,7 @@ class TextFeed:
         return found
 
     def upto(self, literals: Sequence[str]) -> Steps[tuple[str, str]]:
-        """Text that none of these can begin in, or else the one that comes now.
+        """Text in which none of these can begin, or else the one that comes now.
 
         Two empty strings are the end. For text that is given on as it comes: call it again.
         """
@@ -196,7 +196,7 @@ class TextFeed:
         return self._held_chars + self._at - self._held_from
 
     def _undecided(self, literals: Sequence[str]) -> int:
-        """Where the earliest literal may begin that the text is too short to tell."""
+        """Where a literal may begin that the text so far is too short to decide; the earliest."""
         size, begun = len(self._text), _beginnings(tuple(literals))
         longest = max(map(len, literals))
         at = max(self._at, size - longest + 1)

@@ -308,7 +308,7 @@ def open_fence(feed: TextFeed) -> Steps[bool]:
 
 
 def close_fence(feed: TextFeed) -> Steps[None]:
-    """Read the end of a code fence; one that the answer ends before is no matter."""
+    """Read the end of a code fence; it may be missing where the answer ends."""
     yield from feed.space()
     if (yield from feed.peek()):
         yield from feed.expect("```")

@@ -1,4 +1,4 @@
-"""Values as models write them: JSON, Python's literals, and what is nearly either.
+"""Values as models write them: JSON, Python's literals, and text that is nearly one of them.
 
 Read from a growing text, never evaluated. Beyond the standards: raw line breaks and tabs in
 strings, a quote inside a string that nothing after it lets end there, single quotes, unknown
