@@ -180,8 +180,7 @@ def test_a_long_prompt_is_cut_into_chunks_beside_those_who_decode() -> None:
 
 
 class SlowRuntime(FakeRuntime):
-    """A forward takes 4 ms; notes how long bursts were to be, how many tokens they had, and whom
-    they were for."""
+    """A forward takes 4 ms; notes of each burst its limit, its tokens and its sequences."""
 
     def __init__(self) -> None:
         super().__init__(num_pages=99)

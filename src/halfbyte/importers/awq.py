@@ -19,10 +19,10 @@ from halfbyte.importers.packing import (
     FLOATS,
     PackedTensor,
     checked_groups,
-    choice,
     group_count,
     group_setting,
     module_names,
+    one_of,
     packed,
 )
 
@@ -41,11 +41,11 @@ class Awq:
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Awq:
         """From quantization_config; raises SourceError for what is not read."""
-        choice(values, "bits", (4,), 4)
+        one_of(values, "bits", (4,), 4)
         version = values.get("version")
         name = version.lower() if isinstance(version, str) else version
-        choice({"version": name}, "version", ("gemm",), "gemm")
-        choice(values, "zero_point", (True,), True)
+        one_of({"version": name}, "version", ("gemm",), "gemm")
+        one_of(values, "zero_point", (True,), True)
         return cls(group_setting(values), module_names(values, "modules_to_not_convert"))
 
     @property

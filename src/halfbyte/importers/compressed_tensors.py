@@ -23,10 +23,10 @@ from halfbyte.importers.packing import (
     FLOATS,
     PackedTensor,
     checked_groups,
-    choice,
     fault,
     group_count,
     group_setting,
+    one_of,
     packed,
 )
 
@@ -59,19 +59,19 @@ class CompressedTensors:
         form = values.get("format")
         if form not in FORMATS:  # newer files say it in the scheme
             form = schemes[0].get("format") or form
-        form = str(choice({"format": form}, "format", FORMATS, None))
+        form = str(one_of({"format": form}, "format", FORMATS, None))
         if values.get("transform_config"):
             raise fault("transform_config", "rotations at run time", "none")
         sparsity = values.get("sparsity_config") or {}
         if not isinstance(sparsity, dict) or sparsity.get("format", "dense") != "dense":
             raise fault("sparsity_config", repr(sparsity)[:80], "dense weights")
-        choice(first, "type", ("int",), "int")
-        choice(first, "dynamic", (False,), False)
-        bits = choice(first, "num_bits", (4, 8), None)
+        one_of(first, "type", ("int",), "int")
+        one_of(first, "dynamic", (False,), False)
+        bits = one_of(first, "num_bits", (4, 8), None)
         if form == "int-quantized" and bits != 8:
             raise fault("num_bits", bits, "8 where weights are int-quantized")
-        strategy = choice(first, "strategy", ("group", "channel", "tensor"), None)
-        symmetric = choice(first, "symmetric", (True, False), True)
+        strategy = one_of(first, "strategy", ("group", "channel", "tensor"), None)
+        symmetric = one_of(first, "symmetric", (True, False), True)
         if strategy == "tensor" and not symmetric:
             raise fault("strategy", "tensor, not symmetric", "group or channel where asymmetric")
         size = group_setting(first) if strategy == "group" else None

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from halfbyte.checks import check_one_of
 from halfbyte.config import GROUP_SIZES, ModelConfig
 from halfbyte.errors import ArgumentError, SourceError
 from halfbyte.formats.names import expected_matrices, expected_tensors, product_of
@@ -106,10 +107,10 @@ def convert(
 
 def _plan(source: Source, planes: int | None, group: int | None) -> tuple[int, int, bool]:
     """(planes, group size, whether to import exactly)."""
-    if planes not in (None, 4, 8):
-        raise ArgumentError("planes", got=planes, expected="4 or 8", fix="use one of those")
-    if group is not None and group not in GROUP_SIZES:
-        raise ArgumentError("group", got=group, expected="32, 64 or 128", fix="use one of those")
+    if planes is not None:
+        check_one_of("planes", planes, (4, 8), "use one of those")
+    if group is not None:
+        check_one_of("group", group, GROUP_SIZES, "use one of those")
     natural, natural_group = source.natural or (None, EXACT_GROUP)
     chosen = planes or natural or 8
     exact = chosen == natural

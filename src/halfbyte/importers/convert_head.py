@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from halfbyte.checks import check_one_of
 from halfbyte.config import GROUP_SIZES
 from halfbyte.errors import ArgumentError
 from halfbyte.formats.checkpoint import open_files
@@ -61,10 +62,8 @@ def _open_files(path: Path) -> None:
 
 
 def _check(weights: HeadWeights, planes: int, group: int) -> None:
-    if planes not in (4, 8):
-        raise ArgumentError("planes", got=planes, expected="4 or 8", fix="use one of those")
-    if group not in GROUP_SIZES:
-        raise ArgumentError("group", got=group, expected="32, 64 or 128", fix="use one of those")
+    check_one_of("planes", planes, (4, 8), "use one of those")
+    check_one_of("group", group, GROUP_SIZES, "use one of those")
     inputs = {shape[1] for _, shape in head_tensors(weights.config) if len(shape) == 2}
     inputs.add(weights.config.model.hidden_size)
     fitting = [size for size in GROUP_SIZES if all(k % size == 0 for k in inputs)]

@@ -23,10 +23,10 @@ from halfbyte.importers.packing import (
     FLOATS,
     PackedTensor,
     checked_groups,
-    choice,
     fault,
     group_count,
     group_setting,
+    one_of,
     packed,
 )
 
@@ -44,12 +44,12 @@ class Gptq:
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Gptq:
         """From quantization_config; raises SourceError for what is not read."""
-        bits = choice(values, "bits", (4, 8), 4)
+        bits = one_of(values, "bits", (4, 8), 4)
         stated = values.get("checkpoint_format") or values.get("format")
-        form = choice(
+        form = one_of(
             {"checkpoint_format": stated}, "checkpoint_format", ("gptq", "gptq_v2"), "gptq"
         )
-        choice(values, "pack_dtype", ("int32",), "int32")
+        one_of(values, "pack_dtype", ("int32",), "int32")
         if values.get("dynamic"):
             raise fault("dynamic", "settings of single layers", "one setting for all layers")
         return cls(bits, group_setting(values), 1 if form == "gptq" else 0)

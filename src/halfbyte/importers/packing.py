@@ -89,7 +89,7 @@ def checked_groups(
     return index.astype(np.int64)
 
 
-def choice(values: Mapping[str, Any], key: str, allowed: tuple[Any, ...], default: Any) -> Any:
+def one_of(values: Mapping[str, Any], key: str, allowed: tuple[Any, ...], default: Any) -> Any:
     """A setting that must be one of a few; missing or null is the default."""
     value = values.get(key)
     value = default if value is None else value
