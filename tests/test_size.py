@@ -13,7 +13,7 @@ BUDGETS = {
     "src/halfbyte": 35_500,  # layers as data and the families on it
     "src/halfbyte/planner": 2_300,  # the aim is 1,200
     "src/halfbyte/cascade/cycle.py": 220,
-    "csrc": 6_500,
+    "csrc": 7_500,  # kinds of layers, experts
 }
 LONGEST_FILE = 600
 

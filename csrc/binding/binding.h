@@ -78,31 +78,88 @@ struct DraftArrays {
                                         std::pair{"head", &DraftArrays::head}};
 };
 
-// CoreShape of halfbyte/runtime/native.py.
-struct ShapeFields {
-    int vocab = 0, hidden = 0, intermediate = 0, layers = 0, heads = 0, kv_heads = 0, head_dim = 0;
-    float norm_eps = 0;
-    int sliding_window = 0;
-    bool tied_head = false;
+// CoreRotary, CoreLayer and CoreShape of halfbyte/runtime/native_shape.py.
+struct RotaryFields {
     Array<float, 1> inverse_frequencies;
+    float factor = 1;
+    static constexpr std::tuple kFields{
+        std::pair{"inverse_frequencies", &RotaryFields::inverse_frequencies},
+        std::pair{"factor", &RotaryFields::factor}};
+};
+
+struct LayerFields {
+    int heads = 0, kv_heads = 0, head_dim = 0, window = 0, rotary = 0;
+    float scale = 0, softcap = 0;
+    bool whole_norm = false;
+    float position_scale = 0;
+    int original_context = 0, size = 0;
+    std::string activation;
+    float limit = 0;
+    bool norm_before = false, norm_after = false;
+    float residual_multiplier = 1;
+    int experts = 0, top_k = 0;
+    bool sigmoid = false, normalized = false;
+    float routing_scale = 1;
+    int shared_size = 0;
+    std::string shared_activation;
+    float shared_limit = 0;
+    bool shared_gate = false;
+    static constexpr std::tuple kFields{
+        std::pair{"heads", &LayerFields::heads},
+        std::pair{"kv_heads", &LayerFields::kv_heads},
+        std::pair{"head_dim", &LayerFields::head_dim},
+        std::pair{"window", &LayerFields::window},
+        std::pair{"rotary", &LayerFields::rotary},
+        std::pair{"scale", &LayerFields::scale},
+        std::pair{"softcap", &LayerFields::softcap},
+        std::pair{"whole_norm", &LayerFields::whole_norm},
+        std::pair{"position_scale", &LayerFields::position_scale},
+        std::pair{"original_context", &LayerFields::original_context},
+        std::pair{"size", &LayerFields::size},
+        std::pair{"activation", &LayerFields::activation},
+        std::pair{"limit", &LayerFields::limit},
+        std::pair{"norm_before", &LayerFields::norm_before},
+        std::pair{"norm_after", &LayerFields::norm_after},
+        std::pair{"residual_multiplier", &LayerFields::residual_multiplier},
+        std::pair{"experts", &LayerFields::experts},
+        std::pair{"top_k", &LayerFields::top_k},
+        std::pair{"sigmoid", &LayerFields::sigmoid},
+        std::pair{"normalized", &LayerFields::normalized},
+        std::pair{"routing_scale", &LayerFields::routing_scale},
+        std::pair{"shared_size", &LayerFields::shared_size},
+        std::pair{"shared_activation", &LayerFields::shared_activation},
+        std::pair{"shared_limit", &LayerFields::shared_limit},
+        std::pair{"shared_gate", &LayerFields::shared_gate}};
+};
+
+struct ShapeFields {
+    int vocab = 0, hidden = 0;
+    float norm_eps = 0;
+    bool tied_head = false;
+    float embedding_multiplier = 1, logit_multiplier = 1, logit_softcap = 0;
+    std::vector<LayerFields> kinds;
+    std::vector<int> order;
+    std::vector<RotaryFields> rotaries;
     int features = 0, embedding_rows = 0;
     bool wide = false;
     static constexpr std::tuple kFields{
         std::pair{"vocab", &ShapeFields::vocab},
         std::pair{"hidden", &ShapeFields::hidden},
-        std::pair{"intermediate", &ShapeFields::intermediate},
-        std::pair{"layers", &ShapeFields::layers},
-        std::pair{"heads", &ShapeFields::heads},
-        std::pair{"kv_heads", &ShapeFields::kv_heads},
-        std::pair{"head_dim", &ShapeFields::head_dim},
         std::pair{"norm_eps", &ShapeFields::norm_eps},
-        std::pair{"sliding_window", &ShapeFields::sliding_window},
         std::pair{"tied_head", &ShapeFields::tied_head},
-        std::pair{"inverse_frequencies", &ShapeFields::inverse_frequencies},
+        std::pair{"embedding_multiplier", &ShapeFields::embedding_multiplier},
+        std::pair{"logit_multiplier", &ShapeFields::logit_multiplier},
+        std::pair{"logit_softcap", &ShapeFields::logit_softcap},
+        std::pair{"kinds", &ShapeFields::kinds},
+        std::pair{"order", &ShapeFields::order},
+        std::pair{"rotaries", &ShapeFields::rotaries},
         std::pair{"features", &ShapeFields::features},
         std::pair{"embedding_rows", &ShapeFields::embedding_rows},
         std::pair{"wide", &ShapeFields::wide}};
 };
+
+// Throws unless the core can run it.
+ModelShape checked_shape(const ShapeFields& fields);
 
 // Weight, activation and head bits.
 using LevelBits = std::tuple<int, int, int>;
@@ -188,7 +245,9 @@ class NativeModel {
     void expect_open(const std::string& slot) const;
     void expect_running() const;
     void expect_all_set() const;
-    std::pair<int, int> expected(const std::string& slot) const;
+    // Outputs and inputs of a matrix; the length of a vector.
+    std::pair<int, int> expected(const std::string& slot, int layer) const;
+    int expected_length(const std::string& slot, int layer) const;
     Linear& layer_matrix(const std::string& slot, int layer);
     Linear& find(const std::string& slot, int layer);
     void finish(const std::string& slot);
@@ -223,6 +282,10 @@ template <>
 struct type_caster<halfbyte::BatchArrays> : fields_caster<halfbyte::BatchArrays> {};
 template <>
 struct type_caster<halfbyte::DraftArrays> : fields_caster<halfbyte::DraftArrays> {};
+template <>
+struct type_caster<halfbyte::RotaryFields> : fields_caster<halfbyte::RotaryFields> {};
+template <>
+struct type_caster<halfbyte::LayerFields> : fields_caster<halfbyte::LayerFields> {};
 template <>
 struct type_caster<halfbyte::ShapeFields> : fields_caster<halfbyte::ShapeFields> {};
 }  // namespace nanobind::detail

@@ -40,7 +40,7 @@ void NativeModel::keep_features(std::vector<int> taps) {
     expect_running();
     expect(!taps.empty() && taps.size() <= 8, "1 to 8 taps");
     for (const int tap : taps)
-        expect(tap >= 0 && tap <= model_->shape().layers, "a tap is 0..layers");
+        expect(tap >= 0 && tap <= model_->shape().layers(), "a tap is 0..layers");
     model_->keep_features(std::move(taps));
 }
 

@@ -15,7 +15,7 @@ namespace {
 template <typename Row>
 void arrange(const std::string& slot, const std::vector<std::size_t>& sizes,
              std::vector<Row>& rows) {
-    if (slot == "gate_up") {
+    if (slot.ends_with("gate_up")) {
         expect(sizes.size() == 2 && sizes[0] == sizes[1], "gate_up needs two parts of one size");
         std::vector<Row> mixed;
         for (std::size_t i = 0; i < sizes[0]; i += 16)
@@ -52,54 +52,42 @@ void check_scales(const std::string& slot, std::size_t count, std::size_t groups
         slot + ".unit must be finite");
 }
 
+// The matrices of a layer that are planes, or dense at the `f32` level.
+std::vector<const Linear*> stored_matrices(const Layer& l) {
+    std::vector<const Linear*> all{&l.qkv, &l.o, &l.inner.gate_up, &l.inner.down};
+    if (l.shared.gate_up.k()) all.insert(all.end(), {&l.shared.gate_up, &l.shared.down});
+    return all;
+}
+
+const float*& layer_vector(Layer& l, const std::string& slot) {
+    if (slot == "qkv_bias") return l.qkv_bias;
+    if (slot == "o_bias") return l.o_bias;
+    if (slot == "gate_up_bias") return l.inner.gate_up_bias;
+    if (slot == "down_bias") return l.inner.down_bias;
+    if (slot == "shared_gate_up_bias") return l.shared.gate_up_bias;
+    if (slot == "shared_down_bias") return l.shared.down_bias;
+    if (slot == "router_bias") return l.router_bias;
+    if (slot == "choice_bias") return l.choice_bias;
+    if (slot == "attn_norm") return l.attn_norm;
+    if (slot == "mlp_norm") return l.mlp_norm;
+    if (slot == "attn_norm_after") return l.attn_norm_after;
+    if (slot == "mlp_norm_after") return l.mlp_norm_after;
+    if (slot == "q_norm") return l.q_norm;
+    if (slot == "k_norm") return l.k_norm;
+    refuse("no vector named " + slot);
+}
+
 }  // namespace
 
 NativeModel::NativeModel(const ShapeFields& shape, const std::string& tier, int threads,
                          int max_rows) {
-    const auto& [vocab, hidden, intermediate, layers, heads, kv_heads, head_dim, norm_eps,
-                 sliding_window, tied_head, inverse_frequencies, features, embedding_rows, wide] =
-        shape;
-    // The bounds are far above any model's, and keep every product of sizes below 2^63.
-    expect(vocab > 0 && vocab <= 1 << 24, "vocab must be 1..16777216");
-    expect(layers > 0 && layers <= 1 << 12, "layers must be 1..4096");
+    ModelShape checked = checked_shape(shape);
     expect(threads > 0 && threads <= kMostThreads, "threads must be 1..1024");
-    expect(hidden > 0 && hidden % 16 == 0 && hidden <= 1 << 18,
-           "hidden_size must be a multiple of 16, at most 262144");
-    expect(intermediate > 0 && intermediate % 16 == 0 && intermediate <= 1 << 20,
-           "intermediate_size must be a multiple of 16, at most 1048576");
-    expect(head_dim > 0 && head_dim % 16 == 0 && head_dim <= 256,
-           "head_dim must be 16..256, a multiple of 16");
-    expect(kv_heads > 0 && heads > 0 && heads <= 1 << 10 && heads % kv_heads == 0 &&
-               heads / kv_heads <= kMostGroup,
-           "num_heads must be a multiple of num_kv_heads, at most 64 to one, at most 1024");
     expect(max_rows > 0 && max_rows <= 1 << 16, "max_rows must be 1..65536");
-    expect(sliding_window >= 0, "sliding_window must be a number of positions, or 0");
-    expect(embedding_rows >= 0 && embedding_rows <= 1 << 24, "embedding_rows must be 0..16777216");
-    expect(features >= 0 && features % hidden == 0 && features / hidden <= 8 &&
-               (features > 0 || (!wide && !embedding_rows)) &&
-               (features == 0 || wide || features == hidden),
-           "features must be hidden_size, or of a wide head up to 8 times that");
-    expect(static_cast<int>(inverse_frequencies.shape(0)) == head_dim / 2,
-           "inverse_frequencies must have head_dim / 2 values");
     const Kernels* kernels = find_kernels(tier);
     expect(kernels != nullptr, "tier " + tier + " cannot run on this processor");
-    std::vector<float> frequencies(inverse_frequencies.data(),
-                                   inverse_frequencies.data() + head_dim / 2);
-    model_ = std::make_unique<Model>(ModelShape{.vocab = vocab,
-                                                .hidden = hidden,
-                                                .intermediate = intermediate,
-                                                .layers = layers,
-                                                .heads = heads,
-                                                .kv_heads = kv_heads,
-                                                .head_dim = head_dim,
-                                                .norm_eps = norm_eps,
-                                                .sliding_window = sliding_window,
-                                                .tied_head = tied_head,
-                                                .inverse_frequencies = std::move(frequencies),
-                                                .features = features,
-                                                .embedding_rows = embedding_rows,
-                                                .wide = wide},
-                                     *kernels, threads, max_rows);
+    const int layers = checked.layers();
+    model_ = std::make_unique<Model>(std::move(checked), *kernels, threads, max_rows);
     model_->layers.resize(layers);
 }
 
@@ -107,7 +95,7 @@ void NativeModel::set_planes(const std::string& slot, int layer, std::vector<Pla
                              int group, int wide) {
     expect_open(slot);
     expect(group == 32 || group == 64 || group == 128, "group must be 32, 64 or 128");
-    const auto [n, k] = expected(slot);
+    const auto [n, k] = expected(slot, layer);
     expect(k % group == 0, slot + ": inputs must be a multiple of the group");
     expect(wide >= 0 && wide <= k / group, slot + ": more wide groups than groups");
     const std::size_t groups = k / group, wide_bytes = static_cast<std::size_t>(wide) * group / 2;
@@ -153,7 +141,7 @@ void NativeModel::set_planes(const std::string& slot, int layer, std::vector<Pla
 void NativeModel::set_dense(const std::string& slot, int layer, std::vector<AnyMatrix> parts,
                             const std::string& type) {
     expect_open(slot);
-    const auto [n, k] = expected(slot);
+    const auto [n, k] = expected(slot, layer);
     expect(type == "f32" || type == "f16" || type == "bf16", "dtype must be f32, f16 or bf16");
     const PackedDense::Type t = type == "f32"   ? PackedDense::Type::kF32
                                 : type == "f16" ? PackedDense::Type::kF16
@@ -190,7 +178,7 @@ void NativeModel::set_rotation(const std::string& slot, int layer, Array<float, 
     const bool across = block == 1 && stride > 0 && stride % 16 == 0 && stride <= 1 << 20;
     expect((along_row && (block & (block - 1)) == 0) || across,
            "a rotation has block 16, 32, .. and stride 1, or block 1 and stride 16, 32, ..");
-    expect(expected(slot).second % (core * block * stride) == 0,
+    expect(expected(slot, layer).second % (core * block * stride) == 0,
            slot + ": the rotation must divide the inputs");
     float* copy = model_->weights().array<float>(core * core);
     std::copy_n(matrix.data(), core * core, copy);
@@ -201,7 +189,7 @@ void NativeModel::set_rotation(const std::string& slot, int layer, Array<float, 
 void NativeModel::set_gather(const std::string& slot, int layer, Array<std::int32_t, 1> indices) {
     const std::lock_guard lock(mutex_);
     expect_open(slot);
-    const int k = expected(slot).second;
+    const int k = expected(slot, layer).second;
     expect(static_cast<int>(indices.shape(0)) == k, slot + ": one index an input");
     std::int32_t* copy = model_->weights().array<std::int32_t>(k);
     for (int i = 0; i < k; ++i) {
@@ -215,38 +203,35 @@ void NativeModel::set_vector(const std::string& slot, int layer, Array<float, 1>
     const std::lock_guard lock(mutex_);
     expect_open(slot);
     const ModelShape& s = model_->shape();
-    const bool bias = slot == "qkv_bias";
-    expect(
-        s.features > 0 || (slot != "fuse_bias" && slot != "embed_norm" && slot != "feature_norm"),
-        slot + " belongs to a draft head");
-    const int want = bias ? (s.heads + 2 * s.kv_heads) * s.head_dim
-                     : slot == "q_norm" || slot == "k_norm" ? s.head_dim
-                                                            : s.hidden;
-    expect(static_cast<int>(values.shape(0)) == want, slot + " has the wrong length");
-    float* copy = model_->weights().array<float>((want + kPanel - 1) / kPanel * kPanel);
-    std::memcpy(copy, values.data(), want * sizeof(float));
+    const std::size_t want = expected_length(slot, layer);
+    expect(values.shape(0) == want, slot + " has the wrong length");
     const float** outer = slot == "final_norm"     ? &model_->final_norm
                           : slot == "fuse_bias"    ? &model_->fuse_bias
                           : slot == "embed_norm"   ? &model_->embed_norm
                           : slot == "feature_norm" ? &model_->feature_norm
                                                    : nullptr;
-    if (outer) {
-        *outer = copy;
+    Layer& l = model_->layers.at(layer);
+    if (slot == "sinks") {
+        const int floats = state_floats(s.layer(layer).attention.head_dim);
+        float* states = model_->weights().array<float>(want * floats);
+        for (std::size_t h = 0; h < want; ++h) {
+            states[h * floats] = values(h);
+            states[h * floats + 1] = 1;
+        }
+        l.sinks = states;
         return;
     }
-    Layer& l = model_->layers.at(layer);
-    if (bias)
-        l.qkv_bias = copy;
-    else if (slot == "attn_norm")
-        l.attn_norm = copy;
-    else if (slot == "mlp_norm")
-        l.mlp_norm = copy;
-    else if (slot == "q_norm")
-        l.q_norm = copy;
-    else if (slot == "k_norm")
-        l.k_norm = copy;
+    // The router may have a row more than experts.
+    float* copy = model_->weights().array<float>((want + kPanel) / kPanel * kPanel);
+    if (slot.ends_with("gate_up_bias"))
+        for (std::size_t i = 0; i < want / 2; ++i) {
+            float* panel = copy + i / 16 * kPanel + i % 16;
+            panel[0] = values(i);
+            panel[16] = values(want / 2 + i);
+        }
     else
-        refuse("no vector named " + slot);
+        std::memcpy(copy, values.data(), want * sizeof(float));
+    (outer ? *outer : layer_vector(l, slot)) = copy;
 }
 
 void NativeModel::allocate_kv(int pages, int page_size, const std::string& dtype) {
@@ -260,7 +245,7 @@ void NativeModel::allocate_kv(int pages, int page_size, const std::string& dtype
     expect_all_set();
     dense_ = true;
     for (const Layer& l : model_->layers)
-        for (const Linear* w : {&l.qkv, &l.o, &l.gate_up, &l.down}) dense_ = dense_ && w->dense;
+        for (const Linear* w : stored_matrices(l)) dense_ = dense_ && w->dense;
     model_->allocate_kv(pages, page_size,
                         dtype == "f32"    ? KvType::kF32
                         : dtype == "bf16" ? KvType::kBF16
@@ -276,11 +261,20 @@ void NativeModel::expect_running() const {
 }
 
 void NativeModel::expect_all_set() const {
-    const bool draft = model_->shape().features > 0, wide = model_->shape().wide;
-    for (const Layer& l : model_->layers)
-        expect(l.qkv.k() && l.o.k() && l.gate_up.k() && l.down.k() && (l.attn_norm || draft) &&
-                   l.mlp_norm,
+    const ModelShape& s = model_->shape();
+    const bool draft = s.features > 0, wide = s.wide;
+    for (int i = 0; i < s.layers(); ++i) {
+        const Layer& l = model_->layers[i];
+        const LayerShape& kind = s.layer(i);
+        const bool experts = kind.experts.count, shared = kind.experts.shared.size;
+        expect(l.qkv.k() && l.o.k() && l.inner.gate_up.k() && l.inner.down.k() &&
+                   (!experts || l.router.k()) &&
+                   (!shared || (l.shared.gate_up.k() && l.shared.down.k())) &&
+                   (!kind.norm_before || ((l.attn_norm || draft) && l.mlp_norm)) &&
+                   (!kind.norm_after || (l.attn_norm_after && l.mlp_norm_after)) &&
+                   (!kind.attention.whole_norm || (l.q_norm && l.k_norm)),
                "a layer's weights are not all set");
+    }
     expect(model_->embed.k() && model_->head.k() && (model_->final_norm || draft),
            "embedding, head or final norm not set");
     expect(!draft || model_->fuse.k(), "a draft head's fuse matrix is not set");
@@ -289,9 +283,9 @@ void NativeModel::expect_all_set() const {
 }
 
 bool NativeModel::has_lo() const {
-    const Layer& l = model_->layers[0];
-    const auto whole = [](const Linear& w) { return w.planes.lo_k == w.planes.k; };
-    return !dense_ && whole(l.qkv) && whole(l.o) && whole(l.gate_up) && whole(l.down);
+    const std::vector<const Linear*> all = stored_matrices(model_->layers[0]);
+    return !dense_ && std::all_of(all.begin(), all.end(),
+                                  [](const Linear* w) { return w->planes.lo_k == w->planes.k; });
 }
 
 std::size_t NativeModel::memory_bytes() {
@@ -299,17 +293,45 @@ std::size_t NativeModel::memory_bytes() {
     return model_->weights().bytes();
 }
 
-std::pair<int, int> NativeModel::expected(const std::string& slot) const {
+std::pair<int, int> NativeModel::expected(const std::string& slot, int layer) const {
     const ModelShape& s = model_->shape();
-    const int attended = s.heads * s.head_dim;
-    if (slot == "qkv") return {attended + 2 * s.kv_heads * s.head_dim, s.qkv_inputs()};
+    expect(layer >= 0 && layer < s.layers(), slot + ": no such layer");
+    const LayerShape& kind = s.layer(layer);
+    const AttentionShape& a = kind.attention;
+    const ExpertsShape& e = kind.experts;
+    const int experts = std::max(e.count, 1);
+    if (slot == "qkv") return {a.width() + 2 * a.kv_width(), s.qkv_inputs()};
     if (slot == "fuse" && s.features) return {s.hidden, s.wide ? s.features : 2 * s.hidden};
-    if (slot == "o") return {s.hidden, attended};
-    if (slot == "gate_up") return {2 * s.intermediate, s.hidden};
-    if (slot == "down") return {s.hidden, s.intermediate};
+    if (slot == "o") return {s.hidden, a.width()};
+    if (slot == "gate_up") return {experts * 2 * kind.inner.size, s.hidden};
+    if (slot == "down") return {experts * s.hidden, kind.inner.size};
+    if (slot == "router" && e.count) return {e.count + e.shared_gate, s.hidden};
+    if (slot == "shared_gate_up" && e.shared.size) return {2 * e.shared.size, s.hidden};
+    if (slot == "shared_down" && e.shared.size) return {s.hidden, e.shared.size};
     if (slot == "embed") return {s.tokens(), s.hidden};
     if (slot == "head") return {s.vocab, s.hidden};
     refuse("no matrix named " + slot);
+}
+
+int NativeModel::expected_length(const std::string& slot, int layer) const {
+    const ModelShape& s = model_->shape();
+    expect(layer >= 0 && layer < s.layers(), slot + ": no such layer");
+    expect(
+        s.features > 0 || (slot != "fuse_bias" && slot != "embed_norm" && slot != "feature_norm"),
+        slot + " belongs to a draft head");
+    const LayerShape& kind = s.layer(layer);
+    const AttentionShape& a = kind.attention;
+    if (slot == "qkv_bias") return a.width() + 2 * a.kv_width();
+    if (slot == "q_norm") return a.whole_norm ? a.width() : a.head_dim;
+    if (slot == "k_norm") return a.whole_norm ? a.kv_width() : a.head_dim;
+    if (slot == "sinks") return a.heads;
+    const ExpertsShape& e = kind.experts;
+    const int experts = std::max(e.count, 1);
+    if (slot == "gate_up_bias") return experts * 2 * kind.inner.size;
+    if (slot == "down_bias") return experts * s.hidden;
+    if (slot == "shared_gate_up_bias") return 2 * e.shared.size;
+    if (slot == "router_bias" || slot == "choice_bias") return e.count;
+    return s.hidden;
 }
 
 Linear& NativeModel::layer_matrix(const std::string& slot, int layer) {
@@ -323,7 +345,12 @@ Linear& NativeModel::find(const std::string& slot, int layer) {
     if (slot == "head") return model_->head;
     if (slot == "fuse") return model_->fuse;
     Layer& l = model_->layers.at(layer);
-    return slot == "qkv" ? l.qkv : slot == "o" ? l.o : slot == "gate_up" ? l.gate_up : l.down;
+    if (slot == "qkv") return l.qkv;
+    if (slot == "o") return l.o;
+    if (slot == "router") return l.router;
+    if (slot == "shared_gate_up") return l.shared.gate_up;
+    if (slot == "shared_down") return l.shared.down;
+    return slot == "gate_up" ? l.inner.gate_up : l.inner.down;
 }
 
 void NativeModel::finish(const std::string& slot) {

@@ -106,9 +106,10 @@ NativeModel::capture_layer(int layer, Array<float, 2> x, Array<std::int32_t, 1> 
                            Array<std::int32_t, 1> first, Array<std::int32_t, 2> pages,
                            int weight_bits, int act_bits) {
     const ModelShape& s = model_->shape();
-    const std::size_t M = x.shape(0), hidden = s.hidden, inner = s.intermediate;
-    const std::size_t attended = static_cast<std::size_t>(s.heads) * s.head_dim;
-    expect(layer >= 0 && layer < s.layers, "capture_layer: no such layer");
+    expect(layer >= 0 && layer < s.layers(), "capture_layer: no such layer");
+    const std::size_t M = x.shape(0), hidden = s.hidden,
+                      inner = s.layer(layer).experts.count ? 0 : s.layer(layer).inner.size;
+    const std::size_t attended = s.layer(layer).attention.width();
     expect(x.shape(1) == hidden, "capture_layer: rows of the wrong width");
     const std::vector<std::int32_t> tokens(M, 0);
     const std::size_t none = 0;
@@ -149,10 +150,11 @@ void NativeModel::copy_kv(Array<std::int32_t, 1> pages, Array<std::int32_t, 1> s
 
 std::tuple<Result<std::uint8_t>, Result<std::uint8_t>> NativeModel::read_kv(int layer, int page) {
     const ModelShape& s = model_->shape();
-    expect(layer >= 0 && layer < s.layers && page >= 0 && page < model_->pages(),
+    expect(layer >= 0 && layer < s.layers() && page >= 0 && page < model_->pages(),
            "read_kv: no such page");
     const std::size_t width = kv_bytes(model_->kv_type());
-    const std::size_t H = s.kv_heads, D = s.head_dim, S = model_->page_size();
+    const AttentionShape& a = s.layer(layer).attention;
+    const std::size_t H = a.kv_heads, D = a.head_dim, S = model_->page_size();
     const std::size_t half = D * S * width;
     std::vector<std::uint8_t> k, v;
     {

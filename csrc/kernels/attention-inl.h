@@ -293,6 +293,12 @@ inline void softmax_chunk(float* p, int f, int t, float* state) {
     state[1] = sum.reduce_add();
 }
 
+// Scores p[f .. t) become cap * tanh(score / cap).
+template <class V>
+inline void cap_scores(float* p, int f, int t, float cap) {
+    for (int b = f / 16 * 16; b < t; b += 16) capped(V::load(p + b), V::all(cap)).store(p + b);
+}
+
 template <class V, KvType T>
 void attend_typed(const AttentionArgs& a, int c0, int c1, float* const* states, float* scratch) {
     const int D = a.head_dim;
@@ -316,7 +322,9 @@ void attend_typed(const AttentionArgs& a, int c0, int c1, float* const* states, 
             state[0] = -INFINITY;
             state[1] = 0.0f;
         } else {
-            softmax_chunk<V>(scratch + i * kAttentionChunk, f - c0, t - c0, state);
+            float* scores = scratch + i * kAttentionChunk;
+            if (a.softcap > 0.0f) cap_scores<V>(scores, f - c0, t - c0, a.softcap);
+            softmax_chunk<V>(scores, f - c0, t - c0, state);
         }
         const int end = a.paths && a.base < t ? a.base : t;
         from[i] = f;

@@ -22,6 +22,7 @@ constexpr Kernels kernel_table(const char* name, decltype(Kernels::linear) linea
         .attend = attend<V>,
         .merge = merge<V>,
         .finish = finish<V>,
+        .scale_logits = scale_logits<V>,
         .softmax_stats = softmax_stats<V>,
     };
 }

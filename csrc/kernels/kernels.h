@@ -11,6 +11,7 @@ constexpr int kPanel = 32;            // output rows of a packed panel: two tile
 constexpr int kAttentionChunk = 256;  // positions reduced together; part of the numbers, docs/numerics.md
 constexpr int kRowBlock = 8;          // rows that share one pass over K and V
 constexpr int kMostGroup = 64;        // query heads that share a KV head
+constexpr int kMostHeadDim = 512;
 constexpr int kMostQueries = kRowBlock * kMostGroup;  // of one attention call
 constexpr int kLogitChunk = 1024;     // vocabulary entries reduced together, likewise
 // clang-format on
@@ -97,13 +98,27 @@ void with_operands(const PackedPlanes& w, const Activations& x, Product&& f) {
     }
 }
 
-// What is done with the outputs of a panel.
+// act(gate) * up: g sigmoid(g) u, gelu(g) u in its tanh form, or g sigmoid(1.702 g) (u + 1) with g
+// at most a limit and u within it.
+enum class Activation { kSilu, kGeluTanh, kClampedSwiglu };
+
+// What is done with the outputs of a panel, each a product and its bias.
 struct Epilogue {
-    enum class Kind { kStore, kAdd, kSiluMul };
+    enum class Kind {
+        kStore,  // out = value
+        kAdd,    // out += factor * value
+        kMix,    // out = fma(share of the row, value, out), in the row of `out` that `rows` names
+        kGated   // out = activation(tile 0, tile 1), half as wide
+    };
     Kind kind = Kind::kStore;
-    const float* bias = nullptr;  // [N] or null; kStore only
-    float* out = nullptr;         // kStore, kAdd (out += value): [M][stride]; kSiluMul: N/2 wide
+    const float* bias = nullptr;  // [N] in the order of the panels, or null
+    float* out = nullptr;         // [M][stride]
     std::size_t stride = 0;
+    float factor = 1.0f;
+    Activation activation = Activation::kSilu;
+    float limit = 0.0f;                  // of kClampedSwiglu
+    const std::int32_t* rows = nullptr;  // [M] of kMix; null: row m is its own
+    const float* shares = nullptr;       // [M] of kMix; null: all 1
 };
 
 // Input viewed as [..][core][block * stride], times (C (x) H_block) * scale
@@ -144,6 +159,7 @@ struct AttentionArgs {
     // Rows of a token tree: position base + j of query i stands in slot base + paths[i][j].
     const std::int32_t* const* paths = nullptr;  // [queries]; null: every position is its own slot
     int base = 0;
+    float softcap = 0;            // scores become cap * tanh(score / cap); 0: they stay
     const void* after = nullptr;  // block of KV that is read next, fetched ahead; or null
 };
 
@@ -179,6 +195,8 @@ struct Kernels {
     void (*merge)(float* into, const float* from, int head_dim);
     // out = o / sum.
     void (*finish)(const float* state, int head_dim, float* out);
+    // x = x * factor, then cap * tanh(x / cap) unless cap is 0.
+    void (*scale_logits)(float* x, int count, float factor, float cap);
     // Largest logit (lowest index on a tie), and the sum of exp(logit - max), of `count` logits.
     void (*softmax_stats)(const float* logits, int count, int* argmax, float* max, float* sum);
 };

@@ -27,4 +27,30 @@ inline V silu(V x) {
     return x / (V::all(1.0f) + exp(V::zero() - x));
 }
 
+// Absolute error under 2e-7.
+template <class V>
+inline V tanh(V x) {
+    return V::all(1.0f) - V::all(2.0f) / (V::all(1.0f) + exp(x + x));
+}
+
+// cap * tanh(x / cap).
+template <class V>
+inline V capped(V x, V cap) {
+    return cap * tanh(x / cap);
+}
+
+template <class V>
+inline V gelu_tanh(V x) {
+    const V inner = V::all(0.79788456f) * (x + V::all(0.044715f) * (x * x * x));
+    return V::all(0.5f) * x * (V::all(1.0f) + tanh(inner));
+}
+
+// x * sigmoid(1.702 x) * (up + 1), x at most `limit` and `up` within it.
+template <class V>
+inline V clamped_swiglu(V x, V up, V limit) {
+    x = min(x, limit);
+    up = max(min(up, limit), V::zero() - limit);
+    return x / (V::all(1.0f) + exp(V::all(-1.702f) * x)) * (up + V::all(1.0f));
+}
+
 }  // namespace halfbyte

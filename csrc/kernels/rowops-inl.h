@@ -103,6 +103,21 @@ void narrow(const float* x, int count, KvType type, void* out) {
 }
 
 template <class V>
+void scale_logits(float* x, int count, float factor, float cap) {
+    int i = 0;
+    for (; i + 16 <= count; i += 16) {
+        V v = V::load(x + i) * V::all(factor);
+        if (cap > 0.0f) v = capped(v, V::all(cap));
+        v.store(x + i);
+    }
+    if (i == count) return;
+    float tail[16] = {};
+    for (int j = 0; i + j < count; ++j) tail[j] = x[i + j];
+    scale_logits<V>(tail, 16, factor, cap);
+    for (int j = 0; i + j < count; ++j) x[i + j] = tail[j];
+}
+
+template <class V>
 void softmax_stats(const float* logits, int count, int* argmax, float* max_out, float* sum_out) {
     V top = V::all(-INFINITY);
     int i = 0;

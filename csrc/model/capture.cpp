@@ -42,7 +42,11 @@ void Model::capture_normed(const float* norm, const Transform& t, float* to, int
     float* untransformed = threads_[thread].untransformed;
     for (int m = step_.rows * thread / T; m < step_.rows * (thread + 1) / T; ++m) {
         float* row = to + static_cast<std::size_t>(m) * hidden;
-        kernels_.rmsnorm(x_ + m * stride, norm, shape_.norm_eps, hidden, t ? untransformed : row);
+        float* to = t ? untransformed : row;
+        if (norm)
+            kernels_.rmsnorm(x_ + m * stride, norm, shape_.norm_eps, hidden, to);
+        else
+            std::copy_n(x_ + m * stride, hidden, to);
         if (t) transform(t, untransformed, 0, hidden, row);
     }
 }

@@ -27,28 +27,28 @@ void Model::transform(const Transform& t, const float* x, int begin, int end, fl
 // The input of `down`. As it is, each thread quantizes the part `made` by itself. A transform needs
 // whole rows, so it waits for all threads; then they share rows and parts of rows. That is one
 // more barrier per layer, and nothing is computed twice.
-Model::Input Model::hidden_input(const Linear& down, LevelSpec level, Slice made, int thread) {
-    const int M = step_.rows, F = shape_.intermediate, T = pool_.size();
-    const int group = down.dense ? 1 : down.planes.group;
-    Input in = shared_mlp_;
+Model::Input Model::hidden_input(const Linear& down, LevelSpec level, Slice made, int rows,
+                                 const Hidden& hidden, int thread) {
+    const int F = down.k(), T = pool_.size(), group = down.dense ? 1 : down.planes.group;
+    Input in = hidden.input;
     in.stride = F;
     in.codes.planes = level.act_bits == 16 ? 2 : 1;
     if (!down.transform) {
-        if (down.dense) in.dense = mlp_;
-        for (int m = 0; m < M && !down.dense; ++m)
-            quantize(down.planes, level, mlp_ + static_cast<std::size_t>(m) * F, m,
+        if (down.dense) in.dense = hidden.rows;
+        for (int m = 0; m < rows && !down.dense; ++m)
+            quantize(down.planes, level, hidden.rows + static_cast<std::size_t>(m) * F, m,
                      made.begin * 16 / group, made.end * 16 / group, in.codes);
         return in;
     }
     pool_.barrier();
     const int unit = std::lcm(down.transform.unit(), group), units = F / unit;
-    const std::size_t parts = static_cast<std::size_t>(M) * units;
+    const std::size_t parts = static_cast<std::size_t>(rows) * units;
     for (std::size_t i = parts * thread / T, end = parts * (thread + 1) / T; i < end;) {
         const std::size_t m = i / units;
         const int first = static_cast<int>(i % units);
         const int last = static_cast<int>(std::min<std::size_t>(units, first + (end - i)));
         float* to = down.dense ? in.dense + m * F : threads_[thread].row;
-        transform(down.transform, mlp_ + m * F, first * unit, last * unit, to);
+        transform(down.transform, hidden.rows + m * F, first * unit, last * unit, to);
         if (!down.dense)
             quantize(down.planes, level, to, static_cast<int>(m), first * unit / group,
                      last * unit / group, in.codes);

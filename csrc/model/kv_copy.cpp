@@ -10,10 +10,11 @@ namespace halfbyte {
 void Model::copy_kv(const std::int32_t* pages, const std::int32_t* sources,
                     const std::int32_t* targets, int count) {
     // K [D][S]: a slot is a column; V [S][D]: a slot is a row.
-    const int D = shape_.head_dim, S = page_size_;
-    const std::size_t width = kv_bytes(kv_type_), half = static_cast<std::size_t>(D) * S;
-    std::vector<char> held(static_cast<std::size_t>(count) * 2 * D * width);
-    const auto move = [&](char* block, int slot, char* kept, bool in) {
+    const int S = page_size_;
+    const std::size_t width = kv_bytes(kv_type_);
+    std::vector<char> held;
+    const auto move = [&](char* block, int D, int slot, char* kept, bool in) {
+        const std::size_t half = static_cast<std::size_t>(D) * S;
         for (int d = 0; d < D; ++d) {
             char* k = block + (static_cast<std::size_t>(d) * S + slot) * width;
             std::memcpy(in ? kept + d * width : k, in ? k : kept + d * width, width);
@@ -31,12 +32,15 @@ void Model::copy_kv(const std::int32_t* pages, const std::int32_t* sources,
             std::copy_n(in ? there : own, kept_width(), in ? own : there);
         }
     }
-    for (int layer = 0; layer < shape_.layers; ++layer) {
-        for (int h = 0; h < shape_.kv_heads; ++h) {
+    for (int layer = 0; layer < shape_.layers(); ++layer) {
+        const AttentionShape& s = shape_.layer(layer).attention;
+        const int D = s.head_dim;
+        held.resize(static_cast<std::size_t>(count) * 2 * D * width);
+        for (int h = 0; h < s.kv_heads; ++h) {
             for (const bool in : {true, false}) {
                 const std::int32_t* slots = in ? sources : targets;
                 for (int i = 0; i < count; ++i)
-                    move(key_block(layer, pages[slots[i] / S], h), slots[i] % S,
+                    move(key_block(layer, pages[slots[i] / S], h), D, slots[i] % S,
                          held.data() + static_cast<std::size_t>(i) * 2 * D * width, in);
             }
         }

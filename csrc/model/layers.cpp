@@ -3,51 +3,16 @@
 #include <cmath>
 #include <cstring>
 
+#include "model/inputs-inl.h"
 #include "model/model.h"
 
 namespace halfbyte {
-
-namespace {
-// Up to this many floats of input, every thread prepares all rows for itself: that costs less than
-// the barrier that sharing the work would need.
-constexpr int kRedundantFloats = 4096;
-}  // namespace
 
 Model::Slice Model::slice(int panels, int unit, int thread) const {
     const int units = (panels + unit - 1) / unit, T = pool_.size();
     // Always the same rows of a matrix on the same thread: what fits its cache stays there.
     return {std::min(panels, units * thread / T * unit),
             std::min(panels, units * (thread + 1) / T * unit)};
-}
-
-// Makes the input of `linear` from rows given by row(m, thread's row buffer) -> pointer to K
-// floats.
-template <typename Row>
-Model::Input Model::prepare(const Linear& linear, int rows, LevelSpec level, int thread,
-                            Row&& row) {
-    const int k = linear.k();
-    const bool redundant = rows <= kRedundantRows && rows * k <= kRedundantFloats;
-    Input in = redundant ? threads_[thread].input : shared_;
-    in.stride = k;
-    in.codes.planes = level.act_bits == 16 ? 2 : 1;
-    const int T = pool_.size();
-    const int begin = redundant ? 0 : rows * thread / T,
-              end = redundant ? rows : rows * (thread + 1) / T;
-    for (int m = begin; m < end; ++m) {
-        float* to =
-            linear.dense ? in.dense + static_cast<std::size_t>(m) * k : threads_[thread].row;
-        const float* values = row(m, linear.transform ? threads_[thread].untransformed : to);
-        if (linear.transform) {
-            transform(linear.transform, values, 0, k, to);
-            values = to;
-        }
-        if (!linear.dense)
-            quantize(linear.planes, level, values, m, 0, k / linear.planes.group, in.codes);
-        else if (values != to)
-            std::copy_n(values, k, to);
-    }
-    if (!redundant) pool_.barrier();
-    return in;
 }
 
 void Model::linear(const Linear& w, int bits, const Input& in, int rows, const Epilogue& e, Slice s,
@@ -69,18 +34,25 @@ void Model::embed_rows(int thread) {
             unpack_row(embed.matrix, step_.tokens[m], x);
         else
             unpack_row(embed.planes, step_.tokens[m], x);
+        if (shape_.embedding_multiplier != 1.0f)
+            for (int i = 0; i < shape_.hidden; ++i) x[i] *= shape_.embedding_multiplier;
     }
 }
 
 void Model::rotary_angles(int thread) {
-    const int T = pool_.size(), half = shape_.head_dim / 2;
-    for (int m = step_.rows * thread / T; m < step_.rows * (thread + 1) / T; ++m) {
-        for (int i = 0; i < half; ++i) {
-            const float angle = static_cast<float>(position_[m]) * shape_.inverse_frequencies[i];
-            cos_[static_cast<std::size_t>(m) * half + i] =
-                static_cast<float>(std::cos(static_cast<double>(angle)));
-            sin_[static_cast<std::size_t>(m) * half + i] =
-                static_cast<float>(std::sin(static_cast<double>(angle)));
+    const int T = pool_.size();
+    for (std::size_t r = 0; r < shape_.rotaries.size(); ++r) {
+        const Rotary& rotary = shape_.rotaries[r];
+        const int pairs = rotary.pairs();
+        for (int m = step_.rows * thread / T; m < step_.rows * (thread + 1) / T; ++m) {
+            float *cos = cos_[r] + static_cast<std::size_t>(m) * pairs,
+                  *sin = sin_[r] + static_cast<std::size_t>(m) * pairs;
+            for (int i = 0; i < pairs; ++i) {
+                const float angle =
+                    static_cast<float>(position_[m]) * rotary.inverse_frequencies[i];
+                cos[i] = static_cast<float>(std::cos(static_cast<double>(angle))) * rotary.factor;
+                sin[i] = static_cast<float>(std::sin(static_cast<double>(angle))) * rotary.factor;
+            }
         }
     }
 }
@@ -90,38 +62,35 @@ void Model::run_layers(LevelSpec level, int thread) {
     rotary_angles(thread);
     pool_.barrier();
     if (shape_.features) fuse_features(level, thread);
-    for (int l = 0; l < shape_.layers; ++l) {
+    for (int l = 0; l < shape_.layers(); ++l) {
         keep_tap(l, thread);
         run_layer(l, level, thread);
     }
-    keep_tap(shape_.layers, thread);
+    keep_tap(shape_.layers(), thread);
 }
 
 void Model::run_layer(int l, LevelSpec level, int thread) {
+    run_mixer(l, level, thread);
+    run_feed_forward(l, level, thread);
+}
+
+void Model::run_mixer(int l, LevelSpec level, int thread) {
     const ModelShape& s = shape_;
-    const int M = step_.rows, wb = level.weight_bits;
-    const int x_stride = round_up(s.hidden, kPanel), attended = s.heads * s.head_dim;
-    const auto normed = [&](const float* weight) {
-        return [this, weight, x_stride](int m, float* to) {
-            const float* x = x_ + static_cast<std::size_t>(m) * x_stride;
-            if (!weight) return x;  // a draft head may go without
-            kernels_.rmsnorm(x, weight, shape_.norm_eps, shape_.hidden, to);
-            return static_cast<const float*>(to);
-        };
-    };
-    const auto widened = [&](int m, float* to) {
-        const int H = s.hidden;
+    const LayerShape& kind = s.layer(l);
+    const Layer& layer = layers[l];
+    const int M = step_.rows, attended = kind.attention.width();
+    const auto widened = [&](int m, float* to) -> const float* {
+        const int H = s.hidden, x_stride = round_up(H, kPanel);
         kernels_.rmsnorm(embedded_ + static_cast<std::size_t>(m) * H, embed_norm, s.norm_eps, H,
                          to);
         kernels_.rmsnorm(x_ + static_cast<std::size_t>(m) * x_stride, feature_norm, s.norm_eps, H,
                          to + H);
-        return static_cast<const float*>(to);
+        return to;
     };
-    const Layer& layer = layers[l];
     if (captured_) capture_normed(layer.attn_norm, layer.qkv.transform, captured_->qkv, thread);
     Input in = s.wide ? prepare(layer.qkv, M, level, thread, widened)
                       : prepare(layer.qkv, M, level, thread, normed(layer.attn_norm));
-    linear(layer.qkv, wb, in, M,
+    linear(layer.qkv, level.weight_bits, in, M,
            {Epilogue::Kind::kStore, layer.qkv_bias, qkv_, static_cast<std::size_t>(qkv_width_)},
            slice(layer.qkv.panels(), 1, thread), thread);
     pool_.barrier();
@@ -129,28 +98,73 @@ void Model::run_layer(int l, LevelSpec level, int thread) {
     pool_.barrier();
     attention(l, thread);
     if (captured_) capture(attended_, attended, attended, layer.o.transform, captured_->o, thread);
-    in = prepare(layer.o, M, level, thread, [&](int m, float*) {
-        return static_cast<const float*>(attended_ + static_cast<std::size_t>(m) * attended);
+    in = prepare(layer.o, M, level, thread, [&](int m, float*) -> const float* {
+        return attended_ + static_cast<std::size_t>(m) * attended;
     });
-    linear(layer.o, wb, in, M,
-           {Epilogue::Kind::kAdd, nullptr, x_, static_cast<std::size_t>(x_stride)},
-           slice(layer.o.panels(), 1, thread), thread);
-    pool_.barrier();
-    if (captured_)
-        capture_normed(layer.mlp_norm, layer.gate_up.transform, captured_->gate_up, thread);
+    add_branch(layer.o, level, in, {layer.o_bias, layer.attn_norm_after, kind.residual_multiplier},
+               thread);
+}
 
-    // Each thread quantizes the part of the hidden layer it made, so slices hold whole groups.
-    const int F = s.intermediate, down_group = layer.down.dense ? kPanel : layer.down.planes.group;
-    const Slice part = slice(layer.gate_up.panels(), down_group / 16, thread);
-    in = prepare(layer.gate_up, M, level, thread, normed(layer.mlp_norm));
-    linear(layer.gate_up, wb, in, M,
-           {Epilogue::Kind::kSiluMul, nullptr, mlp_, static_cast<std::size_t>(F)}, part, thread);
-    const Input hidden = hidden_input(layer.down, level, part, thread);
+void Model::run_feed_forward(int l, LevelSpec level, int thread) {
+    const LayerShape& kind = shape_.layer(l);
+    if (kind.experts.count) return run_experts(l, level, thread);
+    const Layer& layer = layers[l];
+    const FeedForward& inner = layer.inner;
+    const int M = step_.rows, F = kind.inner.size;
+    if (captured_)
+        capture_normed(layer.mlp_norm, inner.gate_up.transform, captured_->gate_up, thread);
+    const Slice made = hidden_slice(inner, F, thread);
+    const Input in = prepare(inner.gate_up, M, level, thread, normed(layer.mlp_norm));
+    make_hidden(inner, kind.inner, level, in, M, made, hidden_.rows, thread);
+    const Input hidden = hidden_input(inner.down, level, made, M, hidden_, thread);
     pool_.barrier();
-    if (captured_) capture(mlp_, F, F, layer.down.transform, captured_->down, thread);
-    linear(layer.down, wb, hidden, M,
-           {Epilogue::Kind::kAdd, nullptr, x_, static_cast<std::size_t>(x_stride)},
-           slice(layer.down.panels(), 1, thread), thread);
+    if (captured_) capture(hidden_.rows, F, F, inner.down.transform, captured_->down, thread);
+    add_branch(inner.down, level, hidden,
+               {inner.down_bias, layer.mlp_norm_after, kind.residual_multiplier}, thread);
+}
+
+// The panels of gate and up that a thread makes. It quantizes what it made, so they are whole
+// groups of the input of `down`.
+Model::Slice Model::hidden_slice(const FeedForward& inner, int size, int thread) const {
+    const int group = inner.down.dense ? kPanel : inner.down.planes.group;
+    return slice(size / 16, group / 16, thread);
+}
+
+void Model::make_hidden(const FeedForward& inner, const FeedForwardShape& s, LevelSpec level,
+                        const Input& in, int rows, Slice made, float* out, int thread) {
+    linear(inner.gate_up, level.weight_bits, in, rows,
+           {.kind = Epilogue::Kind::kGated,
+            .bias = inner.gate_up_bias,
+            .out = out,
+            .stride = static_cast<std::size_t>(s.size),
+            .activation = s.activation,
+            .limit = s.limit},
+           made, thread);
+}
+
+// Adds the product of `w` to the residual stream, and waits until all of it is there.
+void Model::add_branch(const Linear& w, LevelSpec level, const Input& in, const Branch& branch,
+                       int thread) {
+    linear(w, level.weight_bits, in, step_.rows,
+           {.kind = branch.norm ? Epilogue::Kind::kStore : Epilogue::Kind::kAdd,
+            .bias = branch.bias,
+            .out = branch.norm ? branch_ : x_,
+            .stride = static_cast<std::size_t>(round_up(shape_.hidden, kPanel)),
+            .factor = branch.multiplier},
+           slice(w.panels(), 1, thread), thread);
+    pool_.barrier();
+    if (branch.norm) add_normed(branch, thread);
+}
+
+// Adds the norm of branch_, which needs whole rows: the threads share them.
+void Model::add_normed(const Branch& branch, int thread) {
+    const int M = step_.rows, H = shape_.hidden, x_stride = round_up(H, kPanel), T = pool_.size();
+    for (int m = M * thread / T; m < M * (thread + 1) / T; ++m) {
+        float *from = branch_ + static_cast<std::size_t>(m) * x_stride,
+              *x = x_ + static_cast<std::size_t>(m) * x_stride;
+        kernels_.rmsnorm(from, branch.norm, shape_.norm_eps, H, from);
+        for (int i = 0; i < H; ++i) x[i] += branch.multiplier * from[i];
+    }
     pool_.barrier();
 }
 
@@ -202,7 +216,7 @@ void Model::keep_tap(int layer, int thread) {
                             slot_[m] / page_size_];
             float* to = const_cast<float*>(kept(page, slot_[m] % page_size_)) + t * H;
             const float* x = x_ + static_cast<std::size_t>(m) * x_stride;
-            if (layer == s.layers)
+            if (layer == s.layers())
                 kernels_.rmsnorm(x, final_norm, s.norm_eps, H, to);
             else
                 std::copy_n(x, H, to);
@@ -227,6 +241,7 @@ void Model::run_head(LevelSpec level, int thread) {
         scores, level.head_bits, in, R,
         {Epilogue::Kind::kStore, nullptr, logits_.data(), static_cast<std::size_t>(logit_stride_)},
         part, thread);
+    scale_scores(part, R, vocab);
     const int chunks = (vocab + kLogitChunk - 1) / kLogitChunk;
     for (int r = 0; r < R; ++r) {
         for (int c = part.begin * kPanel / kLogitChunk;
@@ -238,6 +253,16 @@ void Model::run_head(LevelSpec level, int thread) {
         }
     }
     pool_.barrier();
+}
+
+// The multiplier and the cap of logits, over the panels a thread has made.
+void Model::scale_scores(Slice part, int rows, int vocab) {
+    const float factor = shape_.logit_multiplier, cap = shape_.logit_softcap;
+    const int begin = part.begin * kPanel, end = std::min(part.end * kPanel, vocab);
+    if ((factor == 1.0f && cap == 0.0f) || begin >= end) return;
+    for (int r = 0; r < rows; ++r)
+        kernels_.scale_logits(logits_.data() + static_cast<std::size_t>(r) * logit_stride_ + begin,
+                              end - begin, factor, cap);
 }
 
 void Model::sample_rows(const std::vector<Sampling>& sampling, std::vector<Drawn>& out,

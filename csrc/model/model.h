@@ -1,5 +1,5 @@
-// A dense decoder-only transformer (Llama, Mistral, Qwen2, Qwen3) and its KV pages. One call runs a
-// whole step on every thread of the pool: embedding to logits to tokens.
+// A decoder-only transformer, its layers as shape.h describes them, and its KV pages. One call runs
+// a whole step on every thread of the pool: embedding to logits to tokens.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -10,25 +10,12 @@
 #include "host/pool.h"
 #include "kernels/kernels.h"
 #include "model/attention_plan.h"
+#include "model/expert_groups.h"
 #include "model/packing.h"
 #include "model/sampling.h"
+#include "model/shape.h"
 
 namespace halfbyte {
-
-struct ModelShape {
-    int vocab, hidden, intermediate, layers, heads, kv_heads, head_dim;
-    float norm_eps;
-    int sliding_window;  // 0: none
-    bool tied_head;
-    std::vector<float> inverse_frequencies;  // [D/2]
-    // Of a draft head (head.cpp) only:
-    int features = 0;        // width of the target's features; 0: a model of its own
-    int embedding_rows = 0;  // tokens it reads; 0: `vocab`, the tokens it scores
-    bool wide = false;       // q, k and v read [embedding; hidden] (EAGLE-3), not hidden (EAGLE)
-
-    int tokens() const { return embedding_rows ? embedding_rows : vocab; }
-    int qkv_inputs() const { return wide ? 2 * hidden : hidden; }
-};
 
 struct LevelSpec {
     int weight_bits;  // 4, 8, or 32: dense
@@ -44,13 +31,26 @@ struct Linear {
     int panels() const { return (dense ? matrix.n : planes.n) / kPanel; }
     int k() const { return dense ? matrix.k : planes.k; }
     std::size_t bytes(int bits) const;
+    // Panels [first, first + count) as a matrix.
+    Linear part(int first, int count) const;
+};
+
+// Of all experts of a layer, one after another, where it has any.
+struct FeedForward {
+    Linear gate_up, down;
+    const float *gate_up_bias = nullptr, *down_bias = nullptr;  // in the order of the panels
 };
 
 struct Layer {
-    Linear qkv, o, gate_up, down;
-    const float* qkv_bias = nullptr;
-    const float *attn_norm = nullptr, *mlp_norm = nullptr;
+    Linear qkv, o;
+    FeedForward inner, shared;
+    Linear router;  // [experts, and one for the gate of the shared one]
+    const float *router_bias = nullptr, *choice_bias = nullptr;
+    const float *qkv_bias = nullptr, *o_bias = nullptr;
+    const float *attn_norm = nullptr, *mlp_norm = nullptr;  // before; null: none
+    const float *attn_norm_after = nullptr, *mlp_norm_after = nullptr;
     const float *q_norm = nullptr, *k_norm = nullptr;
+    const float* sinks = nullptr;  // [H] states of one position that holds nothing
 };
 
 // The output head over part of the vocabulary, for drafts: they read that much less
@@ -144,7 +144,7 @@ class Model {
     KvType kv_type() const { return kv_type_; }
     int pages() const { return pages_; }
     int page_size() const { return page_size_; }
-    std::size_t page_elements() const;  // of one layer
+    std::size_t page_elements(int layer) const;
     const void* page(int layer, int page) const;
     // Copies K and V of every layer from slots to slots of one sequence, all read before any write.
     void copy_kv(const std::int32_t* pages, const std::int32_t* sources,
@@ -191,6 +191,13 @@ class Model {
     struct Slice {
         int begin, end;
     };
+    // What a mixer or a feed-forward adds to the residual stream: multiplier * norm(product +
+    // bias).
+    struct Branch {
+        const float* bias;  // or null
+        const float* norm;  // or null
+        float multiplier;
+    };
     // One attention call: what AttentionArgs points to, and the states of its queries.
     struct QueryBlock {
         AttentionArgs args;
@@ -203,8 +210,20 @@ class Model {
 
     void reserve(const Step& step);
     void begin_step(const Step& step);
+    auto normed(const float* weight) const;
     void run_layers(LevelSpec level, int thread);
     void run_layer(int l, LevelSpec level, int thread);
+    void run_mixer(int l, LevelSpec level, int thread);
+    void run_feed_forward(int l, LevelSpec level, int thread);
+    void run_experts(int l, LevelSpec level, int thread);
+    void route_rows(int l, int thread);
+    void mix_experts(int l, LevelSpec level, const Input& hidden, const Input& shared, int thread);
+    Input row_input(const Linear& w, const Input& in, int row) const;
+    Input rows_input(const Linear& w, const Input& in, const std::int32_t* rows, int count,
+                     int thread);
+    void add_branch(const Linear& w, LevelSpec level, const Input& in, const Branch& branch,
+                    int thread);
+    void add_normed(const Branch& branch, int thread);
     void run_head(LevelSpec level, int thread);
     void embed_rows(int thread);
     void rotary_angles(int thread);
@@ -214,12 +233,17 @@ class Model {
     void fuse_features(LevelSpec level, int thread);
     void keep_tap(int layer, int thread);
     char* key_block(int layer, int page, int kv_head) const;  // its V block follows
+    void norm_whole(const Layer& layer, const AttentionShape& s, int thread);
+    float* rotated(const AttentionShape& s, int m, int head, const float* norm, float factor);
+    float position_factor(const AttentionShape& s, int m) const;
     void write_kv(const Layer& layer, int index, int thread);
     const void* first_keys(int layer, const AttentionItem& item, int chunk) const;
-    void set_queries(const AttentionItem& item, int thread, QueryBlock& block);
-    float* attended(int m, int h) const;
+    const AttentionPlan& plan_of(int layer) const { return plans_[shape_.order[layer]]; }
+    void set_queries(const AttentionShape& s, const AttentionPlan& plan, const AttentionItem& item,
+                     int thread, QueryBlock& block);
+    void finish_head(int layer, int m, int h, float* state);
     void attention(int layer, int thread);
-    void merge_pieces(int thread);
+    void merge_pieces(int layer, int thread);
     template <typename Row>
     Input prepare(const Linear& linear, int rows, LevelSpec level, int thread, Row&& row);
     void linear(const Linear& w, int bits, const Input& in, int rows, const Epilogue& e, Slice s,
@@ -227,9 +251,19 @@ class Model {
     void quantize(const PackedPlanes& w, LevelSpec level, const float* x, int row, int g0, int g1,
                   const Activations& out) const;
     void transform(const Transform& t, const float* x, int begin, int end, float* y) const;
-    Input hidden_input(const Linear& down, LevelSpec level, Slice made, int thread);
+    // What a feed-forward makes between its products, and the same as `down` reads it.
+    struct Hidden {
+        float* rows = nullptr;  // [M][size]
+        Input input;
+    };
+    Slice hidden_slice(const FeedForward& inner, int size, int thread) const;
+    void make_hidden(const FeedForward& inner, const FeedForwardShape& s, LevelSpec level,
+                     const Input& in, int rows, Slice made, float* out, int thread);
+    Input hidden_input(const Linear& down, LevelSpec level, Slice made, int rows,
+                       const Hidden& hidden, int thread);
+    void scale_scores(Slice part, int rows, int vocab);
     Slice slice(int panels, int unit, int thread) const;
-    Input make_input(int rows);
+    Input make_input(std::size_t rows);
     void sample_rows(const std::vector<Sampling>& sampling, std::vector<Drawn>& out, int thread);
     KvView kv_view(int layer) const;
     Vocabulary step_vocabulary() const {
@@ -249,21 +283,29 @@ class Model {
     Arena weights_, buffers_, kv_;
     std::vector<std::unique_ptr<ReducedHead>> reduced_heads_;
     int max_rows_;
-    int qkv_width_, widest_input_, logit_stride_;
+    int qkv_width_, widest_input_, logit_stride_;  // of the widest layer
 
     char* kv_base_ = nullptr;
     int pages_ = 0, page_size_ = 0;
     KvType kv_type_ = KvType::kF16;
+    std::vector<std::size_t> kv_begin_;  // [layers] elements before the layer's pages
     std::vector<int> taps_;
     float* kept_base_ = nullptr;  // [P][S][kept_width]
 
     // Buffers of a step, [max_rows] rows each.
-    float *x_ = nullptr, *qkv_ = nullptr, *attended_ = nullptr, *mlp_ = nullptr;
-    float *cos_ = nullptr, *sin_ = nullptr;
-    float* embedded_ = nullptr;  // draft heads
-    Input shared_, shared_mlp_;
+    float *x_ = nullptr, *qkv_ = nullptr, *attended_ = nullptr;
+    float* branch_ = nullptr;        // where norms come after, and of experts
+    std::vector<float*> cos_, sin_;  // of each rotary: [M][R/2]
+    float* embedded_ = nullptr;      // draft heads
+    Input shared_;
+    Hidden hidden_, shared_hidden_;  // hidden_: of [M][top_k] rows where there are experts
+    float *scores_ = nullptr, *gates_ = nullptr, *shares_ = nullptr;  // of experts
+    std::int32_t* chosen_ = nullptr;                                  // [M][top_k]
+    int score_stride_ = 0;
     struct PerThread {
-        Input input;                     // for steps of few rows: no barrier needed
+        Input input;     // for steps of few rows: no barrier needed
+        Input gathered;  // rows of one expert
+        ExpertGroups groups;
         float* row = nullptr;            // [widest]
         float* untransformed = nullptr;  // [widest]
         std::uint8_t* panel = nullptr;   // kernel scratch
@@ -281,7 +323,7 @@ class Model {
     std::vector<std::int32_t> position_;   // [M]
     std::vector<std::int32_t> slot_;       // [M]
     std::vector<std::int32_t> sequence_;   // [M]
-    AttentionPlan plan_;
+    std::vector<AttentionPlan> plans_;     // of each kind of layer
 };
 
 }  // namespace halfbyte

@@ -203,6 +203,24 @@ PackedDense gather_rows(const PackedDense& w, const std::vector<std::int32_t>& r
     return {out, w.type, panels * kPanel, w.k};
 }
 
+PackedPlanes panels_of(const PackedPlanes& w, int first, int count) {
+    PackedPlanes part = w;
+    const std::size_t p = first, entries = p * (w.k / w.group) * kPanel;
+    part.n = count * kPanel;
+    part.hi += p * w.k * (kPanel / 2);
+    if (w.lo) part.lo += p * w.lo_panel();
+    part.scale = static_cast<const char*>(w.scale) + entries * w.scale_width();
+    if (w.offset) part.offset = static_cast<const char*>(w.offset) + entries * w.offset_width();
+    if (w.unit) part.unit += p * kPanel;
+    return part;
+}
+
+PackedDense panels_of(const PackedDense& w, int first, int count) {
+    const std::size_t width = w.type == PackedDense::Type::kF32 ? 4 : 2;
+    const std::size_t bytes = static_cast<std::size_t>(first) * w.k * kPanel * width;
+    return {static_cast<const char*>(w.values) + bytes, w.type, count * kPanel, w.k};
+}
+
 void unpack_row(const PackedPlanes& w, int row, float* out) {
     const int p = row / kPanel, r = row % kPanel, groups = w.k / w.group;
     const std::size_t place = static_cast<std::size_t>(r / 16) * 64 + (r % 16) * 4;

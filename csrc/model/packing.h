@@ -34,6 +34,10 @@ PackedPlanes gather_rows(const PackedPlanes& w, const std::vector<std::int32_t>&
                          Arena& arena);
 PackedDense gather_rows(const PackedDense& w, const std::vector<std::int32_t>& rows, Arena& arena);
 
+// Panels [first, first + count), where they stand.
+PackedPlanes panels_of(const PackedPlanes& w, int first, int count);
+PackedDense panels_of(const PackedDense& w, int first, int count);
+
 // Row `row` with every plane stored: w = s * (hi + lo/16) + z, one rounding, with a unit that of
 // the product with it.
 void unpack_row(const PackedPlanes& w, int row, float* out);

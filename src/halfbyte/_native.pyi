@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from halfbyte.runtime.native import CoreShape
+from halfbyte.runtime.native_shape import CoreShape
 from halfbyte.runtime.protocol import Adjustments, Batch, DraftRun
 
 _I32 = NDArray[np.int32]

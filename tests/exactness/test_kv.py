@@ -121,6 +121,8 @@ def _decode(
         ("llama", "w8a16", "w4a8"),
         ("mistral-window", "w8a8", "w4a8"),
         ("qwen2-bias-tied-offsets", "w4a16", "w4a4"),
+        ("layers-sinks-experts", "w8a8", "w4a8"),
+        ("layers-heads", "w8a16", "w4a8"),
         ("llama-f32", "f32", "f32"),
         ("mistral-f16", "f32", "f32"),
     ],

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from halfbyte.config import LEVEL_NAMES, Level
 from halfbyte.runtime.protocol import Batch, Runtime
 from tests.support.runtimes import every_runtime, every_tier, prefix_batch, random_tokens, shared
-from tests.support.tiny_models import DENSE_MODELS, MODELS
+from tests.support.tiny_models import DENSE_LAYERED_MODELS, DENSE_MODELS, MODELS
 
 F32 = NDArray[np.float32]
 
@@ -37,7 +37,7 @@ def _in_chunks(runtime: Runtime, tokens: NDArray[np.int32], level: Level, chunk:
 
 
 @every_runtime
-@pytest.mark.parametrize("model", [*MODELS, *DENSE_MODELS])
+@pytest.mark.parametrize("model", [*MODELS, *DENSE_MODELS, *DENSE_LAYERED_MODELS])
 def test_m_rows_together_equal_m_rows_alone(kind: str, model: str) -> None:
     runtime = shared(kind, model)
     tokens = random_tokens(33)
@@ -52,7 +52,9 @@ def test_m_rows_together_equal_m_rows_alone(kind: str, model: str) -> None:
 
 
 @every_tier
-@pytest.mark.parametrize("model", ["wide-g128", "mistral-window", "llama-f32"])
+@pytest.mark.parametrize(
+    "model", ["wide-g128", "mistral-window", "llama-f32", "layers-sinks-experts", "layers-heads"]
+)
 def test_long_prefills_equal_decoding_token_by_token(kind: str, model: str) -> None:
     runtime = shared(kind, model, page_size=64)
     tokens = random_tokens(320)
@@ -63,7 +65,7 @@ def test_long_prefills_equal_decoding_token_by_token(kind: str, model: str) -> N
 
 
 @every_tier
-@pytest.mark.parametrize("model", [*MODELS, *DENSE_MODELS])
+@pytest.mark.parametrize("model", [*MODELS, *DENSE_MODELS, *DENSE_LAYERED_MODELS])
 def test_thread_count_changes_no_bit(kind: str, model: str) -> None:
     tokens = random_tokens(300)
     levels = _levels(shared(kind, model))
@@ -80,7 +82,16 @@ def test_thread_count_changes_no_bit(kind: str, model: str) -> None:
 
 
 @every_runtime
-@pytest.mark.parametrize("model", ["llama", "mistral-window", "qwen2-bias-tied-offsets"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        "llama",
+        "mistral-window",
+        "qwen2-bias-tied-offsets",
+        "layers-sinks-experts",
+        "layers-shared-experts",
+    ],
+)
 def test_company_changes_no_bit(kind: str, model: str) -> None:
     """Decode rows, verify rows and prefill chunks of seven sequences in one forward."""
     runtime = shared(kind, model)

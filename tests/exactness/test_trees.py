@@ -125,7 +125,10 @@ def forked(prefix: int) -> Case:
 
 
 @every_runtime
-@pytest.mark.parametrize("model", ["llama", "mistral-window", "qwen2-bias-tied-offsets"])
+@pytest.mark.parametrize(
+    "model",
+    ["llama", "mistral-window", "qwen2-bias-tied-offsets", "layers-sinks-experts", "layers-heads"],
+)
 @pytest.mark.parametrize("prefix", [0, 5, 15, 27])
 def test_one_tree_forward_is_every_path_decoded_token_by_token(
     kind: str, model: str, prefix: int

@@ -17,13 +17,13 @@ import pytest
 
 from halfbyte.config import LEVEL_NAMES, Level
 from tests.support.runtimes import all_logits, build, every_tier, random_tokens, relative_error
-from tests.support.tiny_models import DENSE_MODELS, MODELS, tiny
+from tests.support.tiny_models import DENSE_LAYERED_MODELS, DENSE_MODELS, MODELS, tiny
 
 PROMPTS = [random_tokens(12, seed=s) for s in range(8)]
 
 
 @every_tier
-@pytest.mark.parametrize("model", [*MODELS, *DENSE_MODELS])
+@pytest.mark.parametrize("model", [*MODELS, *DENSE_MODELS, *DENSE_LAYERED_MODELS])
 def test_native_logits_are_the_twin_s(kind: str, model: str) -> None:
     native, twin = (build(k, tiny(model), kv_dtype="f32") for k in (kind, "reference"))
     for level in (x for x in map(Level.parse, LEVEL_NAMES) if twin.supports(x)):

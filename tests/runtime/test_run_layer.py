@@ -13,7 +13,7 @@ from tests.support.runtimes import (
     random_tokens,
     relative_error,
 )
-from tests.support.tiny_models import DENSE_MODELS, MODELS, tiny
+from tests.support.tiny_models import DENSE_LAYERED_MODELS, DENSE_MODELS, MODELS, tiny
 
 STARTS = np.array([0, 40, 41, 60], np.int32)
 LEVELS = {"f32": Level.parse("f32"), "w8a16": Level.parse("w8a16"), "w4a8": Level.parse("w4a8")}
@@ -25,7 +25,9 @@ def residual(model, seed=0):
 
 
 def level_of(model):
-    return LEVELS["f32" if model in DENSE_MODELS else "w4a8" if "4-planes" in model else "w8a16"]
+    if model in DENSE_MODELS | DENSE_LAYERED_MODELS:
+        return LEVELS["f32"]
+    return LEVELS["w4a8" if "4-planes" in model else "w8a16"]
 
 
 def fields(taken):
@@ -33,14 +35,21 @@ def fields(taken):
 
 
 @every_tier
-@pytest.mark.parametrize("model", [*DENSE_MODELS, *MODELS])
+@pytest.mark.parametrize("model", [*DENSE_MODELS, *DENSE_LAYERED_MODELS, *MODELS])
 def test_a_layer_alone_reads_and_returns_what_the_twin_does(kind, model):
     level = level_of(model)
-    native = build(kind, tiny(model)).run_layer(0, residual(model), STARTS, level)
-    twin = build("reference", tiny(model)).run_layer(0, residual(model), STARTS, level)
+    # Keys times 1.2 fall on rounding boundaries of f16 more often.
+    kv_dtype = "f32" if model in DENSE_LAYERED_MODELS else "f16"
+    native, twin = (
+        build(k, tiny(model), kv_dtype=kv_dtype).run_layer(0, residual(model), STARTS, level)
+        for k in (kind, "reference")
+    )
     limit = 1e-5 if str(level) == "f32" else 3e-3  # a last bit may flip an activation code
     for name, wanted in fields(twin).items():
-        assert relative_error(fields(native)[name], wanted) < limit, name
+        got = fields(native)[name]
+        assert got.shape == wanted.shape
+        if wanted.size:  # experts have no one input of `down`
+            assert relative_error(got, wanted) < limit, name
 
 
 @every_runtime

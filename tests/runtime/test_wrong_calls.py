@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from halfbyte import _native
-from halfbyte.runtime.native import CoreShape
+from halfbyte.runtime.native_shape import CoreShape
 from halfbyte.runtime.protocol import Batch
+from tests.support.tiny_models import tiny
 
 
 def _run(seed: int, count: int, seconds: float) -> None:
@@ -33,19 +34,7 @@ def test_many_wrong_calls_end_in_an_exception_or_an_answer(seed: int) -> None:
 
 
 def _model() -> _native.NativeModel:
-    shape = CoreShape(
-        vocab=64,
-        hidden=64,
-        intermediate=64,
-        layers=1,
-        heads=4,
-        kv_heads=2,
-        head_dim=16,
-        norm_eps=1e-5,
-        sliding_window=0,
-        tied_head=True,
-        inverse_frequencies=np.ones(8, np.float32),
-    )
+    shape = CoreShape.of(tiny("llama").config)
     return _native.NativeModel(shape, "scalar", 1, 8)
 
 

@@ -35,6 +35,8 @@ MODELS = (
     ("qwen2-tied-units-offsets-6-bits", "w8a8"),
     ("wide-rotated", "w4a4"),
     ("mistral-f16", "f32"),
+    ("layers-sinks-experts", "w4a8"),
+    ("layers-shared-experts", "w8a16"),
 )
 EDGES = (-1, 0, 1, 2, 15, 16, 255, 4096, 4097, 2**20, 2**30, 2**31 - 1, -(2**31))
 BEYOND = (2**31, 2**32, 2**63 - 1, -(2**63), 2**63, 2**70)
@@ -48,6 +50,11 @@ SLOTS = (
     "fuse",
     "final_norm",
     "q_norm",
+    "router",
+    "router_bias",
+    "shared_gate_up",
+    "gate_up_bias",
+    "sinks",
     "",
     "qkv\0",
 )

@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from halfbyte.config import ModelConfig, RopeConfig, uniform_model
+from halfbyte.config import (
+    Attention,
+    Experts,
+    FeedForward,
+    LayerConfig,
+    ModelConfig,
+    RopeConfig,
+    uniform_model,
+)
 from halfbyte.formats.names import (
     SITES,
     expected_matrices,
@@ -95,6 +103,61 @@ CONFIGS = {
     ),
 }
 
+# Layers of several kinds, which between them have every part of a description.
+_YARN = RopeConfig(
+    base=10_000.0, kind="yarn", factor=8.0, original_context=32, attention_factor=1.2
+)
+_SINKS = Attention(4, 2, 16, rope=_YARN, window=24, sinks=True, bias=True, out_bias=True)
+_CLAMPED = Experts(6, 2, FeedForward(64, "clamped-swiglu", bias=True, limit=2.0), router_bias=True)
+_WIDE_HEADS = Attention(
+    4, 1, 32, rope=RopeConfig(base=1e6, rotary_dim=24), qk_norm="head", softcap=8.0, scale=0.2
+)
+_NARROW_HEADS = Attention(6, 3, 16, window=24, qk_norm="head", softcap=8.0)
+_GELU = FeedForward(128, "gelu-tanh")
+_PLACED = Attention(
+    4, 2, 16, rope=RopeConfig(original_context=16), qk_norm="whole", position_scale=0.2
+)
+_SHARED = Experts(
+    37,
+    4,
+    FeedForward(64),
+    routing="sigmoid",
+    choice_bias=True,
+    scale=1.5,
+    shared=FeedForward(32),
+    shared_gate=True,
+)
+LAYERED_CONFIGS = {
+    "sinks": replace(
+        CONFIGS["llama"],
+        num_layers=3,
+        kinds=(LayerConfig(_SINKS, _CLAMPED), LayerConfig(replace(_SINKS, window=None), _CLAMPED)),
+        order=(0, 1),
+    ),
+    "heads": replace(
+        CONFIGS["llama"],
+        num_layers=3,
+        kinds=(
+            LayerConfig(_NARROW_HEADS, _GELU, norms="both"),
+            LayerConfig(_WIDE_HEADS, _GELU, norms="both"),
+        ),
+        order=(0, 1),
+        embedding_multiplier=0.6,
+        logit_softcap=12.0,
+    ),
+    "shared": replace(
+        CONFIGS["llama"],
+        num_layers=3,
+        kinds=(
+            LayerConfig(_PLACED, _SHARED, norms="after", residual_multiplier=0.6),
+            LayerConfig(replace(_PLACED, rope=None, position_scale=0), FeedForward(128)),
+            LayerConfig(_PLACED, replace(_SHARED, routing="softmax", choice_bias=False)),
+        ),
+        order=(0, 1, 2),
+        logit_multiplier=0.8,
+    ),
+}
+
 # name -> (config, storage): what the parametrised tests run over.
 MODELS = {
     "llama": ("llama", Kind()),
@@ -116,6 +179,10 @@ MODELS = {
         "wide",
         Kind(planes=4, transforms="gathers", wide_groups=2, offsets=True, units=True),
     ),
+    "layers-sinks-experts": ("sinks", Kind(offsets=True)),
+    "layers-heads": ("heads", Kind()),
+    "layers-shared-experts": ("shared", Kind(units=True)),
+    "layers-sinks-experts-reordered": ("sinks", Kind(transforms="gathers", wide_groups=1)),
 }
 DENSE_MODELS = {
     "llama-f32": ("llama", Kind(dense="f32")),
@@ -125,13 +192,18 @@ DENSE_MODELS = {
     "rotated-f32": ("wide", Kind(dense="f32", transforms="rotations")),
     "reordered-f32": ("llama", Kind(dense="f32", transforms="gathers")),
 }
+DENSE_LAYERED_MODELS = {
+    "layers-sinks-experts-f32": ("sinks", Kind(dense="f32", transforms="gathers")),
+    "layers-heads-f32": ("heads", Kind(dense="f32")),
+    "layers-shared-experts-bf16": ("shared", Kind(dense="bf16")),
+}
 
 
 @cache
 def tiny(name: str, seed: int = 0) -> TinyWeights:
-    """One of MODELS or DENSE_MODELS by name; the same object every time."""
-    config, kind = (MODELS | DENSE_MODELS)[name]
-    return make(CONFIGS[config], kind, seed)
+    """One of the models above by name; the same object every time."""
+    config, kind = (MODELS | DENSE_MODELS | DENSE_LAYERED_MODELS)[name]
+    return make((CONFIGS | LAYERED_CONFIGS)[config], kind, seed)
 
 
 def make(config: ModelConfig, kind: Kind, seed: int = 0) -> TinyWeights:

@@ -14,7 +14,9 @@ from halfbyte.errors import ArgumentError
 from halfbyte.formats.draft_head import HeadWeights
 from halfbyte.formats.weights import Weights
 from halfbyte.runtime.draft_head import F32, HeadOutput, check_target, scoring_matrix
-from halfbyte.runtime.native import CoreShape, NativeRuntime, put_matrix
+from halfbyte.runtime.native import NativeRuntime
+from halfbyte.runtime.native_load import put_matrix
+from halfbyte.runtime.native_shape import CoreShape
 from halfbyte.runtime.protocol import Batch
 
 _OUTER = {"embed": "embed_norm", "feature": "feature_norm", "final": "final_norm"}
@@ -44,7 +46,7 @@ class NativeHead:
         core = replace(
             CoreShape.of(shape),
             vocab=config.scored,
-            layers=1,
+            order=[0],
             tied_head=False,
             features=len(taps) * shape.hidden_size,
             embedding_rows=shape.vocab_size,
