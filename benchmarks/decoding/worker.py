@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.decoding.session import Session
-from benchmarks.decoding.synthetic import WideLayers
+from benchmarks.decoding.synthetic import wide_layers
 from benchmarks.measure.arguments import names, positive
 from benchmarks.measure.process import guarded
 from halfbyte import LLM, SamplingParams
@@ -114,7 +114,7 @@ def cost(arguments: argparse.Namespace) -> dict[str, Any]:
 def linear_share(arguments: argparse.Namespace) -> dict[str, Any]:
     """GB/s one-row linear layers read from matrices no cache holds, and GB/s of plain reading."""
     levels = [Level.parse(name) for name in arguments.levels]
-    weights = WideLayers.larger_than(_largest_cache())
+    weights = wide_layers(_largest_cache())
     runtime = NativeRuntime(weights, threads=arguments.threads, num_tokens=64, max_rows=8)
     session = Session(runtime)
     token, result = session.tokens(1), {}
