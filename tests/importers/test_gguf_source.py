@@ -196,7 +196,8 @@ def test_a_sliding_window_makes_a_mistral(tmp_path):
 
 REFUSED = {
     "architecture": TinyGguf(arch="gpt2"),
-    "expert_count": TinyGguf(numbers={"expert_count": 8}),
+    "expert_count": TinyGguf(arch="qwen2", numbers={"expert_count": 8}),
+    r"blk\.0\.ffn_gate_inp": TinyGguf(numbers={"expert_count": 8}),
     "rope.scaling.type": TinyGguf(numbers={"rope.scaling.type": "yarn"}),
     "rope.dimension_count": TinyGguf(numbers={"rope.dimension_count": 8}),
     "attention.value_length": TinyGguf(numbers={"attention.value_length": 32}),

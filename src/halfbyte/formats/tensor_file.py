@@ -97,6 +97,11 @@ class TensorFile:
         typed: NDArray[Any] = raw.view(dtype)
         return typed.reshape(entry.shape)
 
+    def named(self, names: Mapping[str, str]) -> TensorFile:
+        """Some of the tensors by other names: name there -> name here."""
+        entries = {new: self.entries[old] for old, new in names.items()}
+        return TensorFile(self.path, entries, self._mapping)
+
     def unload(self) -> None:
         """Take the pages read so far out of this process; a later access reads them again."""
         self._mapping.madvise(mmap.MADV_DONTNEED)

@@ -13,15 +13,15 @@ from halfbyte.config import ModelConfig
 from halfbyte.errors import SourceError
 from halfbyte.formats.names import expected_matrices, expected_tensors
 from halfbyte.formats.weights import Dense, Planes
-from halfbyte.importers.families import gguf_name, half_split_rows
+from halfbyte.importers.families import Place, places
 from halfbyte.importers.gguf_blocks import EXACT_GROUP, EXACT_TYPES, to_f32, to_planes
-from halfbyte.importers.gguf_config import read_config
+from halfbyte.importers.gguf_config import family_of, read_config
 from halfbyte.importers.gguf_parts import GgufParts, StoredTensor, open_parts
 from halfbyte.importers.gguf_types import row_bytes
 from halfbyte.importers.source import HEAD_BITS, check_finite
 from halfbyte.importers.tokenizer_gguf import read_tokenizer
 
-_IGNORED = ("rope_freqs.weight",)  # read into the config
+_IGNORED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 _OUTER = ("embed", "head")
 # Beside a matrix of a type with narrow scales: what all of it is times; what its input is times.
 _FACTOR, _INPUT_FACTOR = "scale", "input_scale"
@@ -50,7 +50,7 @@ class GgufSource:
             bos_id=text.info.get("bos"),
             eos_ids=tuple(text.info.get("eos_ids", ())),
         )
-        _check_tensors(path, self._parts, self.config)
+        self._places = _checked_places(path, self._parts, self.config)
         # (planes, group size) that hold the layers exactly; None: no planes do.
         self.natural = self._natural()
 
@@ -59,7 +59,7 @@ class GgufSource:
         """Where the weights come from, for people: kind, name, architecture, types."""
         metadata = self._parts.metadata
         types = Counter(
-            tensor.type_name for tensor in self._parts.tensors.values() if len(tensor.shape) == 2
+            tensor.type_name for tensor in self._parts.tensors.values() if len(tensor.shape) > 1
         )
         return {
             "kind": "gguf",
@@ -82,8 +82,8 @@ class GgufSource:
 
     def matrix(self, name: str) -> Dense:
         """A matrix with the values of the source: [N, K]."""
-        tensor = self._tensor(name)
-        rows, inputs = tensor.shape
+        tensor, rows = self._tensor(name), self._places[name].count
+        inputs = tensor.shape[-1]
         if tensor.type_name in _DENSE and self._factor(name) is None:
             kind, dtype = _DENSE[tensor.type_name]
             return Dense(self._raw_rows(name, 0, rows).view(dtype).reshape(rows, inputs), kind)
@@ -96,10 +96,10 @@ class GgufSource:
     def vector(self, name: str) -> NDArray[np.float32]:
         """A bias or norm: [n]."""
         tensor = self._tensor(name)
+        place = self._places[name]
         values = to_f32(tensor.raw.reshape(1, -1), tensor.type_name).reshape(-1)
-        order = self._row_order(name.removesuffix(".bias")) if name.endswith(".bias") else None
-        check_finite(gguf_name(name), values)
-        return values if order is None else values[order]
+        check_finite(place.tensors[0], values)
+        return values[place.rows(0, place.count)]
 
     def exact_planes(self, name: str) -> Planes | None:
         """The matrix as planes of group 32 with exactly its values, where its grid allows."""
@@ -108,7 +108,7 @@ class GgufSource:
             return None
         if natural[0] == 8 and tensor.type_name not in EXACT_TYPES[8]:
             return None  # it has no second plane
-        return to_planes(self._raw_rows(name, 0, tensor.shape[0]), tensor.type_name)
+        return to_planes(self._raw_rows(name, 0, self._places[name].count), tensor.type_name)
 
     def _natural(self) -> tuple[int, int] | None:
         names = [name for name, _ in expected_matrices(self.config) if name not in _OUTER]
@@ -118,11 +118,11 @@ class GgufSource:
         return None
 
     def _tensor(self, name: str) -> StoredTensor:
-        return self._parts.tensors[gguf_name(name)]
+        return self._parts.tensors[self._places[name].tensors[0]]
 
     def _factor(self, name: str) -> np.float32 | None:
         """What the whole matrix is times, where a file says so and it is not 1."""
-        tensor = self._parts.tensors.get(_beside(name, _FACTOR))
+        tensor = self._parts.tensors.get(_beside(self._places[name], _FACTOR))
         if tensor is None:
             return None
         factor: np.float32 = tensor.raw.view(np.dtype("<f4"))[0]
@@ -131,18 +131,8 @@ class GgufSource:
     def _raw_rows(self, name: str, begin: int, end: int) -> NDArray[np.uint8]:
         """[end - begin, row_bytes], in our row order; a view where the orders agree."""
         tensor = self._tensor(name)
-        size = row_bytes(tensor.type_name, tensor.shape[1])
-        raw = tensor.raw.reshape(tensor.shape[0], size)
-        order = self._row_order(name)
-        return np.asarray(raw[begin:end] if order is None else raw[order[begin:end]])
-
-    def _row_order(self, name: str) -> NDArray[np.int64] | None:
-        mixer = self.config.attention
-        heads = {"attn.q": mixer.num_heads, "attn.k": mixer.num_kv_heads}
-        part = ".".join(name.split(".")[2:])
-        if self._parts.metadata["general.architecture"] != "llama" or part not in heads:
-            return None
-        return half_split_rows(heads[part], mixer.head_dim)
+        raw = tensor.raw.reshape(-1, row_bytes(tensor.type_name, tensor.shape[-1]))
+        return np.asarray(raw[self._places[name].rows(begin, end)])
 
     def _frequency_factors(self) -> tuple[float, ...]:
         tensor = self._parts.tensors.get("rope_freqs.weight")
@@ -162,35 +152,40 @@ class GgufSource:
         return tuple(float(x) for x in values)
 
 
-def _beside(name: str, what: str) -> str:
-    return f"{gguf_name(name).removesuffix('.weight')}.{what}"
+def _beside(place: Place, what: str) -> str:
+    return f"{place.tensors[0].removesuffix('.weight')}.{what}"
 
 
-def _check_tensors(path: Path, parts: GgufParts, config: ModelConfig) -> None:
+def _checked_places(path: Path, parts: GgufParts, config: ModelConfig) -> dict[str, Place]:
     unseen = set(parts.tensors) - set(_IGNORED)
-    for name, shape in expected_tensors(config):
-        tensor = parts.tensors.get(gguf_name(name))
+    shapes = expected_tensors(config)
+    found = {}
+    for name, place in places(config, family_of(parts.metadata), gguf=True):
+        theirs, tensor = place.tensors[0], parts.tensors.get(place.tensors[0])
+        _, shape = next(shapes)
         if tensor is None:
-            raise _fault(path, f"no tensor {gguf_name(name)!r}", f"one of shape {list(shape)}")
-        if tensor.shape != shape:
+            raise _fault(path, f"no tensor {theirs!r}", f"one of shape {list(place.shape)}")
+        if tensor.shape != place.shape:
             raise _fault(
-                path, f"tensor {gguf_name(name)!r} of shape {list(tensor.shape)}", list(shape)
+                path, f"tensor {theirs!r} of shape {list(tensor.shape)}", list(place.shape)
             )
         if len(shape) == 1 and tensor.type_name not in ("F32", "F16", "BF16"):
-            raise _fault(path, f"tensor {gguf_name(name)!r} of type {tensor.type_name}", "F32")
-        unseen.discard(gguf_name(name))
+            raise _fault(path, f"tensor {theirs!r} of type {tensor.type_name}", "F32")
+        found[name] = place
+        unseen.discard(theirs)
         for what in (_FACTOR, _INPUT_FACTOR) if len(shape) == 2 else ():
-            if (beside := _beside(name, what)) in unseen:
+            if (beside := _beside(place, what)) in unseen:
                 _check_factor(path, beside, parts.tensors[beside])
                 unseen.discard(beside)
     if unseen:
-        expected = "only the tensors of a dense model of its architecture"
+        expected = f"only the tensors of a {config.family} of its metadata"
         raise _fault(path, f"a tensor {min(unseen)!r}", expected, fix="this variant cannot be run")
     tokens = parts.metadata.get("tokenizer.ggml.tokens")
     if isinstance(tokens, list) and len(tokens) > config.vocab_size:
         raise _fault(
             path, f"{len(tokens)} tokens", f"at most {config.vocab_size}, the embedding's rows"
         )
+    return found
 
 
 def _check_factor(path: Path, name: str, tensor: StoredTensor) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from halfbyte.config import ModelConfig
+from halfbyte.config import FLAT_FAMILIES, ModelConfig
 from halfbyte.errors import FormatError, SourceError
 from halfbyte.formats.names import expected_matrices, expected_tensors
 from halfbyte.formats.tensor_file import TensorEntry, TensorFile
 from halfbyte.formats.weights import Dense, Planes
-from halfbyte.importers.families import hugging_face_name
-from halfbyte.importers.huggingface_config import read_config
+from halfbyte.importers.architectures import BY_NAME
+from halfbyte.importers.families import Place, places
+from halfbyte.importers.huggingface_config import model_type, read_config
 from halfbyte.importers.huggingface_tokenizer import read_tokenizer
 from halfbyte.importers.integer_weights import UnfitError, to_planes
 from halfbyte.importers.json_file import read_json
@@ -23,9 +24,17 @@ from halfbyte.importers.packed_matrices import PackedMatrices, stem
 from halfbyte.importers.packing import plane_group
 from halfbyte.importers.quantized_config import read_packing
 from halfbyte.importers.source import HEAD_BITS, bf16_to_f32, check_finite
+from halfbyte.importers.stacked_rows import stacked_rows
 
 _DTYPES = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 _INDEX = "model.safetensors.index.json"
+# Where larger models keep a language model.
+_LANGUAGE = {
+    "language_model.model.": "model.",
+    "model.language_model.": "model.",
+    "language_model.lm_head.": "lm_head.",
+    "lm_head.": "lm_head.",
+}
 _BUFFERS = (
     "rotary_emb.inv_freq",
     "attn.masked_bias",
@@ -50,14 +59,19 @@ class HuggingFaceSource:
         self.config = read_config(
             values, bos_id=text.info.get("bos"), eos_ids=tuple(text.info.get("eos_ids", ()))
         )
-        self._architecture = str(values.get("model_type"))
+        self._architecture = model_type(values)
         self._files = _open_files(path)
-        self._packed = PackedMatrices(packing, self._files, self.config) if packing else None
+        if "text_config" in values:
+            self._files = _language_part(self._files)
+        self._packed = None
+        if packing:
+            _check_packed(self._architecture)
+            self._packed = PackedMatrices(packing, self._files, self.config)
         self.natural: tuple[int, int] | None = None
         if packing is not None and self._packed is not None and self._packed.is_whole:
             inputs = {shape[1] for _, shape in expected_matrices(self.config)}
             self.natural = packing.bits, plane_group(packing, inputs)
-        _check_tensors(self._files, self.config, self._packed)
+        self._places = _checked_places(self._files, self.config, self._architecture, self._packed)
 
     @property
     def description(self) -> dict[str, Any]:
@@ -82,19 +96,23 @@ class HuggingFaceSource:
         """Rows begin .. end of a matrix as float32: [end - begin, K]."""
         if self._packed is not None and name in self._packed:
             return self._packed.read(name, begin, end).dequantize()
-        return _to_f32(self._array(name)[begin:end])
+        return _to_f32(self._rows(name, begin, end))
 
     def matrix(self, name: str) -> Dense:
         """A matrix with the values of the source: [N, K]."""
         if self._packed is not None and name in self._packed:
             return Dense(self.rows(name, 0, dict(expected_matrices(self.config))[name][0]), "f32")
-        return Dense(self._array(name), _DTYPES[self._entry(name).dtype])
+        rows = self._places[name].count
+        return Dense(self._rows(name, 0, rows), _DTYPES[self._entry(name).dtype])
 
     def vector(self, name: str) -> NDArray[np.float32]:
         """A bias or norm: [n]."""
-        values = _to_f32(self._array(name))
-        check_finite(hugging_face_name(name), values)
-        return values
+        place = self._places[name]
+        stored = place.tensors[0]
+        values = _to_f32(self._files[stored].array(stored)).reshape(-1)
+        check_finite(stored, values)
+        wanted = values[place.rows(0, self._places[name].count)]
+        return wanted + np.float32(place.offset) if place.offset else wanted
 
     def exact_planes(self, name: str) -> Planes | None:
         """The matrix as planes of the natural group with exactly its values.
@@ -118,10 +136,13 @@ class HuggingFaceSource:
             ) from error
 
     def _entry(self, name: str) -> TensorEntry:
-        return self._files[hugging_face_name(name)].entries[hugging_face_name(name)]
+        stored = self._places[name].tensors[0]
+        return self._files[stored].entries[stored]
 
-    def _array(self, name: str) -> NDArray[Any]:
-        return self._files[hugging_face_name(name)].array(hugging_face_name(name))
+    def _rows(self, name: str, begin: int, end: int) -> NDArray[Any]:
+        """Rows of a matrix as they are stored: [end - begin, K]."""
+        place = self._places[name]
+        return stacked_rows(place, begin, end, lambda tensor: self._files[tensor].array(tensor))
 
 
 def _to_f32(values: NDArray[Any]) -> NDArray[np.float32]:
@@ -161,36 +182,70 @@ def _open_files(path: Path) -> dict[str, TensorFile]:
     return tensors
 
 
-def _check_tensors(
-    files: dict[str, TensorFile], config: ModelConfig, packed: PackedMatrices | None
-) -> None:
+def _language_part(files: dict[str, TensorFile]) -> dict[str, TensorFile]:
+    """The tensors of the language model in a larger one, by the names it has alone."""
+    found: dict[str, TensorFile] = {}
+    for file in {id(file): file for file in files.values()}.values():
+        names = {
+            name: own + name.removeprefix(prefix)
+            for name in file.entries
+            for prefix, own in _LANGUAGE.items()
+            if name.startswith(prefix)
+        }
+        found |= dict.fromkeys(names.values(), file.named(names))
+    return found
+
+
+def _check_packed(architecture: str) -> None:
+    if architecture not in FLAT_FAMILIES:
+        raise _fault(
+            "quantized model",
+            f"a {architecture}",
+            f"one of {', '.join(FLAT_FAMILIES)}",
+            fix="use the model's unquantized weights, or a GGUF file",
+        )
+
+
+def _checked_places(
+    files: dict[str, TensorFile],
+    config: ModelConfig,
+    architecture: str,
+    packed: PackedMatrices | None,
+) -> dict[str, Place]:
     unseen = set(files)
     if packed is not None:
         unseen -= packed.tensor_names()
-    for name, shape in expected_tensors(config):
+    found = {}
+    for name, place in places(config, BY_NAME[architecture], gguf=False):
         if packed is not None and name in packed:
             continue
-        theirs = hugging_face_name(name)
-        if theirs not in files:
-            raise _fault("model", f"no tensor {theirs!r}", f"one of shape {list(shape)}")
-        entry = files[theirs].entries[theirs]
-        if entry.shape != shape:
-            raise _fault("model", f"tensor {theirs!r} of shape {list(entry.shape)}", list(shape))
-        if entry.dtype not in _DTYPES:
-            fix = "use the model's F32, F16 or BF16 weights"
-            raise _fault(
-                "model", f"tensor {theirs!r} of dtype {entry.dtype}", "F32, F16 or BF16", fix=fix
-            )
-        unseen.discard(theirs)
+        found[name] = place
+        for theirs in place.tensors:
+            _check_tensor(files, theirs, place.shape)
+            unseen.discard(theirs)
     if config.tied_head:
         unseen.discard("lm_head.weight")  # some exports store the tied matrix twice
     strangers = [name for name in unseen if not name.endswith(_BUFFERS)]
     if packed is not None:  # some writers give every linear a bias
         strangers = [name for name in strangers if not _is_zero_bias(files[name], name)]
     if strangers:
-        expected = "only the tensors of a dense model of its architecture"
+        expected = f"only the tensors of a {config.family} of its config"
         raise _fault(
             "model", f"a tensor {min(strangers)!r}", expected, fix="this variant cannot be run"
+        )
+    return found
+
+
+def _check_tensor(files: dict[str, TensorFile], name: str, shape: tuple[int, ...]) -> None:
+    if name not in files:
+        raise _fault("model", f"no tensor {name!r}", f"one of shape {list(shape)}")
+    entry = files[name].entries[name]
+    if entry.shape != shape:
+        raise _fault("model", f"tensor {name!r} of shape {list(entry.shape)}", list(shape))
+    if entry.dtype not in _DTYPES:
+        fix = "use the model's F32, F16 or BF16 weights"
+        raise _fault(
+            "model", f"tensor {name!r} of dtype {entry.dtype}", "F32, F16 or BF16", fix=fix
         )
 
 
