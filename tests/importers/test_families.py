@@ -18,6 +18,7 @@ from halfbyte.config import Level
 from halfbyte.errors import ModelError, SourceError
 from halfbyte.formats.checkpoint import Checkpoint
 from halfbyte.formats.names import expected_tensors
+from halfbyte.formats.planes import dequantize
 from halfbyte.importers.convert import convert
 from halfbyte.importers.gguf_source import GgufSource
 from halfbyte.importers.huggingface import HuggingFaceSource
@@ -117,3 +118,45 @@ def test_what_a_family_cannot_have_is_named_in_one_line(tmp_path: Path, what: st
     with pytest.raises((SourceError, ModelError), match=expected) as caught:
         HuggingFaceSource(directory)
     assert "\n" not in str(caught.value)
+
+
+def test_published_experts_of_gpt_oss_are_read_and_imported_exactly(tmp_path: Path) -> None:
+    """Blocks of MXFP4 in place of experts: values by the standard's table, all in planes."""
+    directory, _ = written("gpt_oss", tmp_path / "model")
+    tensors, rng = load_file(directory / "model.safetensors"), np.random.default_rng(0)
+    table = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
+    table = np.concatenate([table, -table])
+    wanted = {}
+    for name in [name for name in tensors if name.endswith(("gate_up_proj", "down_proj"))]:
+        count, inputs, rows = tensors.pop(name).shape
+        blocks = rng.integers(0, 256, (count, rows, inputs // 32, 16), dtype=np.uint8)
+        scales = rng.integers(118, 124, (count, rows, inputs // 32), dtype=np.uint8)
+        tensors |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+        values = np.stack([table[blocks & 15], table[blocks >> 4]], axis=-1)
+        sized = (
+            values.reshape(count, rows, -1, 32)
+            * np.exp2(scales.astype(np.float32) - 127)[..., None]
+        )
+        wanted[name] = sized.reshape(count, rows, inputs)
+    save_file(tensors, directory / "model.safetensors")
+    values = json.loads((directory / "config.json").read_text())
+    values["quantization_config"] = {"quant_method": "mxfp4"}
+    (directory / "config.json").write_text(json.dumps(values))
+    source = HuggingFaceSource(directory)
+    both = wanted["model.layers.1.mlp.experts.gate_up_proj"]
+    down = wanted["model.layers.1.mlp.experts.down_proj"]
+    for name, rows in (
+        ("layers.1.mlp.gate", both[:, 0::2]),
+        ("layers.1.mlp.up", both[:, 1::2]),
+        ("layers.1.mlp.down", down),
+    ):
+        flat = rows.reshape(-1, rows.shape[2])
+        assert np.array_equal(source.rows(name, 0, len(flat)), flat)
+        assert np.array_equal(source.rows(name, 7, 50), flat[7:50])
+        planes = source.exact_planes(name)
+        assert planes is not None
+        assert np.array_equal(dequantize(planes, 8), flat)
+    checkpoint = Checkpoint.open(convert(source, tmp_path / "planes"))
+    assert np.array_equal(
+        dequantize(checkpoint.matrix("layers.1.mlp.down"), 8), down.reshape(-1, 96)
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from halfbyte.errors import FormatError, SourceError
 from halfbyte.formats.names import expected_matrices, expected_tensors
 from halfbyte.formats.tensor_file import TensorEntry, TensorFile
 from halfbyte.formats.weights import Dense, Planes
+from halfbyte.importers import gguf_blocks, mxfp4
 from halfbyte.importers.architectures import BY_NAME
 from halfbyte.importers.families import Place, places
+from halfbyte.importers.gguf_blocks import EXACT_GROUP
 from halfbyte.importers.huggingface_config import model_type, read_config
 from halfbyte.importers.huggingface_tokenizer import read_tokenizer
 from halfbyte.importers.integer_weights import UnfitError, to_planes
@@ -72,6 +75,11 @@ class HuggingFaceSource:
             inputs = {shape[1] for _, shape in expected_matrices(self.config)}
             self.natural = packing.bits, plane_group(packing, inputs)
         self._places = _checked_places(self._files, self.config, self._architecture, self._packed)
+        self._blocks = {
+            n for n, place in self._places.items() if mxfp4.is_packed(self._files, place)
+        }
+        if self._blocks:
+            self.natural = 8, EXACT_GROUP
 
     @property
     def description(self) -> dict[str, Any]:
@@ -90,12 +98,17 @@ class HuggingFaceSource:
         """How a matrix is stored: F32, F16, BF16, Q4_1 …"""
         if self._packed is not None and name in self._packed:
             return self._packed.kind
+        if name in self._blocks:
+            return mxfp4.TYPE
         return self._entry(name).dtype
 
     def rows(self, name: str, begin: int, end: int) -> NDArray[np.float32]:
         """Rows begin .. end of a matrix as float32: [end - begin, K]."""
         if self._packed is not None and name in self._packed:
             return self._packed.read(name, begin, end).dequantize()
+        if name in self._blocks:
+            raw = mxfp4.read_rows(self._files, self._places[name], begin, end)
+            return gguf_blocks.to_f32(raw, mxfp4.TYPE)
         return _to_f32(self._rows(name, begin, end))
 
     def matrix(self, name: str) -> Dense:
@@ -103,6 +116,8 @@ class HuggingFaceSource:
         if self._packed is not None and name in self._packed:
             return Dense(self.rows(name, 0, dict(expected_matrices(self.config))[name][0]), "f32")
         rows = self._places[name].count
+        if name in self._blocks:
+            return Dense(self.rows(name, 0, rows), "f32")
         return Dense(self._rows(name, 0, rows), _DTYPES[self._entry(name).dtype])
 
     def vector(self, name: str) -> NDArray[np.float32]:
@@ -120,6 +135,10 @@ class HuggingFaceSource:
         None for floating point weights, and where eight bits do not fit: again in eight bits they
         lose next to nothing. Raises SourceError where four bits do not fit.
         """
+        if name in self._blocks:
+            place = self._places[name]
+            raw = mxfp4.read_rows(self._files, place, 0, place.count)
+            return gguf_blocks.to_planes(raw, mxfp4.TYPE)
         if self._packed is None or name not in self._packed or self.natural is None:
             return None
         weights = self._packed.read(name, 0, dict(expected_matrices(self.config))[name][0])
@@ -220,6 +239,11 @@ def _checked_places(
         if packed is not None and name in packed:
             continue
         found[name] = place
+        if mxfp4.is_packed(files, place):
+            for theirs, shape in mxfp4.parts_of(place):
+                _check_tensor(files, theirs, shape, ("U8",))
+                unseen.discard(theirs)
+            continue
         for theirs in place.tensors:
             _check_tensor(files, theirs, place.shape)
             unseen.discard(theirs)
@@ -236,13 +260,18 @@ def _checked_places(
     return found
 
 
-def _check_tensor(files: dict[str, TensorFile], name: str, shape: tuple[int, ...]) -> None:
+def _check_tensor(
+    files: dict[str, TensorFile],
+    name: str,
+    shape: tuple[int, ...],
+    dtypes: Container[str] = _DTYPES,
+) -> None:
     if name not in files:
         raise _fault("model", f"no tensor {name!r}", f"one of shape {list(shape)}")
     entry = files[name].entries[name]
     if entry.shape != shape:
         raise _fault("model", f"tensor {name!r} of shape {list(entry.shape)}", list(shape))
-    if entry.dtype not in _DTYPES:
+    if entry.dtype not in dtypes:
         fix = "use the model's F32, F16 or BF16 weights"
         raise _fault(
             "model", f"tensor {name!r} of dtype {entry.dtype}", "F32, F16 or BF16", fix=fix

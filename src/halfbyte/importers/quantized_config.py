@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from halfbyte.errors import SourceError
+from halfbyte.importers import mxfp4
 from halfbyte.importers.awq import Awq
 from halfbyte.importers.compressed_tensors import CompressedTensors
 from halfbyte.importers.gptq import Gptq
@@ -29,11 +30,13 @@ def read_packing(path: Path, config: Mapping[str, Any]) -> Packing | None:
     if settings is None:
         return None
     method = settings.get("quant_method") if isinstance(settings, dict) else None
+    if method == mxfp4.METHOD:
+        return None  # of experts alone: their tensors tell
     if not isinstance(method, str) or method not in METHODS:
         raise SourceError(
             "config.json quantization_config",
             got=f"method {method!r}"[:80],
-            expected=", ".join(METHODS),
+            expected=", ".join((*METHODS, mxfp4.METHOD)),
             fix="use the model's unquantized weights, or a GGUF file",
         )
     return METHODS[method](settings)
