@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 # Lines, blank ones and comments included. Lower a budget whenever the code shrinks well below it.
 BUDGETS = {
     "src/halfbyte": 37_000,  # layers as data and the families on it
-    "src/halfbyte/planner": 2_300,  # the aim is 1,200
+    "src/halfbyte/planner": 1_200,
     "src/halfbyte/cascade/cycle.py": 220,
     "csrc": 7_500,  # kinds of layers, experts
 }

@@ -107,15 +107,17 @@ def measure(
     tokens: int,
     rounds: int,
     warming: Collection[str],
+    is_closed: bool = False,
     before: Callable[[], None] = _nothing,
     between: Callable[[], None] = _nothing,
 ) -> dict[str, Runs]:
     """`rounds` timed rounds over whole queues of prompts; only `warming` run in the untimed one.
 
+    `is_closed`: a queue is one prompt per place, all begin together, and no other joins them.
     `before` is called before each timed queue, `between` after every variant has had a turn of it.
     """
     found = {name: Runs() for name in subjects}
-    length = queue_length(batch)
+    length = batch if is_closed else queue_length(batch)
     queues = [prompts[at : at + length] for at in range(0, len(prompts) - length + 1, length)]
     for turn in range(rounds + 1):
         names = [name for name in subjects if turn or name in warming]
@@ -128,7 +130,7 @@ def measure(
             if turn:
                 before()
             decoding = [
-                _decode(subjects[name], queue, batch, tokens, into[name])
+                _decode(subjects[name], queue, batch, tokens, into[name], is_closed=is_closed)
                 for name in [*names[shift:], *names[:shift]]
             ]
             while decoding:
@@ -141,17 +143,26 @@ def measure(
 
 
 def _decode(
-    subject: Subject[Prompt], queue: Seq[Prompt], batch: int, tokens: int, runs: Runs
+    subject: Subject[Prompt],
+    queue: Seq[Prompt],
+    batch: int,
+    tokens: int,
+    runs: Runs,
+    *,
+    is_closed: bool,
 ) -> Iterator[bool]:
     """Decode a queue, True after each turn; then add what it was to `runs`."""
-    engine, following = subject.engine(), cycle(queue)
+    engine, following = subject.engine(), iter(queue) if is_closed else cycle(queue)
     sequences: list[Sequence] = []
     seen, wanted, began = engine.statistics, len(queue) * (tokens - 1), 0.0
     try:
         while seen.decoded_tokens < wanted:
             while engine.num_waiting + engine.num_running < batch:
-                most = limit(len(sequences), batch, tokens)
-                sequences.append(subject.sequence(next(following), most))
+                prompt = next(following, None)
+                if prompt is None:
+                    break
+                most = tokens if is_closed else limit(len(sequences), batch, tokens)
+                sequences.append(subject.sequence(prompt, most))
                 engine.add(sequences[-1])
             size, proposed, before = seen.cycles, seen.draft_tokens, seen.target_forwards
             engine.step()

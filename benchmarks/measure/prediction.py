@@ -72,8 +72,8 @@ def _drafting(
 ) -> float:
     """The first stage: one call per cycle that drafts, a forward per token of it."""
     attention = together * table.attention_seconds(1, context)
-    first = table.step_seconds(level, together, first=True) + attention
-    further = table.step_seconds(level, together, first=False) + attention
+    growth = table.linear_seconds(level, together) - table.linear_seconds(level, 1)
+    first, further = (seconds + growth + attention for seconds in table.drafts[level])
     calls = min(forwards, total.target_forwards)
     return calls * first + (forwards - calls) * further
 

@@ -38,7 +38,7 @@ from halfbyte.api.candidates import draft_levels
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.stages import Auto, Ngram, parse_stage
 from halfbyte.config import Level
-from halfbyte.planner.cost_probe import CONTEXTS, CostProbe, pages_wanted
+from halfbyte.planner.cost_probe import FAR, CostProbe, pages_wanted
 from halfbyte.planner.cost_table import CostTable
 
 FIXED = (
@@ -116,7 +116,7 @@ def _room(arguments: argparse.Namespace, variants: Sequence[str], sizes: dict[in
     """Tokens of KV: every prompt once, since variants share it, what all of them are at, and what
     the cost table is measured in."""
     decoding = len(variants) * max(sizes) * (int(arguments.tokens) + 64)
-    return max(sizes.values()) * 1024 + decoding + CONTEXTS[-1] + 1024
+    return max(sizes.values()) * 1024 + decoding + FAR + 1024
 
 
 def _measured(

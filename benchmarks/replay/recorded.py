@@ -1,13 +1,13 @@
 """What a model answers, and what its draft levels would say at every position of the answer.
 
 That is all that a cascade of greedy decoding ever asks of a model, so a recording can stand for it
-(`benchmarks.recorded_runtime`).
+(`recorded_runtime.py`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,7 +26,8 @@ TOGETHER = 16  # texts recorded at a time
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """One request; `drafts[level][i]` goes on after the prompt and answer[: i + 1]."""
+    """One request; `drafts[level][i]` goes on after the prompt and answer[: i + 1]. Another
+    model's drafts are under the name of its stage."""
 
     kind: str
     prompt: list[int]
@@ -51,9 +52,15 @@ class Recording:
 
 
 def record(
-    llm: LLM, prompts: Sequence[Workload], tokens: int, length: int, levels: Sequence[Level]
+    llm: LLM,
+    prompts: Sequence[Workload],
+    tokens: int,
+    length: int,
+    levels: Sequence[Level],
+    offers: Mapping[str, LLM] | None = None,
 ) -> Iterator[Recording]:
-    """Answers of `tokens` tokens, and drafts of `length` from each of their positions."""
+    """Answers of `tokens` tokens, and drafts of `length` from each of their positions: of levels,
+    and of other models by the names of their stages."""
     plain = llm.with_cascade(str(llm.cascade.target), prefix_cache=False)
     how = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True)
     for at in range(0, len(prompts), TOGETHER):
@@ -61,6 +68,9 @@ def record(
         texts = [token_ids(llm, prompt) for prompt in some]
         answers = [list(done.token_ids) for done in plain.generate(texts, how)]
         drafts = _drafts(llm, texts, answers, length, levels)
+        for name, model in (offers or {}).items():
+            level = model.cascade.target
+            drafts[name] = _drafts(model, texts, answers, length, [level])[str(level)]
         for b, prompt in enumerate(some):
             own = {level: list(reversed(each[b])) for level, each in drafts.items()}
             yield Recording(prompt.kind, texts[b], answers[b], own)

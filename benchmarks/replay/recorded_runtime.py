@@ -1,7 +1,7 @@
 """A runtime that answers what was recorded and takes as long as a cost table says.
 
-Only its calls move the clock. So what a planner decides can be compared to the last per cent, again
-and again, on a machine that does something else meanwhile. The time Python takes is not in it.
+Only its calls and `host.py` move the clock. So what a planner decides can be compared to the last
+per cent, again and again, on a machine that does something else meanwhile.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ SHAPE = uniform_model(
 
 
 class Clock:
-    """Seconds that pass only when `now` is moved."""
+    """Seconds that pass only when a caller adds them."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -58,7 +58,7 @@ class Clock:
 
     @contextmanager
     def everywhere(self) -> Iterator[None]:
-        """Meanwhile all of halfbyte takes its time from this clock."""
+        """Until the block ends, all of halfbyte takes its time from this clock."""
         modules = [m for name, m in sys.modules.items() if name.startswith("halfbyte.")]
         patches = [
             patch.object(module, "perf_counter", self)
@@ -80,15 +80,19 @@ class RecordedRuntime:
     def __init__(
         self,
         recordings: Sequence[Recording],
-        target: Level,
+        target: str,
         table: CostTable,
         clock: Clock,
         *,
         num_pages: int,
+        is_draft: bool = False,
     ) -> None:
+        """`target`: the level whose answers were recorded; `is_draft`: a stage that is a model of
+        its own, whose drafts were."""
         self.config, self.page_size, self.num_pages = SHAPE, 16, num_pages
         self.max_rows, self.speed_key = 512, "recorded"
-        self._target, self._table, self._clock = str(target), table, clock
+        self._target, self._table, self._clock = target, table, clock
+        self._is_draft = is_draft
         self._slots = np.zeros((num_pages, self.page_size), dtype=np.int32)  # tokens
         self._start = min([START, *(len(r.prompt) for r in recordings)])
         self._by_start: dict[tuple[int, ...], list[Recording]] = {}
@@ -120,7 +124,7 @@ class RecordedRuntime:
         if run.min_confidence or run.head:
             raise ValueError("neither confidence nor a smaller vocabulary is recorded")
         level, lengths, contexts = run.level, run.lengths, batch.first_positions.tolist()
-        self._clock.now += self._table.draft_seconds(str(level), lengths.tolist(), contexts)
+        self._clock.now += draft_seconds(self._table, str(level), lengths.tolist(), contexts)
         tokens = np.zeros((len(lengths), int(lengths.max())), dtype=np.int32)
         for b, length in enumerate(lengths.tolist()):
             token, pages = batch.tokens[b : b + 1], batch.page_tables[b : b + 1]
@@ -153,7 +157,7 @@ class RecordedRuntime:
         self._write(batch)
         rows = np.diff(batch.row_starts).tolist()
         contexts = batch.first_positions.tolist()
-        self._clock.now += self._table.forward_seconds(str(level), rows, contexts)
+        self._clock.now += forward_seconds(self._table, str(level), rows, contexts)
 
     def _write(self, batch: Batch) -> None:
         pages, slots = own_slots(batch, row_contexts(batch), self.page_size)
@@ -175,8 +179,8 @@ class RecordedRuntime:
 
     def _after(self, text: list[int], level: str) -> int:
         recording = self._recording(text)
-        if level != self._target:
-            return recording.continues(level, text) or 0
+        if self._is_draft or level != self._target:
+            return recording.continues(self._target if self._is_draft else level, text) or 0
         said, answer = text[len(recording.prompt) :], recording.answer
         is_told = len(said) < len(answer) and said == answer[: len(said)]
         return answer[len(said)] if is_told else 0
@@ -186,3 +190,24 @@ class RecordedRuntime:
             if text[: len(recording.prompt)] == recording.prompt:
                 return recording
         raise AssertionError("a text that was not recorded")
+
+
+def forward_seconds(
+    table: CostTable, level: str, rows: Sequence[float], contexts: Sequence[float]
+) -> float:
+    """One forward: `rows[b]` rows of each sequence, at its context."""
+    attention = sum(map(table.attention_seconds, rows, contexts))
+    return table.linear_seconds(level, sum(rows)) + attention
+
+
+def draft_seconds(
+    table: CostTable, level: str, lengths: Sequence[int], contexts: Sequence[float]
+) -> float:
+    """One drafting call: `lengths[b]` tokens of each sequence."""
+    total = 0.0
+    for step in range(max(lengths, default=0)):
+        active = [c + step for n, c in zip(lengths, contexts, strict=True) if n > step]
+        total += table.drafts[level][step > 0] - table.linear_seconds(level, 1)
+        total += table.linear_seconds(level, len(active))
+        total += sum(table.attention_seconds(1, c) for c in active)
+    return total

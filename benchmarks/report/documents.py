@@ -14,7 +14,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from benchmarks.measure.rows import RESULTS, read
-from benchmarks.report import fidelity_tables, plots, quality_tables, results, transforms_table
+from benchmarks.report import (
+    ablation_tables,
+    fidelity_tables,
+    plots,
+    quality_tables,
+    results,
+    transforms_table,
+)
 from halfbyte.errors import SourceError
 from halfbyte.evaluate import result_rows
 
@@ -26,12 +33,15 @@ DOCUMENTS = (
     "docs/fidelity.md",
     "docs/quantize.md",
     "docs/kernels.md",
+    "docs/planner.md",
 )
 PARTS: Mapping[str, Callable[[], str]] = {
     "front": lambda: results.front_table(results.all_rows()),
     "results": lambda: results.report(results.all_rows()),
     "quality": lambda: quality_tables.report(read([RESULTS / "quality" / "schemes.jsonl"])),
     "transforms": lambda: transforms_table.table(read([RESULTS / "quality" / "transforms.jsonl"])),
+    "ablations": lambda: ablation_tables.mechanisms(read([RESULTS / "ablation.jsonl"])),
+    "constants": lambda: ablation_tables.constants(read([RESULTS / "ablation.jsonl"])),
     "fidelity": lambda: fidelity_tables.report(
         result_rows.read(RESULTS / "fidelity" / "rows.jsonl")
     ),

@@ -16,14 +16,13 @@ from halfbyte.cascade.proposer import Ask, Link, Proposals
 from halfbyte.cascade.verify import Outcome
 from halfbyte.config import Level
 from halfbyte.planner.acceptance import Source
-from halfbyte.planner.candidates import Arm, LevelCost, LookupCost
-from halfbyte.planner.cost_table import CostTable, DraftCost
+from halfbyte.planner.candidates import Candidate, Cost, level_cost
+from halfbyte.planner.cost_table import CostTable
 from halfbyte.planner.planner import CostPlanner
 from halfbyte.sampling.sampler import GREEDY, Sampler
 from tests.planner.timed_runtime import PAIR, SEQUENCE, attention_seconds, linear_seconds
 
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
-CONTEXTS = (128, 1024, 4096)
 TARGET = Level.parse("w8a16")
 LOOKUP = 2e-5
 
@@ -32,20 +31,19 @@ def table() -> CostTable:
     """What a perfect probe of `timed_runtime` would find."""
     return CostTable(
         ROWS,
-        CONTEXTS,
         {level: tuple(linear_seconds(level, m) for m in ROWS) for level in ("w8a16", "w4a8")},
-        tuple(tuple(c * (SEQUENCE + PAIR * m) for c in CONTEXTS) for m in ROWS),
-        {"w4a8": DraftCost(linear_seconds("w4a8", 1), linear_seconds("w4a8", 1))},
+        tuple(SEQUENCE + PAIR * m for m in ROWS),
+        {"w4a8": (linear_seconds("w4a8", 1),) * 2},
     )
 
 
 @dataclass(eq=False)
 class Text:
-    """A `Decoding` of which only the length counts; how often each arm is right for it."""
+    """A `Decoding` of which only the length counts; how often each candidate is right for it."""
 
     alphas: dict[str, Seq[float]]
     committed_len: int = 600
-    match: int = 0  # evidence of the n-gram arm
+    match: int = 0  # evidence of the n-gram candidate
     tokens: Seq[int] = range(600)
     pending: int = 0
     remaining: int = 1 << 30
@@ -81,28 +79,29 @@ def _matches(texts: Seq[Text]) -> list[int]:
     return [text.match for text in texts]
 
 
-def arms(*names: str, length: int = 8) -> list[Arm]:
+def candidates(*names: str, length: int = 8) -> list[Candidate]:
     """`w4a8`, and `ngram` with evidence 1 .. 4 of the text's `match`."""
     made = []
     for name in names:
         if name == "ngram":
             sources = tuple(Source(name, i, 0.5) for i in range(1, 5))
             proposer = NamedProposer(name)
-            made.append(Arm(name, proposer, LookupCost(), sources, length, evidence=_matches))
+            cost = Cost(LOOKUP, 0.0, lambda _: 0.0)
+            made.append(Candidate(name, proposer, cost, sources, length, evidence=_matches))
         else:
-            cost = LevelCost(table(), name)
-            made.append(Arm(name, NamedProposer(name), cost, (Source(name),), length))
+            cost = level_cost(table(), name)
+            made.append(Candidate(name, NamedProposer(name), cost, (Source(name),), length))
     return made
 
 
 def planner_of(*names: str) -> CostPlanner:
-    """With these arms, or both."""
-    return CostPlanner(TARGET, table(), arms(*(names or ("w4a8", "ngram"))))
+    """With these candidates, or both."""
+    return CostPlanner(TARGET, table(), candidates(*(names or ("w4a8", "ngram"))))
 
 
 @dataclass
 class Simulation:
-    """Runs plans; `slow` multiplies the time of what it names (`verify`, an arm)."""
+    """Runs plans; `slow` multiplies the time of what it names (`verify`, a candidate)."""
 
     seed: int = 0
     noise: float = 0.0

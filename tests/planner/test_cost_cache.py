@@ -8,16 +8,15 @@ import pytest
 
 from halfbyte.config import Level
 from halfbyte.planner.cost_cache import load_or_measure, read, table_path
-from halfbyte.planner.cost_table import CostTable, DraftCost
+from halfbyte.planner.cost_table import CostTable
 from tests.support.fake_runtime import FakeRuntime
 
 TARGET, DRAFT = Level.parse("w8a16"), Level.parse("w4a8")
 TABLE = CostTable(
     (1, 2),
-    (128,),
     {"w8a16": (1.0, 1.5), "w4a8": (0.5, 0.75)},
-    ((0.1,), (0.25,)),
-    {"w4a8": DraftCost(0.5, 0.25)},
+    (0.1, 0.25),
+    {"w4a8": (0.5, 0.25)},
 )
 
 
@@ -62,8 +61,7 @@ def test_it_is_measured_again_when_asked_for(
         b"null",
         b"\xff\xfe",
         b"[" * 100_000,
-        b'{"rows": [1], "contexts": [1], "linear": {"w8a16": [NaN]}, "attention": [[0]],'
-        b' "drafts": {}}',
+        b'{"rows": [1], "linear": {"w8a16": [NaN]}, "attention": [0], "drafts": {}, "spread": 1}',
         b" " * (2 << 20),
     ],
 )

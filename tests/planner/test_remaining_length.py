@@ -4,63 +4,73 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halfbyte.planner.remaining_length import LEAST_HORIZON, Answers
+from halfbyte.planner.remaining_length import LEAST_HORIZON, RemainingLength
 from tests.planner.simulation import Text
 
 
-def _running(answers: Answers, *lengths: int, remaining: int = 1 << 30) -> list[Text]:
+def _running(lengths: RemainingLength, *come: int, remaining: int = 1 << 30) -> list[Text]:
     """Texts of 600 tokens of which so many have come since."""
-    texts = [Text({}, remaining=remaining) for _ in lengths]
-    for text, come in zip(texts, lengths, strict=True):
-        answers.begin(text)
-        text.commit([0] * come)
+    texts = [Text({}, remaining=remaining) for _ in come]
+    for text, tokens in zip(texts, come, strict=True):
+        lengths.begin(text)
+        text.commit([0] * tokens)
     return texts
 
 
 @given(st.lists(st.integers(0, 4000), min_size=2, max_size=8))
-def test_in_a_batch_that_nobody_joins_who_is_ahead_counts_less(lengths: list[int]) -> None:
-    answers = Answers()
-    texts = _running(answers, *lengths)
-    weights = answers.weights(texts)
-    assert all(0 < weight <= 1 for weight in weights)
-    assert weights[lengths.index(min(lengths))] == 1
-    ahead = sorted(zip(lengths, weights, strict=True))
-    assert [weight for _, weight in ahead] == sorted(weights, reverse=True)
-    assert answers.weights(texts[:1]) == [1.0], "alone it is ahead of nobody"
+def test_in_a_closed_batch_all_wait_but_those_that_end_last(come: list[int]) -> None:
+    lengths = RemainingLength()
+    texts = _running(lengths, *come)
+    assert lengths.waits(texts) == [tokens > min(come) for tokens in come]
+    assert lengths.waits(texts[:1]) == [False], "alone it is ahead of none"
 
 
-def test_where_others_come_for_those_who_left_all_count_alike() -> None:
-    answers = Answers()
-    *others, last = _running(answers, 0, 40, 80)
-    answers.end(last)
-    assert not answers.is_joined
-    others += _running(answers, 0)
-    assert answers.is_joined
-    assert answers.weights(others) == [1.0] * 3
+def test_where_others_join_no_sequence_waits() -> None:
+    lengths = RemainingLength()
+    *others, last = _running(lengths, 0, 40, 80)
+    lengths.end(last)
+    assert any(lengths.waits(others)), "one has left, none has come"
+    others += _running(lengths, 0)
+    assert lengths.waits(others) == [False] * 3
     for text in others:
-        answers.end(text)
-    assert not answers.is_joined, "nobody runs: the next ones begin a batch of their own"
-    assert not answers.are_running
+        lengths.end(text)
+    assert any(lengths.waits(_running(lengths, 0, 1))), "the next batch is one of its own"
+
+
+def test_a_batch_is_closed_while_several_run_that_no_other_has_joined() -> None:
+    lengths = RemainingLength()
+    assert not lengths.is_closed
+    first, second = _running(lengths, 0, 0)
+    assert lengths.is_closed
+    lengths.end(second)
+    assert not lengths.is_closed, "it is alone"
+    [third] = _running(lengths, 0)
+    assert not lengths.is_closed
+    for text in (first, third):
+        lengths.end(text)
+    _running(lengths, 0)
+    assert not lengths.is_closed
+    _running(lengths, 0)
+    assert lengths.is_closed, "one that begins before any has left joins none"
 
 
 def test_as_much_is_still_to_come_as_has_come_or_as_is_usual() -> None:
-    answers = Answers()
-    fresh, long = _running(answers, 0, 500)
-    assert answers.to_come(fresh) == LEAST_HORIZON
-    assert answers.to_come(long) == 500
+    lengths = RemainingLength()
+    fresh, long = _running(lengths, 0, 500)
+    assert lengths.of(fresh) == LEAST_HORIZON
+    assert lengths.of(long) == 500
     long.remaining = 20
-    assert answers.to_come(long) == 20
-    for text in _running(answers, *[300] * 20):
-        answers.end(text)
-    assert answers.to_come(fresh) == pytest.approx(300)
+    assert lengths.of(long) == 20
+    for text in _running(lengths, *[300] * 60):
+        lengths.end(text)
+    assert lengths.of(fresh) == pytest.approx(300, abs=0.5)
     fresh.commit([0] * 100)
-    assert answers.to_come(fresh) == pytest.approx(200)
+    assert lengths.of(fresh) == pytest.approx(200, abs=0.5)
 
 
-def test_what_never_began_is_ahead_of_nobody_and_ends_unseen() -> None:
-    answers = Answers()
-    stranger = Text({})
-    assert answers.to_come(stranger) == LEAST_HORIZON
-    answers.end(stranger)
-    assert not answers.are_running
-    assert not answers.is_joined
+def test_what_never_began_is_ahead_of_none_and_ends_unseen() -> None:
+    lengths = RemainingLength()
+    unknown = Text({})
+    assert lengths.of(unknown) == LEAST_HORIZON
+    lengths.end(unknown)
+    assert lengths.of(Text({})) == LEAST_HORIZON

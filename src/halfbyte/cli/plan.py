@@ -12,7 +12,7 @@ from halfbyte.cli.output import conversion_progress, note, print_json
 from halfbyte.runtime.options import RuntimeOptions
 
 if TYPE_CHECKING:
-    from halfbyte.evaluate.plan import Candidate, PlanReport
+    from halfbyte.evaluate.plan import Option, PlanReport
     from halfbyte.planner.cost_table import CostTable
 
 
@@ -47,12 +47,16 @@ def plan(
     Speed-ups are those of SpecMQuant's cost model (arXiv 2505.22179, equation 1) on times measured
     here and acceptance measured on a few built-in prompts; docs/planner.md.
     """
-    from halfbyte.api.candidates import candidates, cost_table, offers_of
+    from halfbyte.api.candidates import cost_table, offers_of, planner_for
     from halfbyte.api.llm import LLM
-    from halfbyte.evaluate.plan import measure_acceptance, plan_report
+    from halfbyte.evaluate.plan import (
+        CONTEXTS,
+        assume_acceptance,
+        measure_acceptance,
+        plan_report,
+    )
     from halfbyte.evaluate.plan_plot import check_plot
     from halfbyte.evaluate.plan_plot import plot as draw
-    from halfbyte.planner.planner import CostPlanner
 
     _check(cascade, alpha, tokens)
     if plot is not None:
@@ -62,11 +66,14 @@ def plan(
     target, runtime = llm.cascade.target, llm.model.runtime
     table = cost_table(runtime, llm.model.pool, target, measure_again=remeasure)
     offers = offers_of(llm.model, llm.cascade)
-    every = candidates(runtime, llm.proposers, target, table, offers)
-    planner = CostPlanner(target, table, every)
+    planner = planner_for(runtime, llm.proposers, target, table, offers)
     if alpha is None:
         measure_acceptance(llm, planner, tokens, note)
-    report = plan_report(ckpt, str(target), table, every, planner.acceptance, alpha)
+    else:
+        assume_acceptance(planner, alpha)
+    most = runtime.config.max_context
+    contexts = [c for c in CONTEXTS if c <= most] or [most]
+    report = plan_report(ckpt, table, planner, contexts=contexts)
     if plot is not None:
         draw(report, plot)
     if json:
@@ -78,52 +85,55 @@ def plan(
 
 def table_lines(report: PlanReport) -> list[str]:
     """A report for people."""
-    lines = _cost_lines(report.table)
-    near = report.table.contexts[0]
+    near = report.contexts[0]
+    lines = _cost_lines(report.table, report.contexts)
     lines += ["", f"candidates for one sequence at {near} tokens of context"]
-    lines += ["drafting and verify in plain steps; speed-up = tau / (drafting + verify)", ""]
+    lines += [
+        "drafting, verify and host (Python's time) in plain steps;",
+        "speed-up = tau / (drafting + verify + host)",
+        "",
+    ]
     lines.append(
         f"{'cascade':<26} {'':<12} {'length':>6} {'tau':>5} {'drafting':>8} {'verify':>6} "
-        f"{'speed-up':>8} {'tokens/s':>8}  why"
+        f"{'host':>5} {'speed-up':>8} {'tokens/s':>8}  why"
     )
     lines += [_line(c) for c in report.candidates if (c.batch, c.context) == (1, near)]
     lines += ["", "what is chosen where no n-gram matches", ""]
-    lines.append(
-        f"{'batch':>5}  " + "  ".join(f"{f'{c} tokens':<32}" for c in report.table.contexts)
-    )
+    lines.append(f"{'batch':>5}  " + "  ".join(f"{f'{c} tokens':<32}" for c in report.contexts))
     for batch in dict.fromkeys(c.batch for c in report.candidates):
         cells = []
-        for context in report.table.contexts:
+        for context in report.contexts:
             found = report.choice(batch, context)
-            length = f" @{found.draft_length}" if found.draft_length else ""
+            length = f" @{found.draft_length:.2g}" if found.draft_length else ""
             cells.append(f"{found.cascade + length:<18} {found.speedup:>5.2f}x {'':<6}")
         lines.append(f"{batch:>5}  " + "  ".join(f"{cell:<32}" for cell in cells).rstrip())
     return lines
 
 
-def _cost_lines(table: CostTable) -> list[str]:
-    lines = [f"ms of a forward of M rows at {table.contexts[0]} tokens of context", ""]
+def _cost_lines(table: CostTable, contexts: list[int]) -> list[str]:
+    lines = [f"ms of a forward of M rows at {contexts[0]} tokens of context", ""]
     lines.append(f"{'level':<8}" + "".join(f"{m:>8}" for m in table.rows) + "   drafted token")
     for level, curve in table.linear.items():
-        near = [row[0] for row in table.attention]
-        cells = "".join(f"{(t + a) * 1e3:>8.2f}" for t, a in zip(curve, near, strict=True))
+        pairs = zip(curve, table.attention, strict=True)
+        cells = "".join(f"{(t + a * contexts[0]) * 1e3:>8.2f}" for t, a in pairs)
         draft = table.drafts.get(level)
-        told = f"   {draft.first * 1e3:.2f}, then {draft.further * 1e3:.2f}" if draft else ""
+        told = f"   {draft[0] * 1e3:.2f}, then {draft[1] * 1e3:.2f}" if draft else ""
         lines.append(f"{level:<8}{cells}{told}")
-    for at, context in enumerate(table.contexts[1:], start=1):
-        more = "".join(f"{(row[at] - row[0]) * 1e3:>8.2f}" for row in table.attention)
+    for context in contexts[1:]:
+        more = "".join(f"{a * (context - contexts[0]) * 1e3:>8.2f}" for a in table.attention)
         lines.append(f"{f'+{context}':<8}{more}   more at {context} tokens, any level")
     return lines
 
 
-def _line(c: Candidate) -> str:
+def _line(c: Option) -> str:
     mark = "*" if c.is_choice else " "
-    length = str(c.draft_length) if c.draft_length else "-"
+    length = f"{c.draft_length:.2g}" if c.draft_length else "-"
     if c.depth:  # nodes, on so many levels
         length += f"/{c.depth}"
     return (
         f"{c.cascade:<26} {c.evidence:<12} {length:>6} {c.tau:>5.2f} {c.draft_ratio:>8.2f} "
-        f"{c.verify_ratio:>6.2f} {c.speedup:>7.2f}x {c.tokens_per_second:>8.1f} {mark} {c.reason}"
+        f"{c.verify_ratio:>6.2f} {c.host_ratio:>5.2f} {c.speedup:>7.2f}x "
+        f"{c.tokens_per_second:>8.1f} {mark} {c.reason}"
     )
 
 

@@ -36,17 +36,18 @@ def plot(report: PlanReport, path: Path) -> None:
 
 
 def _costs(axes: Any, report: PlanReport) -> None:
-    table = report.table
+    table, context = report.table, report.contexts[0]
     for level, curve in table.linear.items():
         milliseconds = [
-            (seconds + row[0]) * 1e3 for seconds, row in zip(curve, table.attention, strict=True)
+            (seconds + each * context) * 1e3
+            for seconds, each in zip(curve, table.attention, strict=True)
         ]
         axes.plot(table.rows, milliseconds, marker="o", markersize=3, label=level)
     axes.set(
         xscale="log",
         xlabel="rows M",
         ylabel="ms",
-        title=f"T(level, M) at {table.contexts[0]} tokens of context",
+        title=f"T(level, M) at {context} tokens of context",
     )
     axes.set_xticks(table.rows, labels=[str(m) for m in table.rows], fontsize=7)
     axes.minorticks_off()
@@ -56,7 +57,7 @@ def _costs(axes: Any, report: PlanReport) -> None:
 
 def _ratios(axes: Any, report: PlanReport) -> None:
     """SpecMQuant's decomposition: what a cycle costs in plain steps, against what it brings."""
-    context = report.table.contexts[0]
+    context = report.contexts[0]
     rows = [c for c in report.candidates if (c.batch, c.context) == (1, context)]
     labels = [
         c.cascade.rpartition(" > ")[0] + (f", {c.evidence}" if c.evidence else "") or "plain"
@@ -75,7 +76,7 @@ def _ratios(axes: Any, report: PlanReport) -> None:
 
 def _batches(axes: Any, report: PlanReport) -> None:
     sizes = list(dict.fromkeys(c.batch for c in report.candidates))
-    for context in report.table.contexts:
+    for context in report.contexts:
         speedups = [report.choice(batch, context).speedup for batch in sizes]
         axes.plot(sizes, speedups, marker="o", label=f"{context} tokens")
     axes.axhline(1.0, color="grey", linewidth=0.8)

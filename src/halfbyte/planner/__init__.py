@@ -1,1 +1,1 @@
-"""Which proposer and how many tokens, by measured cost and acceptance."""
+"""Chooses what proposes in every cycle. What other values of its constants do: docs/planner.md."""

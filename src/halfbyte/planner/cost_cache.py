@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 from halfbyte.config import Level, model_values
 from halfbyte.planner.cost_table import CostTable
 from halfbyte.runtime.protocol import Runtime
 
-TABLE_VERSION = 3  # grows when what is measured changes
+TABLE_VERSION = 4  # grows when what is measured changes
 KEPT_SPREAD = 1.25  # a table whose times vary more was measured on a busy machine
 MAX_FILE_BYTES = 1 << 20
 REMEASURE_VARIABLE = "HALFBYTE_REMEASURE"
@@ -70,15 +72,11 @@ def read(path: Path) -> CostTable | None:
 
 def write(path: Path, table: CostTable) -> None:
     """Keep a table; a directory that cannot be written to only costs the next start a second."""
-    try:
+    aside = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
+    with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, aside = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
         try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(table.as_dict(), file, allow_nan=False)
-            os.replace(aside, path)
-        except BaseException:
-            os.unlink(aside)
-            raise
-    except OSError:
-        return
+            aside.write_text(json.dumps(asdict(table), allow_nan=False), encoding="utf-8")
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)

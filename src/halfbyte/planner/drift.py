@@ -1,12 +1,7 @@
-"""How much longer things take than the cost table says, learned while decoding.
+"""What cycles take beyond the cost table, learned while decoding: slow calls, and the host's time.
 
-The table was measured in a quiet second; a running engine shares caches and cores. A slow machine
-slows everything alike, and must not make the planner prefer what it has not tried lately: what all
-verifies have in common is kept apart, and choices depend on the rest. Keys below 0 are verifies,
-others are arms (`forecast.verify_key`).
-
-Where nearly all verifies have one key, a surprise is the machine's; where a key is rare, it is the
-key's own. So the common factor learns by a key's share of the verifies, its own by the others'.
+The table was measured in a quiet second; a running engine shares caches and cores. What all
+verifies have in common is kept apart and changes no choice: a slow machine slows everything alike.
 """
 
 from __future__ import annotations
@@ -15,27 +10,24 @@ from math import exp, log
 
 COMMON_RATE = 1 / 16
 OWN_RATE = 1 / 32
-OWN_START = 4  # observations that the table itself is worth
-SHARE_FADE = 1 / 64  # of a verify's share, each time
+TABLE_WEIGHT = 4  # observations that the table itself is worth
 LARGEST_STEP = 0.3  # in log time: one interrupted call says little
-LARGEST_BIAS = 1.5
-LARGEST_WEIGHT = 1e30
+HOST_START, HOST_STEP = 2.5e-4, 1.02
 
 
 class Drift:
-    """Factors on predicted seconds, by an integer key."""
+    """Factors on predicted seconds, by key: below 0 a verify of so many rows, else a candidate.
+
+    Where nearly all verifies have one key, a surprise is the machine's; where a key is rare, it is
+    the key's own: the common factor learns by a key's share of the verifies, its own by the rest.
+    """
 
     def __init__(self) -> None:
-        self._common = 0.0
-        self._verifies = 0
-        self._biases: dict[int, float] = {}
-        self._factors: dict[int, float] = {}
+        self._common = 0.0  # log, as all here
+        self._own: dict[int, float] = {}
         self._counts: dict[int, int] = {}
-        self._seen: dict[int, int] = {}  # step of the last observation
-        self._nearest: dict[int, int] = {}  # of verifies never seen
-        self._shares: dict[int, float] = {}  # of verifies, in units that grow by `SHARE_FADE`
-        self._all_shares = 0.0
-        self._unit = 1.0
+        self._shares: dict[int, float] = {}  # of the last verifies, faded counts by key
+        self._nearest: dict[int, int] = {}  # of keys not seen, the one that stands for it
 
     @property
     def common(self) -> float:
@@ -43,60 +35,53 @@ class Drift:
         return exp(self._common)
 
     def factor(self, key: int) -> float:
-        """Measured over predicted, beyond what is common; unseen verifies: a neighbour's."""
-        found = self._factors.get(key)
-        if found is None:
-            if key >= 0 or not self._shares:
-                return 1.0
+        """Measured over predicted, beyond what is common; of an unseen verify the nearest's."""
+        own = self._own.get(key)
+        if own is None and key < 0 and self._shares:
             if key not in self._nearest:
-                self._nearest[key] = min(self._shares, key=lambda seen: (abs(seen - key), seen))
-            found = self._factors.get(self._nearest[key], 1.0)
-        return found
+                self._nearest[key] = min(self._shares, key=lambda seen: abs(seen - key))
+            own = self._own[self._nearest[key]]
+        return exp(own or 0.0)
 
-    def observe(self, key: int, measured: float, predicted: float, step: int) -> None:
+    def observe(self, key: int, measured: float, predicted: float) -> None:
         """A call took `measured` seconds where the table says `predicted`."""
         if not (measured > 0.0 and predicted > 0.0):
             return
-        known = self._biases.get(key)
-        bias = self._known(key) if known is None else known
-        surprise = log(measured / predicted) - self._common - bias
+        own = log(self.factor(key))
+        surprise = log(measured / predicted) - self._common - own
         surprise = min(max(surprise, -LARGEST_STEP), LARGEST_STEP)
-        own = 1.0
+        share = 0.0
         if key < 0:
+            for other in self._shares:
+                self._shares[other] *= 1 - COMMON_RATE
             if key not in self._shares:
                 self._nearest.clear()
-            share = self._share(key)
-            self._verifies += 1
-            rate = max(1.0 / self._verifies, COMMON_RATE) * share
-            self._common = _bounded(self._common + rate * surprise)
-            own = 1.0 - share
-        count = self._counts.get(key, 0) + 1
-        rate = max(1.0 / (count + OWN_START), OWN_RATE) * own
-        self._biases[key] = bias = _bounded(bias + rate * surprise)
-        self._factors[key] = exp(bias)
-        self._counts[key] = count
-        self._seen[key] = step
-
-    def age(self, key: int, step: int) -> int:
-        """Steps since the key was last observed; all of them if never."""
-        return step - self._seen.get(key, 0)
-
-    def _known(self, key: int) -> float:
-        """The bias that a key starts with."""
-        return log(self.factor(key))
-
-    def _share(self, key: int) -> float:
-        """Count a verify; its key's share of the last ones."""
-        self._shares[key] = self._shares.get(key, 0.0) + self._unit
-        self._all_shares += self._unit
-        share = self._shares[key] / self._all_shares
-        self._unit *= 1.0 + SHARE_FADE
-        if self._unit > LARGEST_WEIGHT:
-            self._shares = {k: n / self._unit for k, n in self._shares.items()}
-            self._all_shares /= self._unit
-            self._unit = 1.0
-        return share
+            self._shares[key] = self._shares.get(key, 0.0) + 1.0
+            seen = sum(self._shares.values())
+            share = self._shares[key] / seen
+            self._common += share / seen * surprise
+        count = self._counts[key] = self._counts.get(key, 0) + 1
+        self._own[key] = own + max(OWN_RATE, 1 / (count + TABLE_WEIGHT)) * (1 - share) * surprise
 
 
-def _bounded(bias: float) -> float:
-    return min(max(bias, -LARGEST_BIAS), LARGEST_BIAS)
+class HostTime:
+    """Seconds outside the runtime per cycle: about the median, since prefills and slow readers of a
+    stream lie between some cycles."""
+
+    def __init__(self) -> None:
+        self._seconds = [HOST_START, HOST_START]
+
+    @property
+    def plain(self) -> float:
+        """Of a plain cycle."""
+        return self._seconds[True]
+
+    @property
+    def proposing(self) -> float:
+        """Of a cycle with proposals: no less."""
+        return max(self._seconds)
+
+    def observe(self, seconds: float, *, is_plain: bool) -> None:
+        """From the end of one cycle's calls to the next one's, per cycle of the first."""
+        rises = seconds > self._seconds[is_plain]
+        self._seconds[is_plain] *= HOST_STEP if rises else 1 / HOST_STEP

@@ -8,12 +8,11 @@ from benchmarks.measure.prediction import predicted_speedup
 
 from halfbyte.cascade.cascade import Cascade
 from halfbyte.cascade.statistics import LinkStatistics, Statistics
-from halfbyte.planner.cost_table import CostTable, DraftCost
+from halfbyte.planner.cost_table import CostTable
 
 PAIR = Cascade.parse("w4a8 > w8a16")
 TABLE = CostTable(
-    (1, 5), (100,), {"w8a16": (1.0, 1.4), "w4a8": (0.5, 0.7)}, ((0.0,), (0.0,)),
-    {"w4a8": DraftCost(0.6, 0.5)},
+    (1, 5), {"w8a16": (1.0, 1.4), "w4a8": (0.5, 0.7)}, (0.0, 0.0), {"w4a8": (0.6, 0.5)}
 )  # fmt: skip
 PLAIN = Runs(rounds=[Statistics(target_forwards=20)])
 
