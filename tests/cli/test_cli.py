@@ -141,7 +141,7 @@ def test_another_model_drafts_if_it_has_the_same_words(
     )
     named = {c["cascade"] for c in planned["candidates"]}
     assert f"model:{talking_model}@w4a8 > w8a16" in named
-    assert f"ngram > model:{talking_model}@w4a8 > w8a16" in named
+    assert f"model:{talking_model}@w4a8 > w8a16" in named
 
 
 def test_a_model_with_other_words_is_refused(

@@ -123,13 +123,10 @@ def test_passes_beyond_the_depth_of_a_tree_cost_nothing() -> None:
 def test_what_is_unread_is_charged_with_each_token() -> None:
     [draft] = candidates("w4a8")
     forecaster, gains = _forecaster(draft), [[0.9, 0.8]]
-    batch = forecaster.batch([600], left=[100.0])
-    free = forecaster.proposing(batch, 0, gains, forced=True)
-    forecaster.unread[0] = [1e-2]
-    charged = forecaster.proposing(batch, 0, gains, forced=True)
+    batches = [forecaster.batch([600], (), {0: [(s, 100.0)]}) for s in (0.0, 1e-2, 100.0)]
+    free, charged = (forecaster.proposing(b, 0, gains, forced=True) for b in batches[:2])
     assert charged.other_seconds == pytest.approx(free.other_seconds + 1e-4 * free.tokens)
-    forecaster.unread[0] = [100.0]
-    assert forecaster.proposing(batch, 0, gains) is batch.plain
+    assert forecaster.proposing(batches[2], 0, gains) is batches[2].plain
 
 
 def test_forecasts_are_corrected_by_what_cycles_take() -> None:
@@ -142,13 +139,13 @@ def test_forecasts_are_corrected_by_what_cycles_take() -> None:
         verify, link = 2 * cycle.verify_seconds / drift.factor(-cycle.rows), Link("w4a8 > w8a16")
         drafting = 3 * cycle.draft_seconds / drift.factor(0)
         outcome = Outcome([1, 2], [0.0, 0.0], cycle.lengths[0], 1)
-        forecaster.correct(cycle, CycleReport([outcome], [link], drafting, verify))
+        forecaster.correct(batch, cycle, CycleReport([outcome], [link], drafting, verify))
     assert drift.common == pytest.approx(2.0, rel=0.05)
     assert drift.common * drift.factor(-cycle.rows) == pytest.approx(2.0, rel=0.01)
     assert drift.common * drift.factor(0) == pytest.approx(3.0, rel=0.01)
     before = drift.common
-    plain = batch.plain
-    forecaster.correct(plain, CycleReport([outcome], [], 0.0, 1.0, prompt_rows=7, rows=9))
+    report = CycleReport([outcome], [], 0.0, 1.0, prompt_rows=7, rows=9)
+    forecaster.correct(batch, batch.plain, report)
     assert drift.common == before, "prompts ran along"
 
 
@@ -159,9 +156,7 @@ def test_what_a_model_read_is_no_part_of_what_its_drafts_cost() -> None:
     cycle = forecaster.proposing(forecaster.batch([600]), 0, [[0.9]], forced=True)
     outcome, link = Outcome([1, 2], [0.0, 0.0], 1, 1), Link("w4a8 > w8a16")
     report = CycleReport([outcome], [link], 5.0, cycle.verify_seconds)
-    forecaster.unread[0] = [1.0]
-    forecaster.correct(cycle, report)
+    forecaster.correct(forecaster.batch([600], (), {0: [(1.0, 100.0)]}), cycle, report)
     assert drift.factor(0) == 1.0
-    forecaster.unread[0] = [0.0]
-    forecaster.correct(cycle, report)
+    forecaster.correct(forecaster.batch([600], (), {0: [(0.0, 100.0)]}), cycle, report)
     assert drift.factor(0) > 1.0

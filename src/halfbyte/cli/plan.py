@@ -30,7 +30,7 @@ def plan(
         Optional[float],  # noqa: UP045
         typer.Option(help="Assume this agreement of every draft level.  [default: measure it]"),
     ] = None,
-    tokens: Annotated[int, typer.Option(help="Tokens a prompt to see the agreement on.")] = 96,
+    tokens: Annotated[int, typer.Option(help="Tokens per prompt to see the agreement on.")] = 96,
     remeasure: Annotated[
         bool, typer.Option("--remeasure", help="Time the forwards again, cached or not.")
     ] = False,
@@ -84,7 +84,7 @@ def plan(
 
 
 def table_lines(report: PlanReport) -> list[str]:
-    """A report for people."""
+    """A report as text."""
     near = report.contexts[0]
     lines = _cost_lines(report.table, report.contexts)
     lines += ["", f"candidates for one sequence at {near} tokens of context"]

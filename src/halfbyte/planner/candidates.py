@@ -55,6 +55,5 @@ class Candidate:
     sources: tuple[Source, ...]
     max_length: int
     depth: int = MOST_TOKENS  # passes at most: the levels of a tree of `max_length` nodes
-    # Of a model with KV of its own: seconds to read what it has not seen of a text.
-    unread: Callable[[Decoding], float] | None = None
+    unread: Callable[[Decoding], float] | None = None  # of a model: seconds to read a text's rest
     evidence: Callable[[Seq[Decoding]], list[int]] | None = None

@@ -23,10 +23,7 @@ REMEASURE_VARIABLE = "HALFBYTE_REMEASURE"
 
 
 def table_path(directory: Path, runtime: Runtime, target: Level, drafts: Seq[Level]) -> Path:
-    """Where the table is kept: all that a forward's time depends on decides the name.
-
-    Two models of one shape and storage take the same time and share a table.
-    """
+    """Where the table is kept: all that a forward's time depends on decides the name."""
     levels = [target, *drafts]
     facts = {
         "version": TABLE_VERSION,

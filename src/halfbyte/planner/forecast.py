@@ -11,7 +11,7 @@ and the best cycle has the most tokens per second. For one sequence that is Spec
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -24,6 +24,8 @@ from halfbyte.planner.drift import Drift, HostTime
 PLAIN = -1  # in the place of a candidate
 MOST_MORE = 192  # rows: proposals of 12 tokens for 16 sequences
 
+# Candidate -> [B] seconds to read what it has not, tokens that are still to come.
+Unread = Mapping[int, Seq[tuple[float, float]]]
 Gains = Seq[Seq[float] | None]  # [B] chance by position; None: nothing to propose
 
 
@@ -56,7 +58,7 @@ class Batch:
 
     contexts: Seq[int]
     waits: Seq[bool]  # whether it is ahead of others that it has to wait for
-    left: Seq[float]  # tokens still to come
+    unread: Unread  # what models offered have to read
     plain: Cycle
 
 
@@ -79,15 +81,16 @@ class Forecaster:
         # Seconds per token of context: of one row, and of each row more.
         self._one, five = (table.attention_seconds(rows, 1.0) for rows in (1, 5))
         self._more = (five - self._one) / 4
-        self.unread: dict[int, Seq[float]] = {}  # candidate -> [B] seconds to read what it must
 
-    def batch(self, contexts: Seq[int], waits: Seq[bool] = (), left: Seq[float] = ()) -> Batch:
+    def batch(
+        self, contexts: Seq[int], waits: Seq[bool] = (), unread: Unread | None = None
+    ) -> Batch:
         """With what plain decoding brings it."""
         rows, attention = len(contexts), self._one * sum(contexts)
         verify = (self.linear_seconds(rows) + attention) * self._drift.factor(-rows)
         nothing = PLAIN, (0,) * rows, float(rows), 0.0, rows
         plain = Cycle(*nothing, attention, verify, self._host.plain)
-        return Batch(contexts, waits or (False,) * rows, left or (math.inf,) * rows, plain)
+        return Batch(contexts, waits or (False,) * rows, unread or {}, plain)
 
     def proposing(self, batch: Batch, index: int, gains: Gains, *, forced: bool = False) -> Cycle:
         """The batch's best cycle with one candidate's proposals, or its plain one.
@@ -109,7 +112,7 @@ class Forecaster:
             if gain >= price
         ]
         offers.sort()  # gains never rise, so those of a sequence stay in order
-        unread = self.unread.get(index)
+        unread = batch.unread.get(index)
         lengths, together = [0] * plain.rows, [0] * candidate.max_length
         tokens, draft, attention = plain.tokens, 0.0, plain.attention_seconds
         other, best = max(plain.other_seconds, self._host.proposing), plain
@@ -121,7 +124,7 @@ class Forecaster:
                 together[step] += 1
                 draft += (more + cost.attention * batch.contexts[b]) * factor
             if unread is not None:  # a share of the reading with each token
-                other += unread[b] / batch.left[b] * (gain + (step == 0))
+                other += unread[b][0] / unread[b][1] * (gain + (step == 0))
             tokens += gain
             attention += self._more * batch.contexts[b]
             verify = (self.linear_seconds(rows) + attention) * self._drift.factor(-rows)
@@ -144,7 +147,7 @@ class Forecaster:
             self._prices[rows] = min((linear(rows + n) - linear(rows)) / n for n in more)
         return self._prices[rows]
 
-    def correct(self, cycle: Cycle, report: CycleReport) -> None:
+    def correct(self, batch: Batch, cycle: Cycle, report: CycleReport) -> None:
         """Learn from what the cycle took."""
         rows = len(report.outcomes)
         if report.links:
@@ -154,6 +157,6 @@ class Forecaster:
         attention = cycle.attention_seconds * rows / cycle.rows
         verify = report.verify_seconds / report.target_forwards
         self._drift.observe(-rows, verify, self.linear_seconds(rows) + attention)
-        if report.links and not any(self.unread.get(cycle.candidate, ())):  # of drafts alone
+        if report.links and not any(s for s, _ in batch.unread.get(cycle.candidate, ())):
             drafting = cycle.draft_seconds / self._drift.factor(cycle.candidate)
             self._drift.observe(cycle.candidate, report.draft_seconds, drafting)

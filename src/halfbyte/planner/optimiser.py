@@ -62,8 +62,7 @@ class Optimiser:
     def hopes(
         self, batch: Batch, best: Cycle, ranges: Seq[int], now: int = 0
     ) -> Iterator[tuple[Cycle, Cycle, float]]:
-        """What could be better than `best` if all that is uncertain is good, as a trial, and the
-        seconds of reading that it takes."""
+        """Cycles that could be better than `best`: at their best, as trials, seconds of reading."""
         if best is not batch.plain:
             yield batch.plain, batch.plain, 0.0
         for index in range(len(self._candidates)):
@@ -74,8 +73,8 @@ class Optimiser:
             if hoped.candidate == index:
                 few = [own and own[:TRIAL_LENGTH] for own in gains]
                 trial = self.forecaster.proposing(batch, index, few, forced=True)
-                unread = zip(self.forecaster.unread.get(index, ()), trial.lengths, strict=False)
-                yield hoped, trial, sum(seconds for seconds, length in unread if length)
+                unread = zip(batch.unread.get(index, ()), trial.lengths, strict=False)
+                yield hoped, trial, sum(seconds for (seconds, _), length in unread if length)
 
     def _gains(
         self, batch: Batch, index: int, ranges: Seq[int] = (), now: int | None = None

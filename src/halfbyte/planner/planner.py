@@ -157,24 +157,29 @@ class CostPlanner:
         if choice is None or report.prompt_rows:  # prompts ran along: whose time is it?
             return
         if plan == choice.turns:
-            self._forecaster.correct(choice.cycle, report)
-        if choice.given_up:  # what it showed and has read counts at once
-            self._review_at = self._cycle
+            self._forecaster.correct(self._batch, choice.cycle, report)
+        if choice.given_up:
+            self._review_at = self._cycle  # what a trial showed and has read counts at once
         decoding = max(0.0, seconds / self._drift.common - choice.reading)
         if self._exploration.settle(decoding, tokens, choice.given_up, choice.reading):
             self._explore_at = self._cycle
 
     @property
     def _idle(self) -> int:
-        """Cycles that a decision may be late: a share of those since anything was proposed."""
+        """Cycles that a decision may be late."""
         return (self._cycle - self._proposed_at) // IDLE
 
     def _enter(self) -> None:
         """A batch that decodes plainly, but for evidence."""
         self._choices = {}
-        contexts = [sequence.committed_len for sequence in self._members]
-        waits, left = self._remaining.waits(self._members), map(self._remaining.of, self._members)
-        self._batch = self._forecaster.batch(contexts, waits, list(left))
+        contexts, left = [s.committed_len for s in self._members], self._remaining.of
+        unread = {
+            number: [(candidate.unread(each), left(each)) for each in self._members]
+            for number, candidate in enumerate(self.candidates)
+            if candidate.unread is not None
+        }
+        waits = self._remaining.waits(self._members)
+        self._batch = self._forecaster.batch(contexts, waits, unread)
         self._usual = self._batch.plain
         self._least_match = self.optimiser.least_evidence(self._batch)
 
@@ -182,9 +187,6 @@ class CostPlanner:
         """Compare what the candidates without evidence bring."""
         self._review_at, in_use = self._cycle + max(REVIEW, self._idle), self._usual.candidate
         self._enter()
-        for number, candidate in enumerate(self.candidates):
-            if candidate.unread is not None:
-                self._forecaster.unread[number] = [candidate.unread(s) for s in self._members]
         begins = min(1.0, self._begun / self._unmatched)
         self._usual = self.optimiser.usual(self._batch, in_use, begins)
 
