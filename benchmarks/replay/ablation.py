@@ -104,7 +104,12 @@ def main() -> None:
     settings = _settings(arguments)
     recordings = _recordings(arguments)
     occasion = Occasion.begin(arguments.name, threads=1)
-    cells = [(name, batch) for name in settings for batch in arguments.batches]
+    cells = [
+        (name, batch)
+        for name, setting in settings.items()
+        for batch in arguments.batches
+        if batch > 1 or not setting.is_closed
+    ]
 
     def speeds(name: str, batch: int) -> dict[str, float]:
         return {

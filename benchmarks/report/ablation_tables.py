@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from benchmarks.measure.rows import Row
 from benchmarks.report import markdown
+from benchmarks.report.selection import model_name
 
 PREFIX, VALUE = "auto without ", ": "  # a constant is `NAME = ours: another`
 
@@ -15,14 +16,19 @@ def mechanisms(rows: Sequence[Row]) -> str:
     """A line per mechanism switched off: of all kinds of work on a machine and batch the geometric
     mean, and the least."""
     own = [row for row in rows if VALUE not in row.cascade]
-    metrics = list(dict.fromkeys(row.metric for row in own))
-    found = {(row.cascade, row.metric): row for row in own}
+    places = list(dict.fromkeys((row.model, row.metric) for row in own))
+    found = {(row.cascade, row.model, row.metric): row for row in own}
     lines = [
-        [name.removeprefix(PREFIX), *(_cell(found.get((name, metric))) for metric in metrics)]
+        [name.removeprefix(PREFIX), *(_cell(found.get((name, *place))) for place in places)]
         for name in dict.fromkeys(row.cascade for row in own)
     ]
-    head = ["without", *(metric.removeprefix("ablation ") for metric in metrics)]
-    return f"{markdown.table(head, lines)}\n\n{_told(own)}"
+    first = own[0].model
+    head = ["" if model == first else f"{model_name(model)}, " for model, _ in places]
+    head = [
+        f"{of}{metric.removeprefix('ablation ')}"
+        for of, (_, metric) in zip(head, places, strict=True)
+    ]
+    return f"{markdown.table(['without', *head], lines)}\n\n{_told(own)}"
 
 
 def constants(rows: Sequence[Row]) -> str:
