@@ -80,6 +80,32 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "Gemma3Text",
         {"sliding_window": 16, "query_pre_attn_scalar": 24, "layer_types": _WINDOWS},
     ),
+    "gemma4-small": (
+        "Gemma4Text",
+        {
+            "num_hidden_layers": 7,
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2
+            + ["full_attention"],
+            "global_head_dim": 64,
+            "sliding_window": 16,
+            "vocab_size_per_layer_input": VOCAB,
+            "hidden_size_per_layer_input": 32,
+            "num_kv_shared_layers": 3,
+            "use_double_wide_mlp": True,
+            "final_logit_softcapping": 30.0,
+        },
+    ),
+    "gemma4-tied": (
+        "Gemma4Text",
+        {
+            "layer_types": _WINDOWS,
+            "global_head_dim": 64,
+            "num_global_key_value_heads": 1,
+            "attention_k_eq_v": True,
+            "sliding_window": 16,
+            "hidden_size_per_layer_input": 0,
+        },
+    ),
     "phi3-short": (
         "Phi3",
         {
@@ -118,17 +144,20 @@ def model_of(name: str) -> Any:
     """The model in float32, every parameter drawn so that it matters."""
     kind, changes = MODELS[name]
     config = getattr(transformers, f"{kind}Config")(**SIZES | changes)
-    made = "Gemma3" if kind == "Gemma3Text" else kind
+    made = kind.removesuffix("Text")
     model = getattr(transformers, f"{made}ForCausalLM")(config).float().eval()
     random = np.random.default_rng(len(name))
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             drawn = random.standard_normal(tuple(parameter.shape))
             if "norm" in parameter_name:
-                drawn = 0.2 * drawn + (0 if made.startswith("Gemma") else 1)
+                drawn = 0.2 * drawn + (0 if made in ("Gemma2", "Gemma3") else 1)
             elif parameter.ndim > 1 and "bias" not in parameter_name:
                 drawn *= 2 / np.sqrt(parameter.shape[-1])
             parameter.copy_(torch.from_numpy(drawn))
+        for buffer_name, buffer in model.named_buffers():
+            if buffer_name.endswith("layer_scalar"):
+                buffer.copy_(torch.from_numpy(random.uniform(0.5, 1.5, 1)))
     return model
 
 

@@ -50,9 +50,11 @@ class Attention:
     scale: float | None = None  # None: head_dim ** -0.5
     softcap: float | None = None
     sinks: bool = False
-    position_scale: float = (
-        0.0  # queries are times 1 + b ln(1 + floor(position / original context))
-    )
+    # b: queries are times 1 + b ln(1 + floor(position / original context))
+    position_scale: float = 0.0
+    v_norm: bool = False  # v is normalised over a head, without a weight
+    tied_v: bool = False  # v is what k's matrix gives, before norm and positions
+    kv_layer: int | None = None  # an earlier layer, whose K and V are read; it has none of its own
 
     def __post_init__(self) -> None:
         for name in ("num_heads", "num_kv_heads", "head_dim"):
@@ -73,7 +75,9 @@ class Attention:
             )
         if self.window is not None:
             check_integer("window", self.window, most=(1 << 31) - 1)
-        check_flags(self, "bias", "out_bias", "sinks")
+        check_flags(self, "bias", "out_bias", "sinks", "v_norm", "tied_v")
+        if self.kv_layer is not None:
+            check_integer("kv_layer", self.kv_layer, least=0, most=MAX_SIZE)
         check_word("qk_norm", self.qk_norm, QK_NORMS)
         for name in ("scale", "softcap"):
             if getattr(self, name) is not None:
@@ -93,6 +97,11 @@ class Attention:
     def kv_width(self) -> int:
         """Rows of k, and of v."""
         return self.num_kv_heads * self.head_dim
+
+    @property
+    def kept_values(self) -> int:
+        """Numbers of K and V that are kept of a position."""
+        return 2 * self.kv_width if self.kv_layer is None else 0
 
     @property
     def score_scale(self) -> float:
@@ -191,9 +200,12 @@ class LayerConfig:
     feed_forward: FeedForward | Experts
     norms: str = "before"  # before | after | both: of the mixer and of the feed-forward alike
     residual_multiplier: float = 1.0
+    reads_input: bool = False  # it has an input of its own (`ModelConfig.layer_input`)
+    scaled: bool = False  # what leaves it is times a number of its own
 
     def __post_init__(self) -> None:
         check_word("norms", self.norms, NORM_PLACES)
+        check_flags(self, "reads_input", "scaled")
         check_real("residual_multiplier", self.residual_multiplier, least=1e-6, most=1e6)
 
     @property

@@ -23,6 +23,11 @@ class ModelConfig:
     Layer i is `kinds[order[i % len(order)]]`. A token's row of the embedding is times
     `embedding_multiplier`; logits are times `logit_multiplier`, then made cap * tanh(logit / cap)
     where there is a `logit_softcap`. `family` is a name for people.
+
+    With a `layer_input` P every layer that reads it has P inputs of its own of each token: a row of
+    a second embedding, times sqrt(P), and a normed projection of the first, times hidden ** -0.5,
+    both added and times sqrt(1/2). After its feed-forward such a layer adds
+    N(project(gelu(gate(x)) * inputs)).
     """
 
     family: str
@@ -37,6 +42,7 @@ class ModelConfig:
     embedding_multiplier: float = 1.0
     logit_multiplier: float = 1.0
     logit_softcap: float | None = None
+    layer_input: int = 0
     bos_id: int | None = None
     eos_ids: tuple[int, ...] = ()
 
@@ -66,6 +72,27 @@ class ModelConfig:
             )
         for kind in self.order:
             check_integer("order of layer kinds", kind, least=0, most=len(self.kinds) - 1)
+        check_integer("layer_input", self.layer_input, least=0, most=1 << 16)
+        if any(kind.reads_input for kind in self.kinds) and not self.layer_input:
+            raise ModelError("layer_input", got=0, expected="a size: a layer reads it", fix=CHECK)
+        if any(kind.mixer.kv_layer is not None for kind in self.kinds):
+            self._check_shared_kv()
+
+    def _check_shared_kv(self) -> None:
+        check_integer("num_layers", self.num_layers, most=MAX_ORDER)
+        for i in range(self.num_layers):
+            mixer = self.layer(i).mixer
+            if mixer.kv_layer is None:
+                continue
+            there = self.layer(mixer.kv_layer).mixer if mixer.kv_layer < i else None
+            shape = (mixer.num_kv_heads, mixer.head_dim, None)
+            if there is None or (there.num_kv_heads, there.head_dim, there.kv_layer) != shape:
+                raise ModelError(
+                    f"kv_layer of layer {i}",
+                    got=mixer.kv_layer,
+                    expected="an earlier layer with K and V of its shape",
+                    fix=CHECK,
+                )
 
     def layer(self, index: int) -> LayerConfig:
         """What layer `index` is."""
@@ -93,7 +120,7 @@ class ModelConfig:
     def kv_values(self) -> int:
         """Numbers of K and V that all layers keep of a position."""
         return sum(
-            2 * self.kinds[kind].mixer.kv_width * count for kind, count in self.layer_counts.items()
+            self.kinds[kind].mixer.kept_values * count for kind, count in self.layer_counts.items()
         )
 
     @property

@@ -26,15 +26,22 @@ def expected_tensors(config: ModelConfig) -> Iterator[tuple[str, _Shape]]:
     """(name, shape) of every matrix (N, K) and vector (n,), in the order files are written."""
     hidden = config.hidden_size
     yield "embed", (config.vocab_size, hidden)
+    if config.layer_input:
+        all_inputs = config.num_layers * config.layer_input
+        yield "inputs.embed", (config.vocab_size, all_inputs)
+        yield "inputs.project", (all_inputs, hidden)
+        yield "inputs.norm", (config.layer_input,)
     for i in range(config.num_layers):
-        for name, shape in layer_tensors(config.layer(i), hidden):
+        for name, shape in layer_tensors(config.layer(i), hidden, config.layer_input):
             yield f"layers.{i}.{name}", shape
     yield "norm.final", (hidden,)
     if not config.tied_head:
         yield "head", (config.vocab_size, hidden)
 
 
-def layer_tensors(layer: LayerConfig, hidden: int) -> Iterator[tuple[str, _Shape]]:
+def layer_tensors(
+    layer: LayerConfig, hidden: int, layer_input: int = 0
+) -> Iterator[tuple[str, _Shape]]:
     """(name below `layers.i.`, shape) of a layer's tensors.
 
     The matrices of experts are stacked, expert after expert: gate and up [E * inner, hidden], down
@@ -64,18 +71,28 @@ def layer_tensors(layer: LayerConfig, hidden: int) -> Iterator[tuple[str, _Shape
         yield from _stacked("mlp", 1, inner.size, hidden, bias=inner.bias)
     if layer.norm_after:
         yield "norm.mlp_out", (hidden,)
+    if layer.reads_input:
+        yield "input.gate", (layer_input, hidden)
+        yield "input.project", (hidden, layer_input)
+        yield "norm.input", (hidden,)
+    if layer.scaled:
+        yield "scalar", (1,)
 
 
 def _attention_tensors(mixer: Attention, hidden: int) -> Iterator[tuple[str, _Shape]]:
     query, key = mixer.query_width, mixer.kv_width
-    for name, rows in (("q", query), ("k", key), ("v", key)):
+    own = {"q": query} if mixer.kv_layer is not None else {"q": query, "k": key, "v": key}
+    if mixer.tied_v:
+        own.pop("v", None)
+    for name, rows in own.items():
         yield f"attn.{name}", (rows, hidden)
         if mixer.bias:
             yield f"attn.{name}.bias", (rows,)
     if mixer.qk_norm != "none":
         is_whole = mixer.qk_norm == "whole"
         yield "attn.q_norm", (query if is_whole else mixer.head_dim,)
-        yield "attn.k_norm", (key if is_whole else mixer.head_dim,)
+        if mixer.kv_layer is None:
+            yield "attn.k_norm", (key if is_whole else mixer.head_dim,)
     if mixer.sinks:
         yield "attn.sinks", (mixer.num_heads,)
     yield "attn.o", (hidden, query)

@@ -164,7 +164,7 @@ class _Job:
     def matrix(self, name: str) -> Planes:
         """The planes of a matrix."""
         if name not in self._made:
-            self._make(product_of(name))
+            self._make(tuple(part for part in product_of(name) if part in self._shapes))
         return self._made.pop(name)
 
     def tell(self, name: str) -> None:

@@ -14,7 +14,14 @@ from halfbyte.formats.names import expected_tensors, layer_tensors
 from halfbyte.importers.architectures import BY_NAME, Family
 from halfbyte.importers.architectures.family import PLAIN
 
-_OUTER = {"embed": "model.embed_tokens", "norm.final": "model.norm", "head": "lm_head"}
+_OUTER = {
+    "embed": "model.embed_tokens",
+    "inputs.embed": "model.embed_tokens_per_layer",
+    "inputs.project": "model.per_layer_model_projection",
+    "inputs.norm": "model.per_layer_projection_norm",
+    "norm.final": "model.norm",
+    "head": "lm_head",
+}
 _PLAIN = BY_NAME["llama"]
 
 
@@ -144,7 +151,7 @@ def _fused(config: ModelConfig, index: int, part: str, family: Family) -> tuple[
     base, suffix = _split_suffix(part)
     module = _module(family, base)
     first = rows = 0
-    for other, shape in layer_tensors(config.layer(index), config.hidden_size):
+    for other, shape in layer_tensors(config.layer(index), config.hidden_size, config.layer_input):
         other_base, other_suffix = _split_suffix(other)
         if other_suffix == suffix and (other_base in PLAIN or other_base in family.names):
             if other == part:

@@ -30,7 +30,7 @@ from halfbyte.runtime.protocol import (
 from halfbyte.runtime.reference_feed_forward import dense, experts
 from halfbyte.runtime.reference_kv import KvPages
 from halfbyte.runtime.reference_mixer import Rows, attention, own_slots
-from halfbyte.runtime.reference_ops import F32, softcapped, transformed
+from halfbyte.runtime.reference_ops import F32, gelu_tanh_mul, softcapped, transformed
 from halfbyte.runtime.reference_sampling import adjustments_of, sample_rows
 from halfbyte.runtime.reference_weights import DenseWeights, ExpertWeights, Layer, load_model
 from halfbyte.runtime.stepwise import decode_stepwise, draft_and_verify_stepwise
@@ -91,17 +91,33 @@ class ReferenceRuntime:
         model = self._model
         c = self.config
         x = model.embed.rows(batch.tokens) * np.float32(c.embedding_multiplier)
+        inputs = self._layer_inputs(batch, x, level)
         rows = Rows.of(batch)
         for i in range(len(model.layers)):
             self._keep(i, x, rows)
-            x = self._layer(i, x, rows, level).residual
+            own = None if inputs is None else inputs[:, i]
+            x = self._layer(i, x, rows, level, own).residual
         final = rms_norm(x, model.final_norm, self.config.norm_eps)
         self._keep(len(model.layers), final, rows)
         logits = model.head.linear(final[logit_rows], model.head_bits_of(level), level.act_bits)
         return softcapped(logits * np.float32(c.logit_multiplier), c.logit_softcap)
 
-    def _layer(self, index: int, x: F32, rows: Rows, level: Level) -> LayerPass:
-        """x + m * mixer(N(x)), then the same with the feed-forward."""
+    def _layer_inputs(self, batch: Batch, x: F32, level: Level) -> F32 | None:
+        """The inputs that each layer has of its own: [M, L, P]."""
+        size, held = self.config.layer_input, self._model.inputs
+        if held is None:
+            return None
+        projected = held.project.linear(x, level.weight_bits, level.act_bits)
+        projected = projected * np.float32(self.config.hidden_size**-0.5)
+        shape = (len(x), self.config.num_layers, size)
+        projected = rms_norm(projected.reshape(shape), held.norm, self.config.norm_eps)
+        looked_up = held.embed.rows(batch.tokens).reshape(shape) * np.float32(size**0.5)
+        return (projected + looked_up) * np.float32(0.5**0.5)
+
+    def _layer(
+        self, index: int, x: F32, rows: Rows, level: Level, own: F32 | None = None
+    ) -> LayerPass:
+        """x + m * mixer(N(x)), then the same with the feed-forward; `own` are its inputs [M, P]."""
         layer, eps = self._model.layers[index], self.config.norm_eps
         kind, weights = layer.config, layer.attention
         attn_in = normed(x, layer.attn_norm, eps)
@@ -113,6 +129,13 @@ class ReferenceRuntime:
         mlp_in = normed(x, layer.mlp_norm, eps)
         inner, out = self._feed_forward(layer, mlp_in, level)
         x = added(x, normed(out, layer.mlp_out_norm, eps), kind)
+        if layer.input is not None and own is not None:
+            gate = layer.input.gate.linear(x, level.weight_bits, level.act_bits)
+            taken = gelu_tanh_mul(gate, own)
+            out = layer.input.project.linear(taken, level.weight_bits, level.act_bits)
+            x = x + rms_norm(out, layer.input.norm, eps)
+        if layer.scalar is not None:
+            x = x * layer.scalar
         inner_weights = layer.feed_forward
         if isinstance(inner_weights, ExpertWeights):
             gate_up, down = transformed(mlp_in, inner_weights.stacked.gate.transform), inner
@@ -239,6 +262,8 @@ class ReferenceRuntime:
         """Bytes of stored matrices that one forward at `level` reads."""
         model = self._model
         stacked = sum(layer.read_bytes(level.weight_bits) for layer in model.layers)
+        if model.inputs is not None:
+            stacked += model.inputs.project.read_bytes(level.weight_bits)
         whole = model.head.read_bytes(model.head_bits_of(level))
         rows = len(self._heads[head - 1]) if head else self.config.vocab_size
         return stacked + whole * rows // self.config.vocab_size

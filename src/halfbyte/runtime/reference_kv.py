@@ -20,7 +20,7 @@ class KvPages:
         self.keys, self.values = [], []
         for i in range(config.num_layers):
             mixer = config.layer(i).mixer
-            pool = (num_pages, mixer.num_kv_heads)
+            pool = (num_pages, mixer.num_kv_heads if mixer.kv_layer is None else 0)
             self.keys.append(np.zeros((*pool, mixer.head_dim, page_size), dtype=bits))
             self.values.append(np.zeros((*pool, page_size, mixer.head_dim), dtype=bits))
 

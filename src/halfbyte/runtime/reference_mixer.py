@@ -12,7 +12,7 @@ from halfbyte.runtime.norm import rms_norm
 from halfbyte.runtime.protocol import Batch
 from halfbyte.runtime.reference_kv import KvPages
 from halfbyte.runtime.reference_ops import F32, attend, rope, rope_angles
-from halfbyte.runtime.reference_weights import AttentionWeights
+from halfbyte.runtime.reference_weights import AttentionWeights, KvWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +51,14 @@ def attention(
 ) -> F32:
     """Project, rotate, write K and V of all rows, then attend row by row: [M, H * D]."""
     batch, contexts = rows.batch, rows.contexts
-    q, k, v = _projected(config, weights, normed, level, eps)
-    q, k = _placed(config, q, k, rows)
-    pages, slots = own_slots(batch, contexts, kv.page_size)
-    kv.write(layer, pages, slots, k, v)
+    bits = level.weight_bits, level.act_bits
+    q = _placed(config, _query(config, weights, weights.q.linear(normed, *bits), eps), rows)
+    q = q * np.float32(config.score_scale)
+    if weights.kv is not None:
+        k, v = _key_and_value(config, weights.kv, normed, level, eps)
+        pages, slots = own_slots(batch, contexts, kv.page_size)
+        kv.write(layer, pages, slots, _placed(config, k, rows, is_query=False), v)
+    source = layer if config.kv_layer is None else config.kv_layer
     out = np.empty((len(normed), config.query_width), dtype=np.float32)
     for b, (start, stop) in enumerate(
         zip(batch.row_starts[:-1], batch.row_starts[1:], strict=True)
@@ -62,7 +66,7 @@ def attention(
         if start == stop:
             continue
         length = int(max(slots.max() for slots in contexts[start:stop])) + 1
-        keys, values = kv.gather(layer, batch.page_tables[b], length)
+        keys, values = kv.gather(source, batch.page_tables[b], length)
         for m in range(start, stop):
             own_keys = np.take(keys, contexts[m], axis=2)
             own_values = np.take(values, contexts[m], axis=1)
@@ -78,36 +82,49 @@ def attended(config: Attention, q: F32, keys: F32, values: F32, sinks: F32 | Non
     return attend(grouped, keys, values, first, last, config.softcap, sinks).reshape(-1)
 
 
-def _projected(
-    config: Attention, weights: AttentionWeights, normed: F32, level: Level, eps: float
-) -> tuple[F32, F32, F32]:
-    """q [M, H, D], k and v [M, Hkv, D], before positions."""
-    rows = len(normed)
-    q, k, v = (
-        m.linear(normed, level.weight_bits, level.act_bits)
-        for m in (weights.q, weights.k, weights.v)
-    )
-    if weights.biases is not None:
-        q, k, v = q + weights.biases[0], k + weights.biases[1], v + weights.biases[2]
-    if weights.qk_norms is not None and config.qk_norm == "whole":
-        q, k = rms_norm(q, weights.qk_norms[0], eps), rms_norm(k, weights.qk_norms[1], eps)
-    q = q.reshape(rows, config.num_heads, config.head_dim)
-    k = k.reshape(rows, config.num_kv_heads, config.head_dim)
-    v = v.reshape(rows, config.num_kv_heads, config.head_dim)
-    if weights.qk_norms is not None and config.qk_norm == "head":
-        q, k = rms_norm(q, weights.qk_norms[0], eps), rms_norm(k, weights.qk_norms[1], eps)
-    return q, k, v
+def _query(config: Attention, weights: AttentionWeights, q: F32, eps: float) -> F32:
+    """q [M, H, D] before positions."""
+    if weights.q_bias is not None:
+        q = q + weights.q_bias
+    return _normed(config, q, weights.q_norm, config.num_heads, eps)
 
 
-def _placed(config: Attention, q: F32, k: F32, rows: Rows) -> tuple[F32, F32]:
-    """q and k at their positions; q times the scale of scores."""
-    if config.rope is not None:
-        angles = rows.angles(config.rope, config.head_dim)
-        q, k = rope(q, *angles), rope(k, *angles)
-        if config.position_scale:
-            far = np.log1p(rows.positions // config.rope.original_context)
-            q = q * (1 + config.position_scale * far).astype(np.float32)[:, None, None]
-    return q * np.float32(config.score_scale), k
+def _key_and_value(
+    config: Attention, kv: KvWeights, normed: F32, level: Level, eps: float
+) -> tuple[F32, F32]:
+    """k and v, [M, Hkv, D] each, before positions."""
+    bits = level.weight_bits, level.act_bits
+    k = kv.k.linear(normed, *bits)
+    if kv.k_bias is not None:
+        k = k + kv.k_bias
+    v = k
+    if kv.v is not None:
+        v = kv.v.linear(normed, *bits)
+        if kv.v_bias is not None:
+            v = v + kv.v_bias
+    v = v.reshape(len(normed), config.num_kv_heads, config.head_dim)
+    if config.v_norm:
+        v = rms_norm(v, np.ones(config.head_dim, np.float32), eps)
+    return _normed(config, k, kv.k_norm, config.num_kv_heads, eps), v
+
+
+def _normed(config: Attention, x: F32, weight: F32 | None, heads: int, eps: float) -> F32:
+    """[M, heads * D] -> [M, heads, D], normed over all of it or over each head."""
+    if weight is not None and config.qk_norm == "whole":
+        x = rms_norm(x, weight, eps)
+    x = x.reshape(len(x), heads, config.head_dim)
+    return rms_norm(x, weight, eps) if weight is not None and config.qk_norm == "head" else x
+
+
+def _placed(config: Attention, x: F32, rows: Rows, *, is_query: bool = True) -> F32:
+    """q or k [M, heads, D] at its positions."""
+    if config.rope is None:
+        return x
+    x = rope(x, *rows.angles(config.rope, config.head_dim))
+    if is_query and config.position_scale:
+        far = np.log1p(rows.positions // config.rope.original_context)
+        x = x * (1 + config.position_scale * far).astype(np.float32)[:, None, None]
+    return x
 
 
 def row_contexts(batch: Batch) -> list[NDArray[np.int32]]:

@@ -110,17 +110,42 @@ def hold_matrix(stored: Planes | Dense) -> Matrix:
 
 
 @dataclass(frozen=True, slots=True)
+class KvWeights:
+    """What makes K and V."""
+
+    k: Matrix
+    v: Matrix | None  # None: v is k
+    k_bias: F32 | None
+    v_bias: F32 | None
+    k_norm: F32 | None  # [D], or [Hkv * D]
+
+
+@dataclass(frozen=True, slots=True)
 class AttentionWeights:
     """What `runtime.reference_mixer.attention` reads."""
 
     q: Matrix
-    k: Matrix
-    v: Matrix
+    kv: KvWeights | None  # None: another layer's K and V are read
     o: Matrix
-    biases: tuple[F32, F32, F32] | None  # of q, k, v
+    q_bias: F32 | None
     out_bias: F32 | None  # [hidden]
-    qk_norms: tuple[F32, F32] | None  # [D] each, or [H * D] and [Hkv * D]
+    q_norm: F32 | None  # [D], or [H * D]
     sinks: F32 | None  # [H]
+
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        """In the order of a forward."""
+        own = () if self.kv is None else (self.kv.k, self.kv.v)
+        return (self.q, *(m for m in own if m is not None), self.o)
+
+
+@dataclass(frozen=True, slots=True)
+class InputWeights:
+    """How a layer takes in inputs of its own."""
+
+    gate: Matrix
+    project: Matrix
+    norm: F32  # [hidden]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,15 +196,19 @@ class Layer:
     attn_out_norm: F32 | None
     mlp_norm: F32 | None
     mlp_out_norm: F32 | None
+    input: InputWeights | None
+    scalar: F32 | None  # [1]
 
     @property
     def matrices(self) -> tuple[Matrix, ...]:
         """All of them, in the order of a forward."""
-        a, inner = self.attention, self.feed_forward
-        own = (a.q, a.k, a.v, a.o)
+        inner, after = self.feed_forward, self.input
+        own = self.attention.matrices
+        last = () if after is None else (after.gate, after.project)
         if isinstance(inner, DenseWeights):
-            return (*own, *inner.matrices)
-        return (*own, *inner.stacked.matrices, *(inner.shared.matrices if inner.shared else ()))
+            return (*own, *inner.matrices, *last)
+        shared = inner.shared.matrices if inner.shared else ()
+        return (*own, *inner.stacked.matrices, *shared, *last)
 
     def read_bytes(self, weight_bits: int) -> int:
         """Bytes of matrices that a forward of one row reads: of experts those it chooses."""
@@ -194,6 +223,15 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerInputs:
+    """What makes the inputs that layers have of their own."""
+
+    embed: Matrix  # [V, L * P]
+    project: Matrix  # [L * P, hidden]
+    norm: F32  # [P]
+
+
+@dataclass(frozen=True, slots=True)
 class LoadedModel:
     """The whole model."""
 
@@ -202,12 +240,14 @@ class LoadedModel:
     final_norm: F32  # [hidden]
     head: Matrix  # the embedding itself when the head is tied
     head_bits: dict[int, int]
+    inputs: LayerInputs | None
 
     @property
     def matrices(self) -> list[Matrix]:
         """Every matrix once."""
         stacked = [m for layer in self.layers for m in layer.matrices]
-        return [self.embed, *stacked, *([] if self.head is self.embed else [self.head])]
+        inputs = [] if self.inputs is None else [self.inputs.embed, self.inputs.project]
+        return [self.embed, *inputs, *stacked, *([] if self.head is self.embed else [self.head])]
 
     def head_bits_of(self, level: Level) -> int:
         """Planes the head reads at a level."""
@@ -220,7 +260,12 @@ def load_model(weights: Weights) -> LoadedModel:
     embed = load_matrix(weights, "embed")
     head = embed if config.tied_head else load_matrix(weights, "head")
     layers = tuple(_load_layer(weights, i) for i in range(config.num_layers))
-    return LoadedModel(embed, layers, weights.vector("norm.final"), head, weights.head_bits)
+    inputs = None
+    if config.layer_input:
+        second, project = (load_matrix(weights, f"inputs.{name}") for name in ("embed", "project"))
+        inputs = LayerInputs(second, project, weights.vector("inputs.norm"))
+    final = weights.vector("norm.final")
+    return LoadedModel(embed, layers, final, head, weights.head_bits, inputs)
 
 
 def _load_layer(weights: Weights, index: int) -> Layer:
@@ -239,26 +284,36 @@ def _load_layer(weights: Weights, index: int) -> Layer:
         attn_out_norm=norm("attn_out", after),
         mlp_norm=norm("mlp", before),
         mlp_out_norm=norm("mlp_out", after),
+        input=_load_input(weights, at) if config.reads_input else None,
+        scalar=weights.vector(f"{at}.scalar") if config.scaled else None,
     )
 
 
 def _load_attention(weights: Weights, at: str, mixer: Attention) -> AttentionWeights:
-    q, k, v, o = (load_matrix(weights, f"{at}.{name}") for name in "qkvo")
-    vector = weights.vector
+    vector, has_norms = weights.vector, mixer.qk_norm != "none"
+    kv = None
+    if mixer.kv_layer is None:
+        kv = KvWeights(
+            k=load_matrix(weights, f"{at}.k"),
+            v=None if mixer.tied_v else load_matrix(weights, f"{at}.v"),
+            k_bias=vector(f"{at}.k.bias") if mixer.bias else None,
+            v_bias=vector(f"{at}.v.bias") if mixer.bias and not mixer.tied_v else None,
+            k_norm=vector(f"{at}.k_norm") if has_norms else None,
+        )
     return AttentionWeights(
-        q=q,
-        k=k,
-        v=v,
-        o=o,
-        biases=(vector(f"{at}.q.bias"), vector(f"{at}.k.bias"), vector(f"{at}.v.bias"))
-        if mixer.bias
-        else None,
+        q=load_matrix(weights, f"{at}.q"),
+        kv=kv,
+        o=load_matrix(weights, f"{at}.o"),
+        q_bias=vector(f"{at}.q.bias") if mixer.bias else None,
         out_bias=vector(f"{at}.o.bias") if mixer.out_bias else None,
-        qk_norms=(vector(f"{at}.q_norm"), vector(f"{at}.k_norm"))
-        if mixer.qk_norm != "none"
-        else None,
+        q_norm=vector(f"{at}.q_norm") if has_norms else None,
         sinks=vector(f"{at}.sinks") if mixer.sinks else None,
     )
+
+
+def _load_input(weights: Weights, at: str) -> InputWeights:
+    gate, project = (load_matrix(weights, f"{at}.input.{name}") for name in ("gate", "project"))
+    return InputWeights(gate, project, weights.vector(f"{at}.norm.input"))
 
 
 def _load_feed_forward(

@@ -12,6 +12,7 @@ FAMILIES: tuple[Family, ...] = (
     *plain.FAMILIES,
     *experts.FAMILIES,
     *gemma.FAMILIES,
+    gemma.GEMMA4,
     *dense.FAMILIES,
 )
 BY_NAME = {family.name: family for family in FAMILIES}  # also the `model_type` of config.json

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from halfbyte.config import Attention, LayerConfig
+from halfbyte.config import Attention, FeedForward, LayerConfig
 from halfbyte.importers.architectures.family import (
     SANDWICH,
     Family,
@@ -72,6 +73,77 @@ def _gemma3(keys: Keys) -> dict[str, Any]:
     )
 
 
+def _gemma4(keys: Keys) -> dict[str, Any]:
+    """Full attention has heads of its own; the last layers read the K and V of earlier ones."""
+    keys.require("attention_bias", False)
+    keys.require("enable_moe_block", False)
+    keys.require("hidden_activation", "gelu_pytorch_tanh")
+    if keys.values.get("use_bidirectional_attention") == "all":
+        raise keys.fault("use_bidirectional_attention", "all", "null")
+    width = keys.integer("hidden_size_per_layer_input", 256)
+    if width and keys.integer("vocab_size_per_layer_input", 262_144) != keys.integer("vocab_size"):
+        raise keys.fault("vocab_size_per_layer_input", "another size", "vocab_size")
+    mixers = _gemma4_mixers(keys)
+    kinds = keys.layer_types(
+        {name: name for name in mixers},
+        lambda i: "sliding_attention" if (i + 1) % 6 else "full_attention",
+    )
+    own = len(kinds) - keys.integer("num_kv_shared_layers", 0)
+    size, wide = keys.positive("intermediate_size"), keys.flag("use_double_wide_mlp")
+    layers = []
+    for i, name in enumerate(kinds):
+        mixer, inner = mixers[name], FeedForward(size, "gelu-tanh")
+        if i >= own:
+            sources = [j for j in range(own) if kinds[j] == name]
+            if not sources:
+                raise keys.fault("num_kv_shared_layers", own, f"a layer of {name} before them")
+            mixer = replace(mixer, kv_layer=sources[-1], tied_v=False)
+            inner = FeedForward(2 * size if wide else size, "gelu-tanh")
+        layers.append(LayerConfig(mixer, inner, norms="both", reads_input=width > 0, scaled=True))
+    return arranged(layers) | {
+        "embedding_multiplier": float(keys.integer("hidden_size") ** 0.5),
+        "logit_softcap": keys.maybe_real("final_logit_softcapping"),
+        "layer_input": width,
+    }
+
+
+def _gemma4_mixers(keys: Keys) -> dict[str, Attention]:
+    ropes, size = keys.inside("rope_parameters"), keys.positive("head_dim", 256)
+    nothing = keys.with_values({}, only=True)
+    near_rope = {"rope_theta": 10_000.0} | dict(ropes.inside("sliding_attention").values)
+    far_rope = {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6}
+    far_rope |= ropes.inside("full_attention").values
+    listed = keys.inside("per_layer_config").values.values()  # as transformers writes it itself
+    special = next((entry for entry in listed if isinstance(entry, dict)), {})
+    special = {key: keys.values.get(f"global_{key}", special.get(key)) for key in ("head_dim",)}
+    heads = keys.values.get("num_global_key_value_heads")
+    for entry in listed:
+        if heads is None and isinstance(entry, dict):
+            heads = entry.get("num_key_value_heads")
+    tied = keys.flag("attention_k_eq_v")
+    far_size = keys.with_values(special).positive("head_dim", 512)
+    far_keys = keys
+    if tied and heads is not None:
+        far_keys = keys.with_values({"num_key_value_heads": heads})
+    parts: dict[str, Any] = {"scale": 1.0, "qk_norm": "head", "v_norm": True}
+    return {
+        "sliding_attention": attention(
+            keys,
+            head_dim=size,
+            rope=rope_of(nothing, nothing.with_values(near_rope), size),
+            window=keys.positive("sliding_window", 512),
+            **parts,
+        ),
+        "full_attention": attention(
+            far_keys,
+            head_dim=far_size,
+            rope=rope_of(nothing, nothing.with_values(far_rope), far_size),
+            tied_v=tied,
+            **parts,
+        ),
+    }
+
+
 def _gguf_values(keys: Keys) -> dict[str, Any]:
     """The scale of scores: that of a head, but in the 27B."""
     largest = keys.integer("num_hidden_layers") in _LARGEST.values()
@@ -79,6 +151,18 @@ def _gguf_values(keys: Keys) -> dict[str, Any]:
     return {"query_pre_attn_scalar": width if largest else keys.positive("head_dim", 256)}
 
 
+GEMMA4 = Family(
+    "gemma4_text",
+    _gemma4,
+    names=SANDWICH
+    | {
+        "input.gate": "per_layer_input_gate",
+        "input.project": "per_layer_projection",
+        "norm.input": "post_per_layer_input_norm",
+        "scalar": "=layer_scalar",
+    },
+    tied=True,
+)
 FAMILIES = tuple(
     Family(
         name,
