@@ -106,6 +106,19 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "hidden_size_per_layer_input": 0,
         },
     ),
+    "gemma4-experts": (
+        "Gemma4Text",
+        {
+            "layer_types": _WINDOWS,
+            "global_head_dim": 64,
+            "sliding_window": 16,
+            "hidden_size_per_layer_input": 0,
+            "enable_moe_block": True,
+            "num_experts": 4,
+            "top_k_experts": 2,
+            "moe_intermediate_size": 32,
+        },
+    ),
     "phi3-short": (
         "Phi3",
         {

@@ -150,7 +150,10 @@ class Experts:
     weighted by their softmax, over the chosen where `normalized`, else over all. `sigmoid`: the
     best of sigmoid(score) (+ `choice_bias`) are chosen and weighted by sigmoid(score), divided by
     their sum where `normalized`. Weights are times `scale`; ties go to the lower number.
-    `shared` runs for every row, times sigmoid(a gate of its own) with `shared_gate`.
+    `shared` runs for every row, times sigmoid(a gate of its own) with `shared_gate`. Where experts
+    are `apart` from it, it alone reads what the layer's norm gives; they read the residual stream
+    through a norm of their own, the router through one without a weight, and either sum has a norm
+    after it. With `each_scale` an expert's weight is times a number of its own.
     """
 
     count: int
@@ -163,17 +166,23 @@ class Experts:
     scale: float = 1.0
     shared: FeedForward | None = None
     shared_gate: bool = False
+    apart: bool = False
+    each_scale: bool = False
 
     def __post_init__(self) -> None:
         check_integer("expert count", self.count, most=MAX_EXPERTS)
         check_integer("experts a token", self.top_k, most=self.count)
         check_word("routing", self.routing, ROUTINGS)
-        check_flags(self, "normalized", "router_bias", "choice_bias", "shared_gate")
+        check_flags(
+            self, "normalized", "router_bias", "choice_bias", "shared_gate", "apart", "each_scale"
+        )
         check_real("routing scale", self.scale, least=1e-6, most=1e6)
         if self.choice_bias and self.routing != "sigmoid":
             raise ModelError("choice_bias", got=self.routing, expected="sigmoid", fix=CHECK)
         if self.shared_gate and self.shared is None:
             raise ModelError("shared_gate", got="no shared expert", expected="one", fix=CHECK)
+        if self.apart and (self.shared is None or self.shared_gate):
+            raise ModelError("apart", got="no shared expert", expected="one, ungated", fix=CHECK)
         if self.count * self.each.size > MAX_SIZE:
             raise ModelError(
                 "experts",

@@ -67,6 +67,10 @@ def layer_tensors(
             yield from _stacked("shared", 1, shared.size, hidden, bias=shared.bias)
         if inner.shared_gate:
             yield "shared.router", (hidden,)
+        if inner.each_scale:
+            yield "mlp.each_scale", (inner.count,)
+        for name in ("experts", "experts_out", "shared_out") if inner.apart else ():
+            yield f"norm.{name}", (hidden,)
     else:
         yield from _stacked("mlp", 1, inner.size, hidden, bias=inner.bias)
     if layer.norm_after:

@@ -40,6 +40,7 @@ class Place:
     transposed: bool = False
     offset: float = 0.0  # what a vector's values lack
     count: int = 0  # rows of ours
+    times: str = ""  # a tensor that every row is times, and K ** -0.5 with it
 
     @property
     def block_rows(self) -> int:
@@ -94,7 +95,8 @@ def _place(
     inner = layer.feed_forward
     if isinstance(inner, Experts):
         if part == "mlp.router":
-            return Place((theirs,), (inner.count, config.hidden_size))
+            times = family.router_scale and f"model.layers.{index}.{family.router_scale}"
+            return Place((theirs,), (inner.count, config.hidden_size), times=times)
         if part.startswith(("mlp.gate", "mlp.up", "mlp.down")):
             return _of_experts(part, theirs, shape, inner.count, family, gguf=gguf)
     first, rows = _fused(config, int(index), part, family)
@@ -166,19 +168,22 @@ def _of_experts(
 ) -> Place:
     """Of matrices stacked by expert, or of their biases."""
     each = shape[0] // count
-    if gguf or (len(shape) == 1 and not family.mixed_experts):
+    if gguf or (len(shape) == 1 and family.experts != "mixed"):
         return Place((theirs,), (count, each, *shape[1:]))
-    if not family.mixed_experts:
+    if not family.experts:
         return Place(tuple(theirs.replace("{e}", str(e)) for e in range(count)), (each, *shape[1:]))
     base = _split_suffix(part)[0]
     order = None
     wide = each
-    if base != "mlp.down":  # gate and up alternate
+    if base != "mlp.down":
         wide = 2 * each
-        odd = int(base == "mlp.up")
-        order = (np.arange(count)[:, None] * wide + 2 * np.arange(each) + odd).reshape(-1)
+        is_up, inside = int(base == "mlp.up"), np.arange(each)
+        inside = 2 * inside + is_up if family.experts == "mixed" else inside + is_up * each
+        order = (np.arange(count)[:, None] * wide + inside).reshape(-1)
     if len(shape) == 1:
         return Place((theirs,), (count, wide), order=order)
+    if family.experts == "joined":
+        return Place((theirs,), (count, wide, shape[1]), order=order)
     return Place((theirs,), (count, shape[1], wide), order=order, transposed=True)
 
 

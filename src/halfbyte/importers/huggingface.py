@@ -126,6 +126,10 @@ class HuggingFaceSource:
         stored = place.tensors[0]
         values = _to_f32(self._files[stored].array(stored)).reshape(-1)
         check_finite(stored, values)
+        if place.times:
+            factor = _to_f32(self._files[place.times].array(place.times))
+            factor = factor * np.float32(len(factor) ** -0.5)
+            values = (values.reshape(-1, len(factor)) * factor).reshape(-1)
         wanted = values[place.rows(0, self._places[name].count)]
         return wanted + np.float32(place.offset) if place.offset else wanted
 
@@ -244,8 +248,11 @@ def _checked_places(
                 _check_tensor(files, theirs, shape, ("U8",))
                 unseen.discard(theirs)
             continue
-        for theirs in place.tensors:
-            _check_tensor(files, theirs, place.shape)
+        wanted = [(theirs, place.shape) for theirs in place.tensors]
+        if place.times:
+            wanted.append((place.times, place.shape[-1:]))
+        for theirs, shape in wanted:
+            _check_tensor(files, theirs, shape)
             unseen.discard(theirs)
     if config.tied_head:
         unseen.discard("lm_head.weight")  # some exports store the tied matrix twice

@@ -39,7 +39,10 @@ def text_values(values: dict[str, Any]) -> dict[str, Any]:
 
 def model_type(values: dict[str, Any]) -> str:
     """The `model_type` of the language model. Raises SourceError for one that is not known."""
-    kind = text_values(values).get("model_type")
+    text = text_values(values)
+    kind = text.get("model_type")
+    if kind == "gemma4_text" and text.get("enable_moe_block") is True:
+        kind = "gemma4_experts"  # one config class, two sets of tensors
     if not isinstance(kind, str) or kind not in BY_NAME:
         raise SourceError(
             "config.json model_type",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from halfbyte.config import Attention, Experts, FeedForward, ModelConfig
+from halfbyte.config import Attention, Experts, FeedForward, LayerConfig, ModelConfig
 from halfbyte.errors import ModelError
 
 MOST_HEADS_PER_KV_HEAD = 64
@@ -27,6 +27,8 @@ def _unfit_sizes(config: ModelConfig) -> Iterator[tuple[str, object, str]]:
     if hidden % 16:
         yield "hidden_size", hidden, "a multiple of 16"
     for kind in config.layer_kinds:
+        for part in _missing_parts(kind):
+            yield f"layers of {config.family}", part, "parts that the native runtime runs"
         yield from _of_attention(kind.mixer)
         inner = kind.feed_forward
         if isinstance(inner, Experts):
@@ -37,6 +39,21 @@ def _unfit_sizes(config: ModelConfig) -> Iterator[tuple[str, object, str]]:
                 yield from _of_feed_forward(inner.shared)
         else:
             yield from _of_feed_forward(inner)
+
+
+def _missing_parts(kind: LayerConfig) -> Iterator[str]:
+    mixer, inner = kind.mixer, kind.feed_forward
+    for there, words in (
+        (mixer.v_norm, "a norm of v"),
+        (mixer.tied_v, "K in place of V"),
+        (mixer.kv_layer is not None, "K and V of an earlier layer"),
+        (kind.reads_input, "inputs of their own"),
+        (kind.scaled, "a scale of their own"),
+        (isinstance(inner, Experts) and inner.apart, "experts apart from the shared one"),
+        (isinstance(inner, Experts) and inner.each_scale, "a scale of each expert"),
+    ):
+        if there:
+            yield words
 
 
 def _of_attention(mixer: Attention) -> Iterator[tuple[str, object, str]]:

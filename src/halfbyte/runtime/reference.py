@@ -27,7 +27,7 @@ from halfbyte.runtime.protocol import (
     check_head_ids,
     fresh_pages,
 )
-from halfbyte.runtime.reference_feed_forward import dense, experts
+from halfbyte.runtime.reference_feed_forward import dense, experts, experts_apart
 from halfbyte.runtime.reference_kv import KvPages
 from halfbyte.runtime.reference_mixer import Rows, attention, own_slots
 from halfbyte.runtime.reference_ops import F32, gelu_tanh_mul, softcapped, transformed
@@ -127,7 +127,7 @@ class ReferenceRuntime:
             out = out + weights.out_bias
         x = added(x, normed(out, layer.attn_out_norm, eps), kind)
         mlp_in = normed(x, layer.mlp_norm, eps)
-        inner, out = self._feed_forward(layer, mlp_in, level)
+        inner, out = self._feed_forward(layer, x, mlp_in, level)
         x = added(x, normed(out, layer.mlp_out_norm, eps), kind)
         if layer.input is not None and own is not None:
             gate = layer.input.gate.linear(x, level.weight_bits, level.act_bits)
@@ -150,14 +150,18 @@ class ReferenceRuntime:
             residual=x,
         )
 
-    def _feed_forward(self, layer: Layer, x: F32, level: Level) -> tuple[F32, F32]:
+    def _feed_forward(self, layer: Layer, residual: F32, x: F32, level: Level) -> tuple[F32, F32]:
         """What `down` reads, nothing where there are experts, and the output [M, hidden]."""
         kind, weights = layer.config.feed_forward, layer.feed_forward
         if isinstance(weights, DenseWeights):
             assert isinstance(kind, FeedForward)
             return dense(kind, weights, x, level)
         assert isinstance(kind, Experts)
-        return np.zeros((len(x), 0), np.float32), experts(kind, weights, x, level)
+        nothing = np.zeros((len(x), 0), np.float32)
+        if kind.apart:
+            eps = self.config.norm_eps
+            return nothing, experts_apart(kind, weights, residual, x, level, eps)
+        return nothing, experts(kind, weights, x, level)
 
     def run_layer(
         self, layer: int, residual: F32, row_starts: NDArray[np.int32], level: Level

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfbyte.config import Experts, FeedForward, Level
+from halfbyte.runtime.norm import rms_norm
 from halfbyte.runtime.reference_ops import (
     F32,
     clamped_swiglu,
@@ -39,12 +40,7 @@ def dense(config: FeedForward, weights: DenseWeights, x: F32, level: Level) -> t
 
 def experts(config: Experts, weights: ExpertWeights, x: F32, level: Level) -> F32:
     """[M, hidden] -> [M, hidden]: the chosen experts in ascending order, the shared one last."""
-    chosen, shares = route(config, weights, x)
-    out = np.zeros_like(x)
-    for e in np.unique(chosen):
-        rows, places = np.nonzero(chosen == e)
-        _, part = dense(config.each, weights.each[e], x[rows], level)
-        out[rows] = fma(shares[rows, places][:, None], part, out[rows])
+    out = _routed(config, weights, x, x, level)
     if weights.shared is None:
         return out
     assert config.shared is not None
@@ -52,6 +48,31 @@ def experts(config: Experts, weights: ExpertWeights, x: F32, level: Level) -> F3
     if weights.shared_router is not None:
         return fma(_sigmoid(linear_dense(weights.shared_router, x)), part, out)
     return out + part
+
+
+def experts_apart(
+    config: Experts, weights: ExpertWeights, residual: F32, x: F32, level: Level, eps: float
+) -> F32:
+    """The same where the shared expert alone reads x, and the others the residual stream."""
+    norms = weights.norms
+    assert norms is not None
+    assert config.shared is not None
+    assert weights.shared is not None
+    read = rms_norm(residual, np.ones(residual.shape[1], np.float32), eps)
+    out = _routed(config, weights, read, rms_norm(residual, norms.before, eps), level)
+    _, part = dense(config.shared, weights.shared, x, level)
+    return rms_norm(part, norms.shared_after, eps) + rms_norm(out, norms.after, eps)
+
+
+def _routed(config: Experts, weights: ExpertWeights, read: F32, x: F32, level: Level) -> F32:
+    """What the experts that `read` chooses make of x."""
+    chosen, shares = route(config, weights, read)
+    out = np.zeros_like(x)
+    for e in np.unique(chosen):
+        rows, places = np.nonzero(chosen == e)
+        _, part = dense(config.each, weights.each[e], x[rows], level)
+        out[rows] = fma(shares[rows, places][:, None], part, out[rows])
+    return out
 
 
 def route(config: Experts, weights: ExpertWeights, x: F32) -> tuple[NDArray[np.int64], F32]:
@@ -73,6 +94,8 @@ def route(config: Experts, weights: ExpertWeights, x: F32) -> tuple[NDArray[np.i
         shares = _divided(np.exp(shares - top), np.exp(over - top))
     elif config.normalized:
         shares = _divided(shares, shares)
+    if weights.each_scale is not None:
+        shares = shares * weights.each_scale[chosen]
     return chosen, shares * np.float32(config.scale)
 
 

@@ -173,6 +173,15 @@ class DenseWeights:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpertNorms:
+    """Of experts apart from the shared one, [hidden] each."""
+
+    before: F32
+    after: F32
+    shared_after: F32
+
+
+@dataclass(frozen=True, slots=True)
 class ExpertWeights:
     """What `runtime.reference_feed_forward.experts` reads."""
 
@@ -183,6 +192,8 @@ class ExpertWeights:
     each: tuple[DenseWeights, ...]
     shared: DenseWeights | None
     shared_router: F32 | None  # [1, hidden]
+    each_scale: F32 | None  # [E]
+    norms: ExpertNorms | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,6 +343,14 @@ def _load_feed_forward(
         each=tuple(stacked.part(e, config.each.size, hidden) for e in range(config.count)),
         shared=_load_dense(weights, f"{at}.shared", bias=shared.bias) if shared else None,
         shared_router=vector(f"{at}.shared.router")[None] if config.shared_gate else None,
+        each_scale=vector(f"{at}.mlp.each_scale") if config.each_scale else None,
+        norms=ExpertNorms(
+            before=vector(f"{at}.norm.experts"),
+            after=vector(f"{at}.norm.experts_out"),
+            shared_after=vector(f"{at}.norm.shared_out"),
+        )
+        if config.apart
+        else None,
     )
 
 

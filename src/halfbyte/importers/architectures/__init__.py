@@ -13,6 +13,7 @@ FAMILIES: tuple[Family, ...] = (
     *experts.FAMILIES,
     *gemma.FAMILIES,
     gemma.GEMMA4,
+    gemma.GEMMA4_EXPERTS,
     *dense.FAMILIES,
 )
 BY_NAME = {family.name: family for family in FAMILIES}  # also the `model_type` of config.json

@@ -120,6 +120,6 @@ FAMILIES = (
             "mlp.down": "mlp.experts.down_proj",
         },
         gguf_values=_gpt_oss_gguf,
-        mixed_experts=True,
+        experts="mixed",
     ),
 )

@@ -45,7 +45,10 @@ class Family:
     gguf_values: Callable[[Keys], dict[str, Any]] = lambda keys: {}  # keys its files leave out
     norm_offset: float = 0.0  # what a stored norm weight lacks in Hugging Face files
     interleaved: str = ""  # "gguf" | "both": files that keep RoPE pairs of q and k side by side
-    mixed_experts: bool = False  # gate and up rows alternate in a tensor [E, inputs, outputs]
+    # How experts lie in Hugging Face files: "" in a tensor each; "mixed" in [E, inputs, outputs],
+    # rows of gate and up taking turns; "joined" in [E, outputs, inputs], gate before up.
+    experts: str = ""
+    router_scale: str = ""  # what the router's input is times, besides hidden ** -0.5
     tied: bool = False  # where its config does not say
 
 

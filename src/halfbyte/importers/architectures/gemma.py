@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from halfbyte.config import Attention, FeedForward, LayerConfig
+from halfbyte.config import Attention, Experts, FeedForward, LayerConfig
 from halfbyte.importers.architectures.family import (
     SANDWICH,
     Family,
@@ -76,7 +76,6 @@ def _gemma3(keys: Keys) -> dict[str, Any]:
 def _gemma4(keys: Keys) -> dict[str, Any]:
     """Full attention has heads of its own; the last layers read the K and V of earlier ones."""
     keys.require("attention_bias", False)
-    keys.require("enable_moe_block", False)
     keys.require("hidden_activation", "gelu_pytorch_tanh")
     if keys.values.get("use_bidirectional_attention") == "all":
         raise keys.fault("use_bidirectional_attention", "all", "null")
@@ -99,12 +98,31 @@ def _gemma4(keys: Keys) -> dict[str, Any]:
                 raise keys.fault("num_kv_shared_layers", own, f"a layer of {name} before them")
             mixer = replace(mixer, kv_layer=sources[-1], tied_v=False)
             inner = FeedForward(2 * size if wide else size, "gelu-tanh")
-        layers.append(LayerConfig(mixer, inner, norms="both", reads_input=width > 0, scaled=True))
+        layers.append(
+            LayerConfig(
+                mixer,
+                _beside_experts(keys, inner) if keys.flag("enable_moe_block") else inner,
+                norms="both",
+                reads_input=width > 0,
+                scaled=True,
+            )
+        )
     return arranged(layers) | {
         "embedding_multiplier": float(keys.integer("hidden_size") ** 0.5),
         "logit_softcap": keys.maybe_real("final_logit_softcapping"),
         "layer_input": width,
     }
+
+
+def _beside_experts(keys: Keys, inner: FeedForward) -> Experts:
+    return Experts(
+        count=keys.positive("num_experts"),
+        top_k=keys.positive("top_k_experts"),
+        each=FeedForward(keys.positive("moe_intermediate_size"), "gelu-tanh"),
+        shared=inner,
+        apart=True,
+        each_scale=True,
+    )
 
 
 def _gemma4_mixers(keys: Keys) -> dict[str, Attention]:
@@ -151,16 +169,32 @@ def _gguf_values(keys: Keys) -> dict[str, Any]:
     return {"query_pre_attn_scalar": width if largest else keys.positive("head_dim", 256)}
 
 
-GEMMA4 = Family(
-    "gemma4_text",
+_GEMMA4 = SANDWICH | {
+    "input.gate": "per_layer_input_gate",
+    "input.project": "per_layer_projection",
+    "norm.input": "post_per_layer_input_norm",
+    "scalar": "=layer_scalar",
+}
+GEMMA4 = Family("gemma4_text", _gemma4, names=_GEMMA4, tied=True)
+GEMMA4_EXPERTS = Family(
+    "gemma4_experts",
     _gemma4,
-    names=SANDWICH
+    names=_GEMMA4
     | {
-        "input.gate": "per_layer_input_gate",
-        "input.project": "per_layer_projection",
-        "norm.input": "post_per_layer_input_norm",
-        "scalar": "=layer_scalar",
+        "mlp.router": "router.proj",
+        "mlp.each_scale": "=router.per_expert_scale",
+        "mlp.gate": "=experts.gate_up_proj",
+        "mlp.up": "=experts.gate_up_proj",
+        "mlp.down": "=experts.down_proj",
+        "shared.gate": "mlp.gate_proj",
+        "shared.up": "mlp.up_proj",
+        "shared.down": "mlp.down_proj",
+        "norm.experts": "pre_feedforward_layernorm_2",
+        "norm.experts_out": "post_feedforward_layernorm_2",
+        "norm.shared_out": "post_feedforward_layernorm_1",
     },
+    experts="joined",
+    router_scale="router.scale",
     tied=True,
 )
 FAMILIES = tuple(
