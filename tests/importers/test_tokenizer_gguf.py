@@ -3,7 +3,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from halfbyte.errors import SourceError
-from halfbyte.importers.tokenizer_gguf import read_tokenizer
+from halfbyte.importers.tokenizer_gguf import end_ids, read_tokenizer
 from tests.importers.tiny_gguf import GPT2_TOKENS, gpt2_tokenizer
 
 TEXTS = ["hello world", " hello  hello\n\n x = 1234;", "naïve 你好 🙂", "don't DON'T", "a\r\n\tb  "]
@@ -82,6 +82,29 @@ def test_end_of_turn_tokens_end_generation_beside_eos():
     _, files = load(metadata)
     named = [GPT2_TOKENS[i] for i in files.info["eos_ids"]]
     assert named == ["<|im_start|>", "<|im_end|>"]
+
+
+def test_where_answers_have_several_messages_the_end_of_one_ends_no_answer():
+    """gpt-oss writes its analysis, <|end|>, then its answer."""
+    special = {"<|return|>": 2, "<|call|>": 3, "<|end|>": 4, "<|endoftext|>": 5}
+    assert sorted(end_ids(special, [2])) == [2, 3, 5]
+    assert sorted(end_ids(special, [4])) == [2, 3, 5]  # llama.cpp's converter names it `eot`
+    del special["<|call|>"]
+    assert sorted(end_ids(special, [2])) == [2, 4, 5]  # Phi has <|end|> at the end of a turn
+
+
+def test_a_gguf_file_of_several_messages_ends_with_the_answer():
+    metadata = gpt2_tokenizer()
+    names = ["<|return|>", "<|call|>", "<|end|>"]
+    metadata["tokenizer.ggml.tokens"] = [*GPT2_TOKENS, *names]
+    kinds = list(metadata["tokenizer.ggml.token_type"]) + [3] * 3
+    metadata["tokenizer.ggml.token_type"] = np.array(kinds, np.int32)
+    first = len(GPT2_TOKENS)
+    metadata["tokenizer.ggml.eos_token_id"] = first
+    metadata["tokenizer.ggml.eot_token_id"] = first + 2
+    _, files = load(metadata)
+    assert first + 2 not in files.info["eos_ids"]
+    assert {first, first + 1} <= {*files.info["eos_ids"]}
 
 
 SPM = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256))]

@@ -119,6 +119,34 @@ def test_constraints_that_cannot_be_are_400_and_fetch_nothing(
     assert "root:" not in answer.text
 
 
+BAD = ({"const": 2**70 + 1}, {"type": "string", "pattern": "(?=a)b"}, {"const": "x" * 70_000})
+
+
+@pytest.mark.parametrize("schema", BAD, ids=["integer", "look-ahead", "size"])
+@pytest.mark.parametrize("several", [False, True])
+def test_a_refused_schema_is_told_by_the_field_the_client_sent(
+    http: httpx.Client, schema: Any, several: bool
+) -> None:
+    inside = {"type": "object", "properties": {"a": schema}, "required": ["a"]}
+    bad = {"type": "function", "function": {"name": "g", "parameters": inside}}
+    tools = {"tools": [TOOL, bad], "tool_choice": "required"}
+    if not several:
+        tools["tool_choice"] = {"type": "function", "function": {"name": "g"}}
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": inside}}
+    for field, body in (
+        ("tools", tools),
+        ("response_format", {"response_format": form}),
+        ("structured_outputs", {"structured_outputs": {"json": inside}}),
+    ):
+        answer = http.post("/v1/chat/completions", json={"messages": USER, **body})
+        assert answer.status_code == 400, answer.text
+        error = answer.json()["error"]
+        assert error["param"].split(".")[0] == field
+        assert error["message"].startswith(field)
+        if field == "tools" and not several:
+            assert error["param"] == "tools.1.function.parameters"
+
+
 def test_the_likeliest_tokens_stand_beside_each(http: httpx.Client) -> None:
     choice = _chat(http, logprobs=True, top_logprobs=4, temperature=0, max_tokens=6)
     for entry in choice["logprobs"]["content"]:

@@ -11,7 +11,7 @@ from halfbyte.errors import SourceError
 from halfbyte.formats.template_files import is_template_name, template_file, template_names
 from halfbyte.importers.json_file import read_json, read_text
 from halfbyte.importers.source import TokenizerFiles
-from halfbyte.importers.tokenizer_gguf import END_TOKENS, is_library_fault
+from halfbyte.importers.tokenizer_gguf import end_ids, is_library_fault
 
 MAX_TOKENIZER_BYTES = 256 << 20
 # What templates may name besides bos_token and eos_token.
@@ -50,7 +50,7 @@ def read_tokenizer(path: Path, config: dict[str, Any]) -> TokenizerFiles:
         eos_ids.insert(0, end_id)
     added = tokenizer.get_added_tokens_decoder()
     special = {token.content: i for i, token in added.items() if token.special}
-    eos_ids += [special[token] for token in END_TOKENS if token in special]
+    eos_ids = end_ids(special, eos_ids)
     # The tokenizer itself shows whether texts begin with bos; callers add it, so that one rule
     # serves all sources.
     add_bos = bos is not None and first == [bos]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ MAX_TOKEN_CHARS = 1024
 MAX_MERGES = 4 << 20  # a vocabulary of 262k tokens has 0.6 M; a hostile one a thousand per token
 
 # Tokens that end a turn or a text, whatever the metadata names as `eos`.
-END_TOKENS = (
+_END_TOKENS = (
     "<|im_end|>",
     "<|eot_id|>",
     "<|eom_id|>",
@@ -27,6 +27,11 @@ END_TOKENS = (
     "<end_of_turn>",
     "</s>",
 )
+
+# Where an answer is made of several messages, in channels, one token ends a message and others end
+# the answer (gpt-oss, "harmony").
+_END_OF_MESSAGE = "<|end|>"
+_ENDS_OF_MESSAGES = ("<|return|>", "<|call|>")
 
 _NAMED_TEMPLATE = "tokenizer.chat_template."
 # What templates may name besides bos_token and eos_token (GGUF spells the second like this).
@@ -195,6 +200,19 @@ def _add_special_tokens(tokenizer: Tokenizer, tokens: list[str], kinds: list[int
     tokenizer.add_tokens(added)
 
 
+def end_ids(special: Mapping[str, int], named: Iterable[int]) -> list[int]:
+    """Ids that end an answer: those that files have named, and what tokens are known to mean.
+
+    `special`: a tokenizer's control tokens by their names.
+    """
+    known = [special[token] for token in _END_TOKENS if token in special]
+    found = dict.fromkeys((*named, *known))
+    if all(token in special for token in _ENDS_OF_MESSAGES):
+        found.pop(special.get(_END_OF_MESSAGE, -1), None)
+        found |= dict.fromkeys(special[token] for token in _ENDS_OF_MESSAGES)
+    return list(found)
+
+
 def _info(
     metadata: Mapping[str, Any], tokens: list[str], kinds: list[int], *, spm: bool, pre: str
 ) -> dict[str, Any]:
@@ -203,20 +221,15 @@ def _info(
         return value if type(value) is int and 0 <= value < len(tokens) else None
 
     bos, eos = token_id("bos_token_id"), token_id("eos_token_id")
-    ends = [
-        i
-        for i, token in enumerate(tokens)
-        if token in END_TOKENS and kinds[i] in (CONTROL, USER_DEFINED)
-    ]
-    named = [eos, token_id("eot_token_id"), token_id("eom_token_id")]
-    eos_ids = dict.fromkeys([i for i in named if i is not None] + ends)
+    added = {t: i for i, t in enumerate(tokens) if kinds[i] in (CONTROL, USER_DEFINED)}
+    named = (eos, token_id("eot_token_id"), token_id("eom_token_id"))
     add_bos = _flag(metadata, "add_bos_token", default=spm or pre in _STARTS_WITH_BOS)
     further = {name: token_id(key) for name, key in _SPECIAL_TOKENS.items()}
     special = {name: tokens[i] for name, i in further.items() if i is not None}
     return {
         "bos": bos,
         "add_bos": add_bos and bos is not None,
-        "eos_ids": list(eos_ids),
+        "eos_ids": end_ids(added, (i for i in named if i is not None)),
         "bos_token": None if bos is None else tokens[bos],
         "eos_token": None if eos is None else tokens[eos],
     } | ({"special_tokens": special} if special else {})

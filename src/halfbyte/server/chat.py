@@ -17,7 +17,7 @@ from halfbyte.server.prompting import Conversation, write_chat
 from halfbyte.server.sampling import sampling_params
 from halfbyte.server.schema.chat import ChatBody
 from halfbyte.server.service import Service, request_id, service_of
-from halfbyte.server.structured import chat_constraint
+from halfbyte.server.structured import chat_constraint, chat_field
 from halfbyte.text.calls.call import Call
 from halfbyte.text.calls.reader import Style
 from halfbyte.text.dialect import Wanted, Written
@@ -29,7 +29,7 @@ async def chat_completions(request: Request) -> ASGIApp:
     body = await read_body(request, ChatBody, service)
     service.check_model(body.model)
     constraint = await service.aside(body_bytes(request), lambda: chat_constraint(body))
-    await service.prepare(constraint)
+    await service.prepare(constraint, chat_field(body))
     conversation = Conversation.of_chat(body)
     written, prompt = await write_chat(request, service, conversation)
     service.check_length(prompt, param="messages")

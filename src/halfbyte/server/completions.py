@@ -16,7 +16,7 @@ from halfbyte.server.generation import Generation
 from halfbyte.server.sampling import sampling_params
 from halfbyte.server.schema.completion import CompletionBody
 from halfbyte.server.service import Service, request_id, service_of
-from halfbyte.server.structured import text_constraint
+from halfbyte.server.structured import text_constraint, text_field
 
 
 async def completions(request: Request) -> ASGIApp:
@@ -30,7 +30,7 @@ async def completions(request: Request) -> ASGIApp:
     asked = body.max_tokens or 16
     wanted = body.response_format, body.structured_outputs
     constraint = await service.aside(body_bytes(request), lambda: text_constraint(*wanted))
-    await service.prepare(constraint)
+    await service.prepare(constraint, text_field(body.response_format))
     params = sampling_params(
         body,
         max_tokens=min(asked, service.options.max_tokens or asked),

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from halfbyte.errors import (
+    ArgumentError,
     ContextError,
     HalfbyteError,
     MachineError,
@@ -86,6 +87,14 @@ def api_error(error: HalfbyteError, param: str | None = None) -> ApiError:
         )
     code = "context_length_exceeded" if isinstance(error, ContextError) else None
     return bad_request(str(error), param=param or error.what, code=code)
+
+
+def in_field(error: HalfbyteError, field: str) -> ApiError:
+    """`api_error` of what was made from a field of the client's, which is what its text names."""
+    if not isinstance(error, ArgumentError) or error.what.split(".")[0] == field:
+        return api_error(error, param=field if isinstance(error, ArgumentError) else None)
+    told = ArgumentError(field, got=error.got, expected=error.expected, fix=error.fix)
+    return api_error(told, param=field)
 
 
 def from_validation(error: ValidationError) -> ApiError:

@@ -16,7 +16,7 @@ from halfbyte.api.loading import LoadedModel
 from halfbyte.api.request import too_long
 from halfbyte.errors import HalfbyteError
 from halfbyte.sampling.params import StructuredOutputs
-from halfbyte.server.errors import ApiError, api_error, bad_request
+from halfbyte.server.errors import ApiError, api_error, in_field
 from halfbyte.server.gate import LOGGED, REQUEST_ID
 from halfbyte.server.held_bytes import HeldBytes
 from halfbyte.server.options import ServeOptions
@@ -70,8 +70,9 @@ class Service:
                 code="model_not_found",
             )
 
-    async def prepare(self, constraint: StructuredOutputs | None) -> None:
-        """Compile a constraint off the loop: milliseconds, and a second for the first ever.
+    async def prepare(self, constraint: StructuredOutputs | None, field: str) -> None:
+        """Compile the constraint that a field of a body has, off the loop: milliseconds, and a
+        second for the first ever.
 
         ApiError 400 for one that cannot be. The engine finds it ready.
         """
@@ -81,7 +82,7 @@ class Service:
             try:
                 await asyncio.to_thread(lambda: self.model.grammars.compile(constraint))
             except HalfbyteError as error:
-                raise bad_request(str(error), param=error.what) from error
+                raise in_field(error, field) from error
 
     async def encode(
         self,

@@ -9,7 +9,7 @@ from typing import Any
 from halfbyte.errors import HalfbyteError
 from halfbyte.sampling.json_schema import JSON_SPACE, followable
 from halfbyte.sampling.params import StructuredOutputs
-from halfbyte.server.errors import bad_request
+from halfbyte.server.errors import bad_request, in_field
 from halfbyte.server.schema import sampling
 from halfbyte.server.schema.chat import ChatBody, NamedTool, Tool
 
@@ -27,7 +27,27 @@ def chat_constraint(body: ChatBody) -> StructuredOutputs | None:
             "tool_choice forces a call and another field constrains the text; give one",
             param="tool_choice",
         )
-    return _made("tools", grammar=_call_grammar(forced))
+    return _made(chat_field(body), grammar=_call_grammar(body, forced))
+
+
+def chat_field(body: ChatBody) -> str:
+    """The field of a conversation's body that its constraint comes from."""
+    forced = forced_tools(body)
+    if len(forced) == 1:
+        return _parameters_of(body, forced[0])
+    return "tools" if forced else text_field(body.response_format)
+
+
+def text_field(response_format: sampling.ResponseFormat | None) -> str:
+    """The field that `text_constraint` follows."""
+    if response_format is None or response_format.type == "text":
+        return "structured_outputs"
+    return "response_format"
+
+
+def _parameters_of(body: ChatBody, tool: Tool) -> str:
+    index = next(i for i, offered in enumerate(body.tools or ()) if offered is tool)
+    return f"tools.{index}.function.parameters"
 
 
 def forced_tools(body: ChatBody) -> list[Tool]:
@@ -80,7 +100,7 @@ def text_constraint(
     return _made("response_format", json=schema)
 
 
-def _call_grammar(tools: Sequence[Tool]) -> str:
+def _call_grammar(body: ChatBody, tools: Sequence[Tool]) -> str:
     """Lark's: {"name": …, "arguments": …} of one tool. Every schema is a document of its own, so
     that what refers to a place in it finds it there."""
     space = f"/({JSON_SPACE})?/"
@@ -88,14 +108,25 @@ def _call_grammar(tools: Sequence[Tool]) -> str:
     for i, tool in enumerate(tools):
         parts = ["{", '"name"', ":", json.dumps(tool.function.name), ",", '"arguments"', ":"]
         head = " SPACE ".join(map(json.dumps, parts))
-        schema = followable(tool.function.parameters or _ANY_OBJECT)
+        schema = _followable(tool.function.parameters or _ANY_OBJECT, _parameters_of(body, tool))
         lines += [f"HEAD{i}: {head} SPACE", f"call{i}: HEAD{i} arguments{i} END"]
         lines.append(f"arguments{i}: %json {json.dumps(schema)}")
     return "\n".join([*lines, 'END: SPACE "}"'])
 
 
-def _made(param: str, **given: Any) -> StructuredOutputs:
+def _followable(schema: dict[str, Any], field: str) -> Any:
+    try:
+        return followable(schema)
+    except (ValueError, RecursionError) as error:
+        raise bad_request(
+            f"{field}: got {str(error)[:200]}, expected a JSON schema that can be followed; "
+            "make it smaller or correct it",
+            param=field,
+        ) from error
+
+
+def _made(field: str, **given: Any) -> StructuredOutputs:
     try:
         return StructuredOutputs(**given)
     except HalfbyteError as error:
-        raise bad_request(str(error), param=param) from error
+        raise in_field(error, field) from error
