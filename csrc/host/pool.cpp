@@ -5,11 +5,13 @@
 
 #include <algorithm>
 #include <atomic>
+#include <exception>
 #include <fstream>
 #include <set>
 #include <string>
 #include <system_error>
 #include <thread>
+#include <utility>
 
 #include "host/fork.h"
 #include "host/gate.h"
@@ -24,6 +26,23 @@ void pin(int cpu) {
     CPU_SET(cpu, &set);
     pthread_setaffinity_np(pthread_self(), sizeof set, &set);  // best effort
 }
+
+// The calling thread, for as long as this lives; then as it was.
+class Pinned {
+  public:
+    explicit Pinned(int cpu) : restores_(sched_getaffinity(0, sizeof before_, &before_) == 0) {
+        pin(cpu);
+    }
+    ~Pinned() {
+        if (restores_) pthread_setaffinity_np(pthread_self(), sizeof before_, &before_);
+    }
+    Pinned(const Pinned&) = delete;
+    Pinned& operator=(const Pinned&) = delete;
+
+  private:
+    cpu_set_t before_;
+    bool restores_;
+};
 
 std::string first_sibling(int cpu) {
     std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(cpu) +
@@ -63,6 +82,10 @@ int physical_cores() {
 //     met      by the last thread to arrive at a barrier; the others wait for the value after the
 //              one they read before they arrived, and no thread can arrive at the next barrier
 //              before this one has been advanced
+//
+// A thread whose body throws arrives once more, in place of the others' next barrier or of their
+// end. The last to arrive there sets `leaving` before it advances `met`, so every thread reads the
+// same: those at a barrier leave the body, and all meet once more at the end of it.
 struct Pool::Team {
     Team(int threads, int spins, const std::vector<int>& cpus) : size(threads), spins(spins) {
         try {
@@ -89,15 +112,41 @@ struct Pool::Team {
         for (int seen = 0;; ++seen) {
             start.wait_while(seen, spins);
             if (stopping) return;
+            take_part(thread);
+        }
+    }
+
+    void take_part(int thread) noexcept {
+        try {
             body(context, thread);
             meet();
+        } catch (const Left&) {
+        } catch (...) {
+            if (!failed.exchange(true, std::memory_order_acq_rel)) error = std::current_exception();
+            meet();
         }
+        if (leaving) meet();
+    }
+
+    // After the caller's take_part(), when no other thread is in the body or on its way to its end.
+    void rethrow() {
+        if (!leaving) return;
+        leaving = false;
+        failed.store(false, std::memory_order_relaxed);
+        std::rethrow_exception(std::exchange(error, nullptr));
+    }
+
+    void barrier() {
+        meet();
+        if (leaving) throw Left();
     }
 
     void meet() {
         const int before = met.value();
         if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == size) {
             arrived.store(0, std::memory_order_relaxed);  // seen by those that `met` lets on
+            // Of those that meet for the last time, as `leaving` says, some may still read it.
+            if (!leaving && failed.load(std::memory_order_acquire)) leaving = true;
             met.advance();
         } else {
             met.wait_while(before, spins);
@@ -113,6 +162,10 @@ struct Pool::Team {
     bool stopping = false;
     Gate start, met;
     alignas(64) std::atomic<int> arrived{0};
+    // Of a body that has thrown; never written to while none does.
+    alignas(64) bool leaving = false;  // read after a meeting, written before its end
+    std::atomic<bool> failed{false};
+    std::exception_ptr error;  // of the thread that set `failed`
 };
 
 Pool::Pool(int threads, int spins) : size_(threads), spins_(spins), cpus_(usable_cpus()) {
@@ -131,19 +184,15 @@ void Pool::run_erased(Body body, void* context) {
         team_.release();
         team_ = std::move(fresh);
     }
-    cpu_set_t before;
-    const bool restore = sched_getaffinity(0, sizeof before, &before) == 0;
-    pin(cpus_[0]);
-    if (team_) {
-        team_->body = body;
-        team_->context = context;
-        team_->start.advance();
-    }
-    body(context, 0);
-    barrier();
-    if (restore) pthread_setaffinity_np(pthread_self(), sizeof before, &before);
+    const Pinned pinned(cpus_[0]);
+    if (!team_) return body(context, 0);
+    team_->body = body;
+    team_->context = context;
+    team_->start.advance();
+    team_->take_part(0);
+    team_->rethrow();
 }
 
-void Pool::barrier_slow() { team_->meet(); }
+void Pool::barrier_slow() { team_->barrier(); }
 
 }  // namespace halfbyte

@@ -27,6 +27,10 @@ class Pool {
     // and is pinned for the duration of the call only. One call at a time. In a child of the
     // process that made the pool, the first call starts the threads again, and may throw as the
     // constructor does.
+    //
+    // What fn throws on a thread is thrown again here, the first of several, when all threads have
+    // left fn. Until then those that come to a barrier leave fn there by an exception of the pool's
+    // own, which fn is not to catch: what one thread has not done, no other may go on from.
     template <typename F>
     void run(F&& fn) {
         run_erased([](void* f, int thread) { (*static_cast<F*>(f))(thread); }, &fn);
@@ -39,6 +43,7 @@ class Pool {
 
   private:
     struct Team;
+    struct Left {};  // thrown by barrier() after another thread has thrown
     using Body = void (*)(void*, int);
     void run_erased(Body body, void* context);
     void barrier_slow();

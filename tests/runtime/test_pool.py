@@ -62,6 +62,13 @@ def test_threads_pass_a_barrier_together(run: Run, threads: int, spins: int) -> 
     run("pool_stress", threads, spins, 100, 50)
 
 
+@pytest.mark.parametrize("threads", [1, *THREADS])
+@pytest.mark.parametrize("spins", [0, 4000])
+def test_what_a_thread_throws_reaches_the_caller(run: Run, threads: int, spins: int) -> None:
+    """Out of memory in a thread of the pool ends the call, neither the program nor its threads."""
+    run("pool_throws", threads, spins, 100, 20)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("threads", THREADS)
 @pytest.mark.parametrize("spins", [0, 60])
