@@ -95,7 +95,8 @@ class Request:
             ended = sequence.tokens[-1] in sequence.stop_ids and sequence.emitted_len > 0
             shown = sequence.emitted[:-1] if ended else sequence.emitted
             before = sequence.tokens[: sequence.prompt_len]
-            text = self._codec.decode(shown, after=before) if self._codec else ""
+            within = self._params.structured_outputs is not None
+            text = self._codec.decode(shown, after=before, within=within) if self._codec else ""
         return Completion(
             prompt_token_ids=sequence.tokens[: sequence.prompt_len],
             token_ids=sequence.emitted,
@@ -128,7 +129,8 @@ class _Text:
 
     def __init__(self, codec: TextCodec, prompt: Seq[int], params: SamplingParams) -> None:
         self._codec = codec
-        self._detokenizer = Detokenizer(codec, prompt)
+        within = params.structured_outputs is not None
+        self._detokenizer = Detokenizer(codec, prompt, within=within)
         self._stops = StopStrings(params.stop, codec.control_names if params.stop else None)
         self._shown = frozenset(params.shown_token_ids)
         self._pieces: list[str] = []

@@ -24,6 +24,8 @@ class CompletionChoice:
         given: str | list[int],
         prompt: list[int],
         index: int,
+        *,
+        constrained: bool,
     ) -> None:
         """`prompt`: the tokens of what was `given`."""
         self._codec = service.model.codec if service.model.has_text else None
@@ -33,7 +35,9 @@ class CompletionChoice:
         self._wants_fates = bool(body.return_fates)
         self._index = index
         self._text = [self._echo]
-        self._writer = CompletionLogprobs(self._codec, prompt, offset=len(self._echo))
+        self._writer = CompletionLogprobs(
+            self._codec, prompt, offset=len(self._echo), within=constrained
+        )
         self._logprobs: dict[str, Any] = {name: [] for name in _LISTS}
         self._speculation = Speculation()
         self._finish_reason: str | None = None

@@ -44,7 +44,9 @@ async def completions(request: Request) -> ASGIApp:
     )
     head = answer_head(service, f"cmpl-{request_id(request)}", "text_completion")
     answer = Answer(request, generation, head, body.stream_options)
-    choices = _Choices(service, body, generation, list(zip(given, prompts, strict=True)), drawn)
+    asked_for = list(zip(given, prompts, strict=True))
+    constrained = constraint is not None
+    choices = _Choices(service, body, generation, asked_for, drawn, constrained=constrained)
     return await answer.given(choices, stream=bool(body.stream))
 
 
@@ -58,12 +60,14 @@ class _Choices:
         generation: Generation,
         prompts: list[tuple[str | list[int], list[int]]],
         drawn: int,
+        *,
+        constrained: bool,
     ) -> None:
         self._told = body.n or 1
         self._generation = generation
         self._drawn = drawn  # choices of each prompt, of which the best `n` are told
         self._choices = [
-            CompletionChoice(service, body, given, prompt, i * drawn + k)
+            CompletionChoice(service, body, given, prompt, i * drawn + k, constrained=constrained)
             for i, (given, prompt) in enumerate(prompts)
             for k in range(drawn)
         ]

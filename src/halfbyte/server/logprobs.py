@@ -33,16 +33,21 @@ class CompletionLogprobs:
     """Entries of /v1/completions, which also say where in the text a token begins.
 
     `codec` None: a model without a tokenizer, whose tokens are told as numbers. `after`: the tokens
-    before the first; `offset`: where in the text they end.
+    before the first; `offset`: where in the text they end; `within`: see `Detokenizer`.
     """
 
     def __init__(
-        self, codec: TextCodec | None, after: Sequence[int] = (), *, offset: int = 0
+        self,
+        codec: TextCodec | None,
+        after: Sequence[int] = (),
+        *,
+        offset: int = 0,
+        within: bool = False,
     ) -> None:
         self._codec = codec
         self._offset = offset
-        self._detokenizer = Detokenizer(codec, after) if codec else None
-        self._begun = codec is None or any(map(codec.shows, reversed(after)))
+        self._detokenizer = Detokenizer(codec, after, within=within) if codec else None
+        self._begun = within or codec is None or any(map(codec.shows, reversed(after)))
 
     def entries(
         self,

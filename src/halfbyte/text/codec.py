@@ -115,12 +115,19 @@ class TextCodec:
             ids = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
         return ids
 
-    def decode(self, ids: Seq[int], *, after: Seq[int] = (), keep_special: bool = False) -> str:
-        """The text that `ids` add to that of the tokens before them.
+    def decode(
+        self,
+        ids: Seq[int],
+        *,
+        after: Seq[int] = (),
+        keep_special: bool = False,
+        within: bool = False,
+    ) -> str:
+        """The text that `ids` add to that of the tokens before them; `within`: see `Detokenizer`.
 
         Control tokens have no text unless they are kept, and then they have their names.
         """
-        detokenizer = Detokenizer(self, after, keep_special=keep_special)
+        detokenizer = Detokenizer(self, after, keep_special=keep_special, within=within)
         return "".join(map(detokenizer.add, ids)) + detokenizer.flush()
 
     def decode_together(self, ids: Seq[int], *, keep_special: bool = False) -> str:
@@ -174,6 +181,11 @@ class TextCodec:
             starts.append(at + begun_before(piece, own))
             at += len(piece)
         return starts
+
+    @property
+    def letter(self) -> int | None:
+        """A token that stands for any text before others; None: there is none."""
+        return self._spelling.letter
 
     def shows(self, token: int) -> bool:
         """Whether a token adds to what a text shows."""
@@ -240,14 +252,24 @@ class Detokenizer:
     """
 
     def __init__(
-        self, codec: TextCodec, after: Seq[int] = (), *, keep_special: bool = False
+        self,
+        codec: TextCodec,
+        after: Seq[int] = (),
+        *,
+        keep_special: bool = False,
+        within: bool = False,
     ) -> None:
+        """`within`: as if a text had begun, so that its first word keeps the space that some
+        tokenizers drop there. A constraint takes the bytes that tokens have within a text."""
         self._codec = codec
         self._keeps = keep_special
-        self._begun = any(self._shows(token) for token in reversed(after))
+        shows = any(self._shows(token) for token in reversed(after))
+        letter = codec.letter if within and not shows else None
+        after = after if letter is None else [*after, letter]
+        self._begun = shows or within
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._together = None if codec.is_bytewise else _Together(codec, after, keep_special)
-        if self._begun and self._together is None:
+        if shows and self._together is None:
             self._decoder.decode(self._end_of(after))
 
     def add(self, token: int) -> str:

@@ -54,16 +54,16 @@ class Spelling:
             return self._form.spell(name, added=token in self._added)
         if token in self.control_names:
             return name.encode()
-        if self._letter is None:
+        if self.letter is None:
             return self.first_bytes_of(token)
         one, two = (
             self._tokenizer.decode(ids, skip_special_tokens=False)
-            for ids in ([self._letter], [self._letter, token])
+            for ids in ([self.letter], [self.letter, token])
         )
         return two.removeprefix(one).encode()
 
     @cached_property
-    def _letter(self) -> int | None:
+    def letter(self) -> int | None:
         """A token that leaves its mark on no neighbour but by standing before it."""
         for token in range(min(self._tokenizer.get_vocab_size(), _MOST_TRIED)):
             text = self._tokenizer.decode([token])
