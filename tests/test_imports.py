@@ -18,7 +18,7 @@ PACKAGE = Path(halfbyte.__file__).parent
 # docs/architecture.md, bottom first. Two rooms share a rank only where neither imports the other.
 ROOMS = (
     ("errors",),
-    ("checks",),
+    ("checks", "helper_process"),
     ("config", "options"),
     ("_native",),
     ("formats",),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from halfbyte.errors import ArgumentError
+from halfbyte.sampling import grammar
 from halfbyte.sampling.grammar import GrammarCompiler, TokenGrammar
 from halfbyte.sampling.json_schema import LARGEST_INTEGER, followable
 from halfbyte.sampling.params import StructuredOutputs
@@ -191,3 +192,23 @@ def test_what_is_no_schema_is_one_clear_error(compiler: GrammarCompiler, schema:
         compiler.compile(StructuredOutputs(json=schema))
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 600
+
+
+UNBOUNDED = {
+    "a large number": {"multipleOf": 2147483648},
+    "numbers that have a large multiple in common": {
+        "type": "integer",
+        "allOf": [{"multipleOf": p} for p in (9973, 9967, 9949, 9941)],
+    },
+}
+
+
+@pytest.mark.parametrize("schema", UNBOUNDED.values(), ids=UNBOUNDED.keys())
+def test_what_the_library_compiles_without_end_is_refused(
+    compiler: GrammarCompiler, schema: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grammar, "COMPILE_SECONDS", 1)
+    with pytest.raises(ArgumentError, match="takes too long") as caught:
+        of(compiler, schema)
+    assert len(str(caught.value).splitlines()) == 1
+    assert follows(of(compiler, {"type": "integer", "multipleOf": 7}), "14")  # the next is served

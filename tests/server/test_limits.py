@@ -15,10 +15,9 @@ from unittest.mock import Mock
 import httpx
 import pytest
 
-from halfbyte import LLM
+from halfbyte import LLM, helper_process
 from halfbyte.api.options import AsyncOptions
 from halfbyte.server.connection import Connection
-from halfbyte.text import template_process
 from tests.server.running import Served, serving
 
 LONG: dict[str, Any] = {"prompt": "the", "temperature": 0, "max_tokens": 450, "ignore_eos": True}
@@ -205,7 +204,7 @@ def test_a_template_process_that_died_is_replaced_and_one_not_to_be_had_is_503(
             if wanted == 503:
                 full = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
                 popen = Mock(side_effect=full)
-                patched.setattr(template_process.subprocess, "Popen", popen)
+                patched.setattr(helper_process.subprocess, "Popen", popen)
             answer = _post(served, chat, "/v1/chat/completions")
         assert answer.status_code == wanted, answer.text
         if wanted == 503:

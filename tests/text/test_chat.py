@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from halfbyte.errors import ArgumentError, FormatError
+from halfbyte.helper_process import PASSED
 from halfbyte.text.chat import ChatTemplate
-from halfbyte.text.template_process import PASSED
 from tests.support.talking_model import CHAT_TEMPLATE
 
 USER = [{"role": "user", "content": "hi"}]

@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
+from halfbyte import helper_process
 from halfbyte.errors import FormatError, MachineError
-from halfbyte.text import template_process
+from halfbyte.text import chat
 from halfbyte.text.chat import ChatTemplate
 
 # Takes some milliseconds for a message that is `slow`.
@@ -65,7 +66,7 @@ def _interrupted_at(step: int, seen: list[int]) -> Iterator[None]:
     a function begins, or one of C's has ended. `seen` counts these places."""
 
     def look(frame: FrameType, event: str, argument: Any) -> None:
-        if event in ("call", "c_return") and frame.f_code.co_filename == template_process.__file__:
+        if event in ("call", "c_return") and frame.f_code.co_filename == helper_process.__file__:
             seen[0] += 1
             if seen[0] == step:
                 raise _Interrupted
@@ -156,10 +157,10 @@ def test_a_process_that_stands_still_takes_no_longer_than_it_may() -> None:
 def test_a_process_whose_parent_was_killed_ends_by_itself(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    source = template_process._WORKER.read_text(encoding="utf-8")
+    source = chat._WORKER.read_text(encoding="utf-8")
     worker = tmp_path / "worker.py"
     worker.write_text(source.replace("ORPHAN_SECONDS = 300", "ORPHAN_SECONDS = 1"))
-    monkeypatch.setattr(template_process, "_WORKER", worker)
+    monkeypatch.setattr(chat, "_WORKER", worker)
     endless = "{% for a in range(99999) %}" * 4 + "{% endfor %}" * 4
     with pytest.raises(FormatError, match="its process ended"):
         _said(_template(endless, seconds=30), "x")
@@ -200,11 +201,12 @@ def test_a_reply_that_is_not_the_one_asked_for_is_never_a_prompt(
 ) -> None:
     worker = tmp_path / "worker.py"
     worker.write_text(LIAR.replace("LIE", lie))
-    monkeypatch.setattr(template_process, "_WORKER", worker)
+    monkeypatch.setattr(chat, "_WORKER", worker)
     template = _template(seconds=5)
     with pytest.raises(FormatError, match="its process ended"):
         _said(template, "mine")
     monkeypatch.undo()
+    template._process._script = chat._WORKER
     assert _said(template, "mine") == "mine"
 
 
@@ -254,7 +256,7 @@ def test_no_process_to_be_had_is_the_machines_fault_and_passes(
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patched:
-        patched.setattr(template_process.subprocess, "Popen", none)
+        patched.setattr(helper_process.subprocess, "Popen", none)
         time.sleep(0.1)
         with pytest.raises(MachineError, match=os.strerror(number)):
             _said(template, "x")

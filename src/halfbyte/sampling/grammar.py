@@ -9,15 +9,18 @@ may. (The library would force the one spelling its tokenizer gives, added tokens
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
 import numpy as np
 
 from halfbyte.errors import ArgumentError
+from halfbyte.helper_process import HelperProcess
 from halfbyte.sampling.constraint_text import library_form
 from halfbyte.sampling.params import StructuredOutputs
 from halfbyte.sampling.remarks import remark
@@ -33,7 +36,20 @@ INITIAL_FUEL = 1_000_000
 STEP_FUEL = 200_000
 STEP_ITEMS = 50_000
 MAX_LEXER_STATES = 50_000
-
+LIMITS: dict[str, Any] = {
+    "max_grammar_size": MAX_GRAMMAR_SIZE,
+    "initial_lexer_fuel": INITIAL_FUEL,
+    "step_lexer_fuel": STEP_FUEL,
+    "step_max_items": STEP_ITEMS,
+    "max_lexer_states": MAX_LEXER_STATES,
+    "precompute_large_lexemes": False,
+    "verbose_errors": False,
+}
+# What the library does not limit, a process tries first (grammar_worker).
+COMPILE_SECONDS = 3  # of a processor; what clients send takes milliseconds
+_PATIENCE_SECONDS = 60.0  # by the clock, on a busy machine
+_WORKER = Path(__file__).with_name("grammar_worker.py")
+_TRUSTED = ("choice", "json_object")  # words and a schema of ours
 
 _COUNT = re.compile(r" \(\d+ times\)$")
 
@@ -117,15 +133,8 @@ class GrammarCompiler:
         self._control = words_of(control, vocab_size)
         tokens = _Tokens(vocabulary, vocab_size, control, ends)
         self._tokenizer = llguidance.LLTokenizer(cast(Any, tokens), eos_token=ends)
-        self._limits = llguidance.LLParserLimits(
-            max_grammar_size=MAX_GRAMMAR_SIZE,
-            initial_lexer_fuel=INITIAL_FUEL,
-            step_lexer_fuel=STEP_FUEL,
-            step_max_items=STEP_ITEMS,
-            max_lexer_states=MAX_LEXER_STATES,
-            precompute_large_lexemes=False,
-            verbose_errors=False,
-        )
+        self._limits = llguidance.LLParserLimits(**LIMITS)
+        self._trial = HelperProcess(_WORKER, "grammars", {})
         self._ready: OrderedDict[StructuredOutputs, LLMatcher] = OrderedDict()
         self._lock = threading.Lock()  # of `_ready`, never held while compiling
 
@@ -144,6 +153,8 @@ class GrammarCompiler:
 
     def _compiled(self, wanted: StructuredOutputs) -> LLMatcher:
         form = self._grammar(wanted)
+        if wanted.kind not in _TRUSTED:
+            self._try(wanted.kind, form)
         matcher = self._library.LLMatcher(self._tokenizer, form, log_level=0, limits=self._limits)
         if not matcher.is_error():
             matcher.compute_bitmask()  # a grammar without any text fails here
@@ -152,6 +163,18 @@ class GrammarCompiler:
         for warning in matcher.get_grammar_warnings():
             remark(_COUNT.sub("", warning))
         return matcher
+
+    def _try(self, kind: str, form: str) -> None:
+        """Refuse what takes too long, or too much memory, to compile."""
+        asked = {"form": form, "limits": LIMITS, "seconds": COMPILE_SECONDS}
+        answer = self._trial.ask(json.dumps(asked).encode(), _PATIENCE_SECONDS)
+        if "fault" in answer:
+            raise ArgumentError(
+                f"structured_outputs.{kind}",
+                got="one that takes too long, or too much memory, to compile",
+                expected=f"one that takes less than {COMPILE_SECONDS} s",
+                fix="make it smaller, with fewer or simpler expressions and smaller numbers",
+            )
 
     def _grammar(self, wanted: StructuredOutputs) -> str:
         """In the library's own form."""

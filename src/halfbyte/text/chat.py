@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from halfbyte.errors import ArgumentError, FormatError
-from halfbyte.text.template_process import TemplateProcess
+from halfbyte.helper_process import HelperProcess
 
 MAX_TEMPLATE_CHARS = 1 << 20  # of all templates of a model together
 RENDER_SECONDS = 10.0  # a long conversation takes milliseconds
 Message = Mapping[str, Any]
+_WORKER = Path(__file__).with_name("template_worker.py")
 
 # transformers' own: some templates look for it.
 _CONTINUED = "CONTINUE_FINAL_MESSAGE_TAG "
@@ -50,7 +52,8 @@ class ChatTemplate:
         tokens = {**(special_tokens or {}), "bos_token": bos_token, "eos_token": eos_token}
         self._tokens = {name: text for name, text in tokens.items() if text}
         self._seconds = render_seconds
-        self._process = TemplateProcess(self.sources)
+        # All templates but the default one may be broken until they are asked for.
+        self._process = HelperProcess(_WORKER, "the chat template", {"sources": self.sources})
         names = _checked(self._process.load())["names"]
         self._tool_template = "tool_use" if "tool_use" in self.sources else "default"
         self.supports_tools = _reads(names, self._tool_template, "tools")

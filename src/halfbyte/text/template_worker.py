@@ -2,7 +2,7 @@
 
 A template comes with a model and may do anything Jinja can: the sandbox keeps it from Python's
 inside, but no rule over expressions bounds what loops and doubling strings take. A process does:
-its memory is limited here, its time by `template_process`, which ends it. It is run by path and
+its memory is limited here, its time by `helper_process`, which ends it. It is run by path and
 speaks frames on stdin and stdout: 8 bytes of length, 8 bytes with the request's number, which the
 reply repeats, JSON. First {"sources"} -> {"names"}, both by the names of the templates; then
 {"template", "values"} -> {"text"}; or {"refused"} or {"fault"}.

@@ -1,8 +1,9 @@
-"""The process in which a chat template runs (template_worker): started, asked, ended, replaced.
+"""A process for work that nothing here can bound or interrupt: started, asked, ended, replaced.
 
-Requests and replies carry numbers, and a process that has been asked serves no other request until
-its reply has been read: whatever interrupts a caller, no later one gets the prompt of an earlier
-one.
+Chat templates run in one (text/template_worker.py), grammars are tried in one
+(sampling/grammar_worker.py). Requests and replies carry numbers, and a process that has been asked
+serves no other request until its reply has been read: whatever interrupts a caller, no later one
+gets the prompt of an earlier one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import itertools
 import json
 import os
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -24,34 +26,34 @@ from typing import Any
 
 from halfbyte.errors import MachineError, reraise_machine_fault, told
 
-START_SECONDS = 60.0  # Python and Jinja, on a busy machine
+START_SECONDS = 60.0  # Python and a library, on a busy machine
 MAX_REPLY_BYTES = 1 << 27  # a text at the worker's limit, every character escaped
-_WORKER = Path(__file__).with_name("template_worker.py")
 # The worker gets no other variable: the environment may hold keys.
 PASSED = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "TZ", "LANG", "LC_ALL", "LC_CTYPE", "LC_TIME")
 _HEAD = struct.Struct(">QQ")  # bytes of JSON that follow, number of the request
 
 
 class _LateError(Exception):
-    """No reply came in time."""
+    """No reply came in time, or the process has used what it had of a processor's."""
 
 
 class _GoneError(Exception):
     """The process has ended, or does not keep to the protocol."""
 
 
-class TemplateProcess:
-    """Runs a model's templates, one request at a time; from any thread, in a forked child too."""
+class HelperProcess:
+    """Does one request at a time; from any thread, in a forked child too."""
 
-    def __init__(self, sources: Mapping[str, str]) -> None:
-        """Templates by name; all but `default` may be broken until they are asked for."""
-        self._sources = json.dumps({"sources": dict(sources)}).encode()
+    def __init__(self, script: Path, purpose: str, first: Mapping[str, Any]) -> None:
+        """`script`: what it runs. `first`: the request by which a new process is made ready."""
+        self._script, self._purpose = script, purpose
+        self._first = json.dumps(first).encode()
         self._lock = threading.Lock()
         self._idle: _Worker | None = None  # loaded, and owing no reply
         _processes.add(self)
 
     def load(self) -> dict[str, Any]:
-        """{"names": what each template reads} or {"fault"}."""
+        """Make a new process ready: its {"names"}, or {"fault"}."""
         return self._answer(self._load, START_SECONDS)
 
     def ask(self, request: bytes, seconds: float) -> dict[str, Any]:
@@ -65,14 +67,14 @@ class TemplateProcess:
                     return work()
                 except _GoneError:  # ended by another's hand, most likely while idle: a new one
                     return work()
-            except _LateError:
-                return {"fault": f"it took over {seconds:g} s"}
+            except _LateError as error:
+                return {"fault": str(error) or f"it took over {seconds:g} s"}
             except _GoneError:
                 return {"fault": "its process ended: it takes too much memory, or nests too deep"}
 
     def _load(self) -> dict[str, Any]:
-        with _Worker() as worker:
-            loaded = worker.ask(self._sources, START_SECONDS)
+        with _Worker(self._script, self._purpose) as worker:
+            loaded = worker.ask(self._first, START_SECONDS)
         self._idle = worker if "fault" not in loaded else None
         return loaded
 
@@ -96,12 +98,12 @@ class TemplateProcess:
 class _Worker:
     """One process; it ends with this object, or when its stdin closes."""
 
-    def __init__(self) -> None:
+    def __init__(self, script: Path, purpose: str) -> None:
         passed = {name: os.environ[name] for name in PASSED if name in os.environ}
         passed["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", str(_WORKER)],
+                [sys.executable, "-P", str(script)],
                 bufsize=0,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -111,7 +113,7 @@ class _Worker:
                 start_new_session=True,  # Ctrl-C is for us
             )
         except OSError as error:
-            what = "process for the chat template"
+            what = f"process for {purpose}"
             reraise_machine_fault(what, error)
             raise MachineError(
                 what,
@@ -144,8 +146,14 @@ class _Worker:
     def ask(self, request: bytes, seconds: float) -> dict[str, Any]:
         """The reply to this request; raises _LateError or _GoneError."""
         end, number = monotonic() + seconds, next(self._numbers)
-        _write(self._to, _HEAD.pack(len(request), number) + request, end)
-        size, answered = _HEAD.unpack(_read(self._from, _HEAD.size, end))
+        try:
+            _write(self._to, _HEAD.pack(len(request), number) + request, end)
+            size, answered = _HEAD.unpack(_read(self._from, _HEAD.size, end))
+        except _GoneError as error:
+            with suppress(subprocess.TimeoutExpired):
+                if self._process.wait(1) == -signal.SIGXCPU:
+                    raise _LateError("it took too long") from error
+            raise
         if answered != number or size > MAX_REPLY_BYTES:
             raise _GoneError
         return _parsed(_read(self._from, size, end))
@@ -157,7 +165,7 @@ class _Worker:
         _close(self._process)
 
 
-_processes: weakref.WeakSet[TemplateProcess] = weakref.WeakSet()
+_processes: weakref.WeakSet[HelperProcess] = weakref.WeakSet()
 _workers: weakref.WeakSet[_Worker] = weakref.WeakSet()
 
 
@@ -199,7 +207,7 @@ def _read(source: int, size: int, end: float) -> bytes:
 
 
 def _parsed(body: bytes) -> dict[str, Any]:
-    """A template may have left the sandbox: what its process says is checked as well."""
+    """What strangers wrote may have left its sandbox: what the process says is checked as well."""
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError) as error:

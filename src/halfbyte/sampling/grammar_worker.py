@@ -1,0 +1,67 @@
+"""The process in which grammars are tried before the engine compiles them: bounded time and memory.
+
+The library bounds what a grammar takes of its parsers, but not all that it does while it compiles
+one: `multipleOf` a large number, or many expressions of one text, take time and memory without end,
+in a call that nothing can interrupt. Here the system ends it. It is run by path and speaks as
+`helper_process` does: {} -> {"names"}; then {"form", "limits", "seconds"} -> {"text": ""} where the
+form can be compiled or is refused, both soon. Its tokens are the bytes: what those of a model add
+is bounded.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import signal
+import struct
+import sys
+from typing import Any, BinaryIO
+
+import llguidance
+
+MEMORY_BYTES = 1 << 30  # of address space
+ORPHAN_SECONDS = 300  # of one request: ends a process whose parent was killed and cannot end it
+_HEAD = struct.Struct(">QQ")  # bytes of JSON that follow, number of the request
+
+
+def _confine() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+
+def _give_seconds(seconds: float) -> None:
+    """Of a processor, from now on: then SIGXCPU ends the process."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    most = math.ceil(usage.ru_utime + usage.ru_stime + seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (most, resource.RLIM_INFINITY))
+
+
+def _send(stream: BinaryIO, number: int, values: dict[str, Any]) -> None:
+    data = json.dumps(values).encode()
+    stream.write(_HEAD.pack(len(data), number) + data)
+    stream.flush()
+
+
+def main() -> None:
+    """Serve until stdin ends."""
+    stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
+    tokenizer = llguidance.LLTokenizer("byte")
+    _confine()
+    while len(head := stdin.read(_HEAD.size)) == _HEAD.size:
+        size, number = _HEAD.unpack(head)
+        request: dict[str, Any] = json.loads(stdin.read(size))
+        if "form" not in request:
+            _send(stdout, number, {"names": {}})
+            continue
+        signal.alarm(ORPHAN_SECONDS)
+        _give_seconds(request["seconds"])
+        limits = llguidance.LLParserLimits(**request["limits"])
+        llguidance.LLMatcher(tokenizer, request["form"], log_level=0, limits=limits)
+        signal.alarm(0)
+        _send(stdout, number, {"text": ""})
+
+
+if __name__ == "__main__":
+    main()
