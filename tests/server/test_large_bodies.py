@@ -15,6 +15,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from halfbyte import LLM
+from halfbyte.errors import QueueFullError
 from halfbyte.server import body as server_body
 from halfbyte.server.errors import MAX_MESSAGE_CHARS, ApiError
 from halfbyte.server.held_bytes import HeldBytes
@@ -256,3 +257,57 @@ def test_large_bodies_take_turns(talking_llm: LLM, monkeypatch: pytest.MonkeyPat
         for thread in threads:
             thread.join()
     assert most[0] == 1
+
+
+def test_between_two_of_many_prompts_the_loop_does_other_work(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, turns, submit = list[int](), [0], served.engine.submit
+
+    def count() -> None:
+        turns[0] += 1
+        if len(seen) < 24:
+            asyncio.get_running_loop().call_soon(count)
+
+    def submitted(*arguments: Any, **named: Any) -> Any:
+        if not seen:
+            count()
+        seen.append(turns[0])
+        return submit(*arguments, **named)
+
+    monkeypatch.setattr(served.engine, "submit", submitted)
+    body = {"prompt": [[i, 5] for i in range(12)], "max_tokens": 1, "n": 2}
+    with served.client() as http:
+        assert http.post("/v1/completions", json=body).status_code == 200
+    assert len(seen) == 24
+    assert len(set(seen)) == 24
+
+
+def test_a_prompt_that_finds_no_room_takes_those_before_it_back(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit, streams = served.engine.submit, list[Any]()
+
+    def submitted(*arguments: Any, **named: Any) -> Any:
+        if len(streams) == 5:
+            raise QueueFullError("queue", got="6", expected="5", fix="try later")
+        streams.append(submit(*arguments, **named))
+        return streams[-1]
+
+    monkeypatch.setattr(served.engine, "submit", submitted)
+    body = {"prompt": [[i, 5] for i in range(12)], "max_tokens": 400, "ignore_eos": True}
+    with served.client() as http:
+        assert http.post("/v1/completions", json=body).status_code == 429
+    served.wait_until_idle()
+
+
+def test_a_request_reads_no_file_of_the_model(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = served.llm.model.source
+    body = {"prompt": "a", "max_tokens": 1}
+    with served.client() as http:
+        assert http.post("/v1/completions", json=body).status_code == 200
+        read = property(lambda _: pytest.fail("the tokenizer's file is read again"))
+        monkeypatch.setattr(type(source), "tokenizer_json", read)
+        assert http.post("/v1/completions", json=body).status_code == 200

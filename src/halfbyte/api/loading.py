@@ -46,6 +46,7 @@ class LoadedModel:
     weights: Weights | None = None  # what a draft head shares of the model
     pool: PagePool = field(init=False)
     eos_ids: frozenset[int] = field(init=False)
+    _has_text: bool | None = field(default=None, init=False)
     _codec: TextCodec | None = field(default=None, init=False)
     _template: ChatTemplate | None = field(default=None, init=False)
     _dialect: Dialect | None = field(default=None, init=False)
@@ -74,7 +75,9 @@ class LoadedModel:
     @property
     def has_text(self) -> bool:
         """Whether the model comes with a tokenizer."""
-        return self.source.tokenizer_json is not None
+        if self._has_text is None:  # asked for every request, and it reads a file
+            self._has_text = self.source.tokenizer_json is not None
+        return self._has_text
 
     @property
     def codec(self) -> TextCodec:

@@ -205,6 +205,8 @@ def _grammar(model: LoadedModel, params: SamplingParams) -> Grammar | None:
 
 def check_tokens(prompt: Seq[int], vocab_size: int) -> None:
     """Refuse a prompt that is empty or has a token the model does not."""
+    if set(map(type, prompt)) == {int} and min(prompt) >= 0 and max(prompt) < vocab_size:
+        return  # many tokens are looked at in no time: this may run on a server's event loop
     bad = [t for t in prompt if not isinstance(t, int) or not 0 <= t < vocab_size]
     if bad or not prompt:
         raise ArgumentError(

@@ -43,7 +43,7 @@ async def chat_completions(request: Request) -> ASGIApp:
         thinking=_thinking(style, written, body.thinking_token_budget),
         shown_token_ids=dialect.shown_ids(style),
     )
-    generation = Generation(
+    generation = await Generation.submitted(
         service, body, [prompt], params, choices=body.n or 1, request_id=request_id(request)
     )
     kind = "chat.completion.chunk" if body.stream else "chat.completion"

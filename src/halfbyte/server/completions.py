@@ -39,7 +39,7 @@ async def completions(request: Request) -> ASGIApp:
         structured_outputs=constraint,
     )
     drawn = max(body.best_of or 0, body.n or 1)
-    generation = Generation(
+    generation = await Generation.submitted(
         service, body, prompts, params, choices=drawn, request_id=request_id(request)
     )
     head = answer_head(service, f"cmpl-{request_id(request)}", "text_completion")

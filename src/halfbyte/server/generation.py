@@ -29,10 +29,19 @@ class Part:
 
 
 class Generation:
-    """Submitted when made; ApiError 400, 429 or 503 leaves nothing behind."""
+    """What was submitted for one request."""
 
-    def __init__(
-        self,
+    def __init__(self, service: Service, body: SamplingBody, *, choices: int) -> None:
+        self.cascade = body.cascade or str(service.engine.llm.cascade)
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+        self.cached_tokens = 0  # of the prompts; a prompt's further choices share its pages anyway
+        self._choices = choices
+        self._streams: list[RequestStream] = []
+
+    @classmethod
+    async def submitted(
+        cls,
         service: Service,
         body: SamplingBody,
         prompts: Sequence[list[int]],
@@ -40,16 +49,13 @@ class Generation:
         *,
         choices: int,
         request_id: str,
-    ) -> None:
-        self.cascade = body.cascade or str(service.engine.llm.cascade)
-        self.prompt_tokens = sum(len(prompt) for prompt in prompts)
-        self.completion_tokens = 0
-        self.cached_tokens = 0  # of the prompts; a prompt's further choices share its pages anyway
-        self._choices = choices
-        self._streams: list[RequestStream] = []
+    ) -> Generation:
+        """Submit every choice of every prompt; ApiError 400, 429 or 503 leaves nothing behind."""
+        self = cls(service, body, choices=choices)
         deadline = monotonic() + service.options.request_timeout
         try:
             for i, prompt in enumerate(prompts):
+                self.prompt_tokens += len(prompt)
                 for k in range(choices):
                     stream = service.engine.submit(
                         prompt,
@@ -60,9 +66,16 @@ class Generation:
                         request_id=f"{request_id}-{i * choices + k}",
                     )
                     self._streams.append(stream)
+                    await asyncio.sleep(
+                        0
+                    )  # a long prompt takes milliseconds, and may be one of many
         except HalfbyteError as error:
             self.cancel()
             raise api_error(error) from error
+        except BaseException:
+            self.cancel()
+            raise
+        return self
 
     def cancel(self) -> None:
         """End what still runs; safe to call at any time and twice."""
