@@ -189,9 +189,62 @@ def _tensors(path: Path) -> None:
     write_tensor_file(path / "x.safetensors", arrays)
 
 
+_TEMPLATES = Path(__file__).parents[1] / "data" / "chat_templates"
+_CONVERSATION: dict[str, Any] = {
+    "messages": [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "the <|im_start|> of\nit \U0001f600"},
+        {
+            "role": "assistant",
+            "content": "",
+            "reasoning_content": "a tool",
+            "tool_calls": [
+                {
+                    "id": "call00001",
+                    "type": "function",
+                    "function": {"name": "find", "arguments": {"what": "x", "many": [1, 2.5]}},
+                }
+            ],
+        },
+        {"role": "tool", "tool_call_id": "call00001", "name": "find", "content": "[]"},
+        {"role": "user", "content": "so?"},
+    ],
+    "tools": [
+        {
+            "type": "function",
+            "function": {
+                "name": "find",
+                "description": "finds",
+                "parameters": {"type": "object", "properties": {"what": {"type": "string"}}},
+            },
+        }
+    ],
+    "variables": {"enable_thinking": True},
+}
+
+
+def _template(name: str, *, talks: bool = False) -> Callable[[Path], None]:
+    def make(path: Path) -> None:
+        source = (_TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+        (path / "template.jinja").write_text(source, encoding="utf-8")
+        told: dict[str, Any] = dict(_CONVERSATION)
+        if talks:
+            told = {"messages": told["messages"][1:2], "tools": None, "variables": None}
+        (path / "conversation.json").write_text(json.dumps(told))
+
+    return make
+
+
 _LLAMA3 = RopeConfig(kind="llama3", factor=8.0)
 SEEDS: dict[str, dict[str, Callable[[Path], None]]] = {
     "safetensors": {"four": _tensors},
+    "template": {
+        "chatml": _template("chatml", talks=True),
+        "inst": _template("inst", talks=True),
+        "list": _template("python_list"),
+        "names": _template("name_and_arguments"),
+        "keys": _template("keys_and_values"),
+    },
     "gguf": {
         "sentencepiece-q8_0": _gguf("llama", Type.Q8_0, _SENTENCEPIECE),
         "byte-level-in-two-parts": _gguf("qwen2", Type.Q4_1, _BYTE_LEVEL, parts=2, hidden=64),

@@ -127,8 +127,42 @@ def _safetensors(rng: random.Random, content: bytes) -> bytes | None:
     return struct.pack("<Q", len(header)) + header + content[8 + length :]
 
 
+_JINJA = (
+    rb"{% if x %}", rb"{% endif %}{% else %}", rb"{% elif m.role == 'tool' %}",
+    rb"{% for m in messages %}", rb"{% endfor %}", rb"{% set x = messages %}",
+    rb"{% set ns.x = ns.x + 1 %}", rb"{% macro f(x) %}{{ f(x) }}{% endmacro %}",
+    rb"{% generation %}{% endgeneration %}", rb"{{ {%- -%} -}} {# #}",
+    rb"{% raw %}{% break %}{% continue %}", rb"{{ loop.index0 ~ loop.previtem }}",
+    rb"{{ messages[::-1] | tojson(indent=2) }}",
+    rb"{{ messages[-1].content.split('x')[0].strip() }}",
+    rb"{{ m.items() | list | join(', ') | trim }}",
+    rb" | selectattr('role', 'equalto', 'user') | list",
+    rb" | map(attribute='content') | list | last", rb" | replace('a', 'b') | default('x') | safe",
+    rb" | int | string | length | upper | first", rb"{{ raise_exception('x') }}",
+    rb"{{ strftime_now('%Y %%') }}", rb"{{ range(10**9) | list }}{{ 'a' * 10**9 }}",
+    rb"{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    rb"{{ 9**9**9 }}{{ 1 // 0 }}", rb"{{ ''.__class__.mro() }}",
+    rb"{{ '{:>999999999}'.format(1) }}",
+    rb"{% call f() %}{% endcall %}{% include 'x' %}{% import 'x' as y %}", rb"<tool_call>",
+    rb"<think>", rb"<|im_end|>", rb"[/INST]",
+)  # fmt: skip
+
+
+def _jinja(rng: random.Random, content: bytes) -> bytes:
+    """A word of the language put in, or in place of something short, or a part moved."""
+    data = bytearray(content)
+    at, size = rng.randrange(len(data) + 1), rng.choice((0, 0, 1, 4, 20))
+    if rng.random() < 0.7:
+        data[at : at + size] = rng.choice(_JINJA)
+    else:
+        begin = rng.randrange(len(data) + 1)
+        data[at : at + size] = data[begin : begin + rng.choice((5, 30, 200))]
+    return bytes(data)
+
+
 FORMS: dict[str, Callable[[random.Random, bytes], bytes | None]] = {
     "json": _json,
     "safetensors": _safetensors,
     "gguf": change_gguf,
+    "jinja": _jinja,
 }

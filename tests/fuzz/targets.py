@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from itertools import islice
@@ -21,12 +22,17 @@ from halfbyte.importers.gguf_source import GgufSource
 from halfbyte.importers.huggingface import HuggingFaceSource
 from halfbyte.importers.source import Source
 from halfbyte.runtime.native import NativeRuntime
+from halfbyte.text.calls.reader import AnswerReader
+from halfbyte.text.chat import ChatTemplate
 from halfbyte.text.codec import TextCodec, eos_ids
+from halfbyte.text.dialect import Dialect, Wanted
 from tests.support.runtimes import all_logits
+from tests.text.test_codec import CODEC
 
 READABLE_DTYPES = ("U8", "I8", "F16", "BF16", "F32", "I32", "I64")
 _TEXT = "the 12 dogs\u00e9\U0001f600  <s> \u0000"
 _MOST_WEIGHTS = 1 << 22
+RENDER_SECONDS = 2.0
 
 
 def safetensors(path: Path) -> None:
@@ -71,6 +77,30 @@ def head(path: Path) -> None:
         _read_head(EagleSource(path))
     else:
         HuggingFaceSource(path)
+
+
+def template(path: Path) -> None:
+    """A chat template over a conversation: rendered, its calls' form found, its control tokens
+    told from text. What does not end is ended after RENDER_SECONDS."""
+    source = (path / "template.jinja").read_bytes().decode("utf-8", "replace")
+    try:
+        told = json.loads((path / "conversation.json").read_bytes())
+    except (ValueError, RecursionError):
+        told = None
+    told = told if isinstance(told, dict) else {}
+    tools, variables = told.get("tools"), told.get("variables")
+    offered = [x for x in tools if isinstance(x, dict)] if isinstance(tools, list) else None
+    written = ChatTemplate(source, bos_token="<s>", eos_token="</s>", render_seconds=RENDER_SECONDS)
+    dialect = Dialect(written, CODEC)
+    found = dialect.write(
+        told.get("messages") or [{"role": "user", "content": "a"}],
+        tools=offered,
+        variables=variables if isinstance(variables, dict) else None,
+    )
+    dialect.ids(found)
+    assert not found.mark or found.mark not in found.text
+    style = dialect.style(Wanted())
+    AnswerReader(style, None, thinking=found.thinks).add(found.text[:2000])
 
 
 def _read_head(weights: HeadCheckpoint | EagleSource) -> None:
@@ -120,4 +150,5 @@ TARGETS: dict[str, Callable[[Path], None]] = {
     "huggingface": huggingface,
     "checkpoint": checkpoint,
     "head": head,
+    "template": template,
 }
