@@ -2,7 +2,7 @@
 # make test   the whole default test suite
 # make slow   the tests that need minutes or a large model
 # make asan   the native module under AddressSanitizer and UndefinedBehaviorSanitizer
-# make tsan   the same under ThreadSanitizer, with 1 to 5 threads
+# make tsan   the same under ThreadSanitizer, with 2, 3 and 5 threads
 # make lint   ruff, mypy --strict, clang-format, generated parts of documents
 # make build  the native module again after a change in csrc/
 # make docs   the documentation site, into build/site
@@ -35,10 +35,11 @@ slow: $(VENV)/.halfbyte-test
 	$(BIN)/python -m pytest -m slow
 
 asan: $(VENV)/.halfbyte-test
-	VENV=$(VENV) .ci/sanitize address tests/runtime tests/exactness tests/security
+	VENV=$(VENV) .ci/sanitize address -v $(or $(TESTS),tests/runtime tests/exactness tests/security)
 
 tsan: $(VENV)/.halfbyte-test
-	for n in 1 2 3 4 5; do VENV=$(VENV) HALFBYTE_TEST_THREADS=$$n .ci/sanitize thread tests/runtime || exit 1; done
+	for n in $(or $(THREADS),2 3 5); do \
+	    VENV=$(VENV) HALFBYTE_TEST_THREADS=$$n .ci/sanitize thread -v $(or $(TESTS),tests/runtime) || exit 1; done
 
 lint: $(VENV)/.halfbyte-lint
 	$(BIN)/ruff check .
