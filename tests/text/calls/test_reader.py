@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -191,6 +192,17 @@ def test_a_stream_is_read_as_the_whole_is(
     whole = read(text, form, **how)
     assert read(text, form, places, **how) == whole
     assert read(text, form, list(range(len(text))), **how) == whole
+
+
+@pytest.mark.parametrize(
+    "text", ["<|start|>", "a<|start|>b", "<|start|><|start|>{", "a<|end|><|start|>"]
+)
+def test_a_message_that_begins_and_has_no_header_ends(text: str) -> None:
+    """Cut off, or never meant: the marker is left out, the rest is content."""
+    for places in ([], list(range(len(text)))):
+        found = read(text, "harmony", places)
+        assert "".join((found.content or "").split()) == re.sub(r"<\|\w+\|>", "", text)
+        assert not found.calls
 
 
 @given(text=_ANSWERS, places=PLACES)

@@ -42,10 +42,10 @@ def read_channels(feed: TextFeed, form: Channels, offer: Offer | None, sink: Sin
             if call is not None:
                 sink.add_calls([call])
         # Apart from the message before on the same channel.
-        found = yield from _body(feed, ends, add, "\n\n" if thought in begun else "")
+        found, is_empty = yield from _body(feed, ends, add, "\n\n" if thought in begun else "")
         if call is None:
             begun.add(thought)
-        if found == form.start:
+        if found == form.start and (header or not is_empty):  # else it begins no header: left out
             feed.back(len(found))
         elif not found:
             return
@@ -88,11 +88,13 @@ def _call(feed: TextFeed, name: str, ends: tuple[str, ...]) -> Steps[Call | None
 
 def _body(
     feed: TextFeed, ends: tuple[str, ...], add: Callable[[str], None], before: str
-) -> Steps[str]:
-    """A message's text, given on as it comes, and what ended it."""
+) -> Steps[tuple[str, bool]]:
+    """A message's text, given on as it comes. Returns what ended it and whether it was empty."""
+    is_empty = True
     while True:
         text, found = yield from feed.upto(ends)
         if not text:
-            return found
+            return found, is_empty
+        is_empty = False
         add(before + text)
         before = ""
