@@ -17,7 +17,7 @@ PACKAGE = Path(halfbyte.__file__).parent
 
 # docs/architecture.md, bottom first. Two rooms share a rank only where neither imports the other.
 ROOMS = (
-    ("errors",),
+    ("errors", "helper_worker"),
     ("checks", "helper_process"),
     ("config", "options"),
     ("_native",),

@@ -13,7 +13,6 @@ import json
 import os
 import select
 import signal
-import struct
 import subprocess
 import sys
 import threading
@@ -25,12 +24,12 @@ from time import monotonic
 from typing import Any
 
 from halfbyte.errors import MachineError, reraise_machine_fault, told
+from halfbyte.helper_worker import HEAD
 
 START_SECONDS = 60.0  # Python and a library, on a busy machine
 MAX_REPLY_BYTES = 1 << 27  # a text at the worker's limit, every character escaped
 # The worker gets no other variable: the environment may hold keys.
 PASSED = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "TZ", "LANG", "LC_ALL", "LC_CTYPE", "LC_TIME")
-_HEAD = struct.Struct(">QQ")  # bytes of JSON that follow, number of the request
 
 
 class _LateError(Exception):
@@ -147,8 +146,8 @@ class _Worker:
         """The reply to this request; raises _LateError or _GoneError."""
         end, number = monotonic() + seconds, next(self._numbers)
         try:
-            _write(self._to, _HEAD.pack(len(request), number) + request, end)
-            size, answered = _HEAD.unpack(_read(self._from, _HEAD.size, end))
+            _write(self._to, HEAD.pack(len(request), number) + request, end)
+            size, answered = HEAD.unpack(_read(self._from, HEAD.size, end))
         except _GoneError as error:
             with suppress(subprocess.TimeoutExpired):
                 if self._process.wait(1) == -signal.SIGXCPU:

@@ -134,31 +134,29 @@ def candidates(
     trees."""
     lookup = proposers.of(Cascade((Ngram(), target)))
     assert isinstance(lookup, NgramProposer)
-
-    evidence = lookup.match_lengths
-    arms = [
+    found = [
         Candidate(
             "ngram",
             lookup,
             Cost(LOOKUP_SECONDS, 0.0, lambda _: 0.0),
-            _sources("ngram"),
+            tuple(Source("ngram", least, prior) for least, prior in MATCHES),
             LOOKUP_LENGTH,
-            evidence=evidence,
+            evidence=lookup.match_lengths,
         )
     ]
-    levels = draft_levels(runtime, target)
-    for level in levels:
+    for level in draft_levels(runtime, target):
         proposer = proposers.of(Cascade((level, target)))
         assert proposer is not None
         cost = level_cost(table, str(level))
-        arms.append(Candidate(str(level), proposer, cost, (Source(str(level)),), DRAFT_LENGTH))
+        found.append(Candidate(str(level), proposer, cost, (Source(str(level)),), DRAFT_LENGTH))
     for offer in offers:
         if isinstance(offer, ModelOffer):
-            arms.append(_of_model(proposers, offer, target))
+            found.append(_of_model(proposers, offer, target))
         else:
             share = offer.weight_bytes / max(1, runtime.weight_bytes(target))
-            arms += _of_head(proposers, offer, target, share * table.linear_seconds(str(target), 1))
-    return arms
+            level_seconds = share * table.linear_seconds(str(target), 1)
+            found += _of_head(proposers, offer, target, level_seconds)
+    return found
 
 
 def _of_model(proposers: Proposers, offer: ModelOffer, target: Level) -> Candidate:
@@ -185,17 +183,13 @@ def _of_head(
     stage = offer.stage
     proposer = proposers.of(Cascade((stage, target)))
     assert isinstance(proposer, EagleProposer)
-    arms = []
+    found = []
     for depth in TREE_DEPTHS:
         source = Source(f"{stage} depth {depth}", prior=0.6, is_tree=True)
         cost = Cost(one_level, one_level, lambda _: GROWTH * one_level)
-        arms.append(
+        found.append(
             Candidate(
                 str(stage), proposer.at_depth(depth), cost, (source,), TREE_NODES, depth=depth
             )
         )
-    return arms
-
-
-def _sources(name: str) -> tuple[Source, ...]:
-    return tuple(Source(name, least, prior) for least, prior in MATCHES)
+    return found

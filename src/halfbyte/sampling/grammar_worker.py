@@ -10,25 +10,16 @@ is bounded.
 
 from __future__ import annotations
 
-import json
 import math
 import resource
 import signal
-import struct
 import sys
-from typing import Any, BinaryIO
 
 import llguidance
 
+from halfbyte.helper_worker import ORPHAN_SECONDS, confine, receive, send
+
 MEMORY_BYTES = 1 << 30  # of address space
-ORPHAN_SECONDS = 300  # of one request: ends a process whose parent was killed and cannot end it
-_HEAD = struct.Struct(">QQ")  # bytes of JSON that follow, number of the request
-
-
-def _confine() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
 
 def _give_seconds(seconds: float) -> None:
@@ -38,29 +29,22 @@ def _give_seconds(seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (most, resource.RLIM_INFINITY))
 
 
-def _send(stream: BinaryIO, number: int, values: dict[str, Any]) -> None:
-    data = json.dumps(values).encode()
-    stream.write(_HEAD.pack(len(data), number) + data)
-    stream.flush()
-
-
 def main() -> None:
     """Serve until stdin ends."""
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
     tokenizer = llguidance.LLTokenizer("byte")
-    _confine()
-    while len(head := stdin.read(_HEAD.size)) == _HEAD.size:
-        size, number = _HEAD.unpack(head)
-        request: dict[str, Any] = json.loads(stdin.read(size))
+    confine(MEMORY_BYTES)
+    while (following := receive(stdin)) is not None:
+        number, request = following
         if "form" not in request:
-            _send(stdout, number, {"names": {}})
+            send(stdout, number, {"names": {}})
             continue
         signal.alarm(ORPHAN_SECONDS)
         _give_seconds(request["seconds"])
         limits = llguidance.LLParserLimits(**request["limits"])
         llguidance.LLMatcher(tokenizer, request["form"], log_level=0, limits=limits)
         signal.alarm(0)
-        _send(stdout, number, {"text": ""})
+        send(stdout, number, {"text": ""})
 
 
 if __name__ == "__main__":

@@ -3,40 +3,27 @@
 A template comes with a model and may do anything Jinja can: the sandbox keeps it from Python's
 inside, but no rule over expressions bounds what loops and doubling strings take. A process does:
 its memory is limited here, its time by `helper_process`, which ends it. It is run by path and
-speaks frames on stdin and stdout: 8 bytes of length, 8 bytes with the request's number, which the
-reply repeats, JSON. First {"sources"} -> {"names"}, both by the names of the templates; then
-{"template", "values"} -> {"text"}; or {"refused"} or {"fault"}.
+speaks the frames of `helper_worker`. First {"sources"} -> {"names"}, both by the names of the
+templates; then {"template", "values"} -> {"text"}; or {"refused"} or {"fault"}.
 """
 
 from __future__ import annotations
 
 import datetime
-import json
 import resource
 import signal
-import struct
 import sys
-from typing import Any, BinaryIO
+from typing import Any
 
 import jinja2
 import jinja2.meta
 from jinja2.exceptions import SecurityError
 
+from halfbyte.helper_worker import ORPHAN_SECONDS, confine, receive, send
 from halfbyte.text.template_language import RefusedError, environment
 
 MEMORY_BYTES = 512 << 20  # of address space; Python and Jinja map some 60 MiB
 MAX_TEXT_CHARS = 1 << 24
-MAX_FRAME_BYTES = 1 << 28
-ORPHAN_SECONDS = 300  # of one request: ends a process whose parent was killed and cannot end it
-_HEAD = struct.Struct(">QQ")  # bytes of JSON that follow, number of the request
-
-
-def _confine() -> None:
-    """Nothing below reads or writes a file; what it allocates is bounded."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
 
 
 def _import_the_rest(language: jinja2.Environment) -> None:
@@ -73,28 +60,14 @@ def _render(template: jinja2.Template, values: dict[str, Any]) -> dict[str, Any]
     return {"text": "".join(pieces)}
 
 
-def _receive(stream: BinaryIO) -> tuple[int, Any] | None:
-    """The next request and its number; None at the end."""
-    head = stream.read(_HEAD.size)
-    if len(head) < _HEAD.size:
-        return None
-    size, number = _HEAD.unpack(head)
-    return number, json.loads(stream.read(min(size, MAX_FRAME_BYTES)))
-
-
-def _send(stream: BinaryIO, number: int, values: dict[str, Any]) -> None:
-    data = json.dumps(values).encode()
-    stream.write(_HEAD.pack(len(data), number) + data)
-    stream.flush()
-
-
 def main() -> None:
     """Serve one template until stdin ends."""
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
     language = environment()
     _import_the_rest(language)
-    _confine()
-    first = _receive(stdin)
+    confine(MEMORY_BYTES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))  # nothing below opens a file
+    first = receive(stdin)
     if first is None:
         return
     number, request = first
@@ -117,11 +90,11 @@ def main() -> None:
     def render(name: str, values: dict[str, Any]) -> dict[str, Any]:
         return _render(templates.get(name) or language.from_string(sources[name]), values)
 
-    _send(stdout, number, _answer(load))
-    while templates and (following := _receive(stdin)) is not None:
+    send(stdout, number, _answer(load))
+    while templates and (following := receive(stdin)) is not None:
         number, request = following
         signal.alarm(ORPHAN_SECONDS)
-        _send(stdout, number, _answer(render, request["template"], request["values"]))
+        send(stdout, number, _answer(render, request["template"], request["values"]))
         signal.alarm(0)
 
 
